@@ -1,0 +1,1 @@
+"""The world: samples, masks, datasets, and the frozen segmenters that execute prompts."""

@@ -1,0 +1,170 @@
+"""The one definition of mask geometry: IoU, union, run-length encoding, polygons.
+
+A mask is a NumPy array of shape [height, width], dtype bool, in the image frame.
+A run-length encoding is COCO's compressed form as pycocotools writes it, with `counts` as text:
+`{"size": [height, width], "counts": "…"}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+Mask = NDArray[np.bool_]
+
+
+class RLE(TypedDict):
+    """COCO compressed run-length encoding; `size` is [height, width]."""
+
+    size: list[int]
+    counts: str
+
+
+def as_mask(array: Any) -> Mask:
+    """Return `array` ([height, width], any dtype; non-zero is foreground) as a bool mask.
+
+    Raises:
+        ValueError: if the array is not two-dimensional.
+    """
+    mask = np.asarray(array)
+    if mask.ndim != 2:
+        raise ValueError(f"a mask must have shape [height, width], but got shape {mask.shape}")
+    return mask if mask.dtype == np.bool_ else mask != 0
+
+
+def encode_rle(mask: Any) -> RLE:
+    """Encode a mask ([height, width], non-zero is foreground) losslessly."""
+    encoded = coco.encode(np.asfortranarray(as_mask(mask), dtype=np.uint8))
+    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Mask:
+    """Decode COCO run-lengths, compressed (`counts` text) or not (`counts` list of ints).
+
+    Args:
+        rle: `{"size": [height, width], "counts": …}`.
+        size: (height, width) the mask must have, when known.
+
+    Returns:
+        bool mask [height, width].
+
+    Raises:
+        ValueError: if a key is missing, the runs do not add up to the size, or `size` differs.
+    """
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("a run-length encoding needs `size` [height, width] and `counts`") from None
+    if height <= 0 or width <= 0:
+        raise ValueError(f"a run-length encoding's size must be positive, but got [{height}, {width}]")
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(
+            f"the run-length encoding is {height} x {width} (height x width), "
+            f"but its image is {size[0]} x {size[1]}"
+        )
+    if isinstance(counts, list):
+        runs = np.asarray(counts, dtype=np.int64)
+        if runs.size and runs.min() < 0:
+            raise ValueError("run lengths must not be negative")
+    else:
+        runs = _uncompress_runs(counts.decode("ascii") if isinstance(counts, bytes) else str(counts))
+    if int(runs.sum()) != height * width:
+        raise ValueError(
+            f"run lengths add up to {int(runs.sum())}, but {height} x {width} needs {height * width}"
+        )
+    values = np.arange(runs.size) % 2 == 1
+    return np.repeat(values, runs).reshape((height, width), order="F")
+
+
+def _uncompress_runs(text: str) -> NDArray[np.int64]:
+    """Read COCO's LEB128-like text. Done here because pycocotools reads past bad input unchecked."""
+    runs: list[int] = []
+    position = 0
+    while position < len(text):
+        value = shift = 0
+        more = True
+        while more:
+            if position >= len(text):
+                raise ValueError("run lengths end in the middle of a number")
+            code = ord(text[position]) - 48
+            if not 0 <= code < 64 or shift > 60:
+                raise ValueError(f"run lengths hold a character that is not theirs: {text[position]!r}")
+            value |= (code & 0x1F) << shift
+            more = bool(code & 0x20)
+            position += 1
+            shift += 5
+            if not more and code & 0x10:
+                value |= -1 << shift
+        if len(runs) > 2:
+            value += runs[-2]
+        if value < 0:
+            raise ValueError("run lengths must not be negative")
+        runs.append(value)
+    return np.asarray(runs, dtype=np.int64)
+
+
+def union(masks: Iterable[Any], size: tuple[int, int]) -> Mask:
+    """Return the pixel-wise OR of masks, all [height, width] == `size`; all False if there are none."""
+    result = np.zeros(size, dtype=np.bool_)
+    for mask in masks:
+        one = as_mask(mask)
+        if one.shape != tuple(size):
+            raise ValueError(f"expected a mask of shape {tuple(size)}, but got {one.shape}")
+        result |= one
+    return result
+
+
+def intersection_and_union(prediction: Any, target: Any, ignore: Any = None) -> tuple[int, int]:
+    """Count the pixels of intersection and union; pixels under `ignore` count in neither.
+
+    All arguments are masks [height, width] of one shape. Raises ValueError when shapes differ.
+    """
+    predicted, wanted = as_mask(prediction), as_mask(target)
+    if predicted.shape != wanted.shape:
+        raise ValueError(f"prediction has shape {predicted.shape}, but target has {wanted.shape}")
+    if ignore is not None:
+        counted = ~as_mask(ignore)
+        if counted.shape != wanted.shape:
+            raise ValueError(f"ignore has shape {counted.shape}, but target has {wanted.shape}")
+        predicted, wanted = predicted & counted, wanted & counted
+    intersection = int(np.count_nonzero(predicted & wanted))
+    return intersection, int(np.count_nonzero(predicted)) + int(np.count_nonzero(wanted)) - intersection
+
+
+def iou(prediction: Any, target: Any, ignore: Any = None) -> float:
+    """Intersection over union in [0, 1]; 1.0 when both masks are empty (a correct "no target")."""
+    intersection, joined = intersection_and_union(prediction, target, ignore)
+    return 1.0 if joined == 0 else intersection / joined
+
+
+def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
+    """Tight XYXY half-open box of a mask in pixels, or None when the mask is empty."""
+    rows, columns = np.flatnonzero(as_mask(mask).any(1)), np.flatnonzero(as_mask(mask).any(0))
+    if rows.size == 0:
+        return None
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask:
+    """Fill polygons, each a flat list x0, y0, x1, y1, … in pixels, into one mask of (height, width).
+
+    Filling is pycocotools' (COCO's own rule), so annotations rasterise as their authors' tools do.
+
+    Raises:
+        ValueError: if a polygon has fewer than three points or an odd number of values.
+    """
+    for number, polygon in enumerate(polygons):
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(
+                f"polygon {number} needs at least three x, y pairs in a flat list, "
+                f"but has {len(polygon)} values"
+            )
+    if not polygons:
+        return np.zeros(size, dtype=np.bool_)
+    encoded = coco.frPyObjects([[float(v) for v in polygon] for polygon in polygons], *size)
+    return coco.decode(coco.merge(encoded)).astype(np.bool_)

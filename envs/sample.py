@@ -1,0 +1,92 @@
+"""One question about one image, with its target: what every dataset gives and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from envs.masks import RLE, Mask, decode_rle
+
+RGB = NDArray[np.uint8]
+"""An image: [height, width, 3], uint8, RGB."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One query on one image.
+
+    Args:
+        sample_id: unique within (dataset, split); stable across runs and machines.
+        dataset, split: where it comes from.
+        image_id: names the image within (dataset, split); samples of one image share it.
+        image_size: (width, height) in pixels of the original image.
+        load_image: returns the image as a PIL RGB image of `image_size`; called lazily, so that
+            a dataset of any length is never held in memory. Must be picklable.
+        query: the question put to the policy.
+        target: union of all target masks (RLE, image frame); an all-zero mask means "no target";
+            None for sets that give boxes only.
+        instances: one RLE per target object, when the set tells objects apart; else empty.
+        ignore: pixels that no metric counts, or None.
+        boxes: one XYXY half-open box per target, for box-only sets; else empty.
+        tags: breakdown keys such as {"granularity": "part", "multiplicity": "several"}.
+    """
+
+    sample_id: str
+    dataset: str
+    split: str
+    image_id: str
+    image_size: tuple[int, int]
+    load_image: Callable[[], Image.Image] = field(repr=False, compare=False)
+    query: str
+    target: RLE | None = field(repr=False)
+    instances: tuple[RLE, ...] = field(default=(), repr=False)
+    ignore: RLE | None = field(default=None, repr=False)
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def image_array(self) -> RGB:
+        """Load the image as a contiguous array [height, width, 3], uint8, RGB."""
+        return np.ascontiguousarray(np.asarray(self.load_image().convert("RGB")))
+
+    def target_mask(self) -> Mask:
+        """Decode the target to a bool mask [height, width].
+
+        Raises:
+            ValueError: if this sample has boxes only.
+        """
+        if self.target is None:
+            raise ValueError(f"sample {self.sample_id!r} of {self.dataset} has boxes, not a mask")
+        return decode_rle(self.target, (self.image_size[1], self.image_size[0]))
+
+    def instance_masks(self) -> list[Mask]:
+        """Decode each target object to a bool mask [height, width]; empty if not told apart."""
+        size = (self.image_size[1], self.image_size[0])
+        return [decode_rle(rle, size) for rle in self.instances]
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """What `envs.datasets.open_dataset` returns: sized, indexable and iterable, lazily loaded."""
+
+    name: str
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+
+def content_hash(image: RGB) -> str:
+    """Hex key of an image's pixels and shape; the identity under which embeddings are cached."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Benchmarks: metrics, protocols of other code bases, the runner and its reports."""

@@ -1,0 +1,147 @@
+"""What a policy may say to a segmenter, and how it can fail to say it.
+
+Everything here is in the **image frame**: pixels of the original image, x to the right, y down,
+origin at the top-left corner of the top-left pixel, boxes XYXY with the lower-right corner
+exclusive (half-open), all values Python floats. `prompter.coords` is the only module that knows
+any other frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+def _as_point(value: Any, what: str) -> Point:
+    try:
+        x, y = (float(number) for number in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be two numbers (x, y), but got {value!r}") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(f"{what} must be finite, but got {value!r}")
+    return (x, y)
+
+
+def _as_box(value: Any) -> Box:
+    try:
+        x1, y1, x2, y2 = (float(number) for number in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"box must be four numbers (x1, y1, x2, y2), but got {value!r}") from None
+    if not all(math.isfinite(number) for number in (x1, y1, x2, y2)):
+        raise ValueError(f"box must be finite, but got {value!r}")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError(f"box must have x2 > x1 and y2 > y1, but got {value!r}")
+    return (x1, y1, x2, y2)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The prompts for one object, in the image frame.
+
+    Args:
+        box: XYXY, half-open, pixels; or None.
+        positive_points: (x, y) pixels that lie on the object.
+        negative_points: (x, y) pixels that do not.
+
+    Raises:
+        ValueError: if there is neither a box nor a positive point, if a box has no area, or if a
+            number is missing or not finite.
+    """
+
+    box: Box | None = None
+    positive_points: tuple[Point, ...] = ()
+    negative_points: tuple[Point, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.box is not None:
+            object.__setattr__(self, "box", _as_box(self.box))
+        for name in ("positive_points", "negative_points"):
+            points = tuple(_as_point(point, f"a point of {name}") for point in getattr(self, name))
+            object.__setattr__(self, name, points)
+        if self.box is None and not self.positive_points:
+            raise ValueError("an instance needs a box or at least one positive point")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict with the keys `box`, `positive_points`, `negative_points`."""
+        return {
+            "box": None if self.box is None else list(self.box),
+            "positive_points": [list(point) for point in self.positive_points],
+            "negative_points": [list(point) for point in self.negative_points],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Instance:
+        """Inverse of `to_json`."""
+        return cls(
+            box=None if data["box"] is None else tuple(data["box"]),
+            positive_points=tuple(tuple(point) for point in data["positive_points"]),
+            negative_points=tuple(tuple(point) for point in data["negative_points"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """All prompts of one answer: one `Instance` per object. Empty means "no target here"."""
+
+    instances: tuple[Instance, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instances", tuple(self.instances))
+        for instance in self.instances:
+            if not isinstance(instance, Instance):
+                raise ValueError(f"expected an Instance, but got {type(instance).__name__}")
+
+    @property
+    def is_empty(self) -> bool:
+        """True when the answer says that the image holds no target."""
+        return not self.instances
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return a JSON-ready list, one dict per instance."""
+        return [instance.to_json() for instance in self.instances]
+
+    @classmethod
+    def from_json(cls, data: list[dict[str, Any]]) -> PromptSet:
+        """Inverse of `to_json`."""
+        return cls(tuple(Instance.from_json(item) for item in data))
+
+
+class FailureKind(StrEnum):
+    """Why a completion could not be read as a `PromptSet`. Each kind has its own counter."""
+
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    NOT_JSON = "not_json"
+    WRONG_SHAPE = "wrong_shape"
+    WRONG_ACTION = "wrong_action"
+    NOT_FINITE = "not_finite"
+    OUT_OF_FRAME = "out_of_frame"
+    DEGENERATE_BOX = "degenerate_box"
+    TOO_MANY = "too_many"
+
+
+@dataclass(frozen=True, slots=True)
+class ParseFailure:
+    """A completion that is not an answer. It is data: reward 0 and a counter, never an exception.
+
+    Args:
+        kind: the first thing that was wrong.
+        message: one sentence saying what was expected and what was found.
+        text: the completion as it was sampled.
+    """
+
+    kind: FailureKind
+    message: str
+    text: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, str]:
+        """Return a JSON-ready dict with the keys `kind` and `message` (the text is kept apart)."""
+        return {"kind": str(self.kind), "message": self.message}

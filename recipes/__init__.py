@@ -1,0 +1,1 @@
+"""Runnable programs: the cold start, GRPO, and the command line."""

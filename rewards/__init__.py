@@ -1,0 +1,1 @@
+"""Rewards: pure functions of a `envs.rollout.Rollout`. No model is loaded here."""
