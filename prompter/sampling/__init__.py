@@ -1,0 +1,1 @@
+"""Samplers: what turns a chat and an image into completions."""

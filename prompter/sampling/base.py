@@ -1,0 +1,76 @@
+"""The contract of every sampler (Hugging Face, vLLM, a Ray pool of vLLM engines, an endpoint)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """One prompt.
+
+    Args:
+        messages: the chat as `prompter.chat.build_messages` makes it: a list of
+            {"role", "content"} with content parts {"type": "text", "text"} or {"type": "image"}.
+        image: PIL RGB image, already resized to the policy's model frame.
+        image_key: identity of `image`; a pool ships each key once.
+    """
+
+    messages: list[dict[str, Any]]
+    image: Image.Image = field(repr=False)
+    image_key: str = ""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample. `temperature` 0 is greedy. `seed` makes a call reproducible on one machine."""
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    n: int = 1
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    Args:
+        text: decoded without special tokens.
+        token_ids: sampled ids, the end-of-sequence token included when it was sampled.
+        logprobs: log-probability of each sampled token under the sampling policy (temperature
+            applied), or None when not asked for.
+        finish_reason: "stop", or "length" when cut at max_new_tokens.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: Literal["stop", "length"]
+
+
+class Sampler(ABC):
+    """Samples completions from one version of the policy."""
+
+    version: int = 0
+
+    @abstractmethod
+    def sample(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> list[list[Completion]]:
+        """Return, for each request in order, `settings.n` completions in order."""
+
+    @abstractmethod
+    def sync_adapter(self, adapter: Path, version: int) -> None:
+        """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""
+
+    def close(self) -> None:
+        """Release engines and actors. Safe to call twice."""
