@@ -1,0 +1,66 @@
+"""What the policy is asked: the one definition of the system prompt and of the chat's layout."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prompter.action import ActionSpace
+from prompter.coords import FrameKind
+
+Instructions = Literal["full", "short"]
+QuestionPosition = Literal["before", "after"]
+
+_FRAME_TEXT: dict[str, str] = {
+    "absolute": "Coordinates are whole pixels of the image as you see it, x to the right, y down.",
+    "thousandths": "Coordinates are whole numbers from 0 to 1000 along each side, x to the right, y down.",
+}
+
+
+def system_prompt(
+    action_space: ActionSpace, frame_kind: FrameKind, *, instructions: Instructions = "full", think: bool = True
+) -> str:
+    """Return the system prompt.
+
+    Args:
+        action_space: which prompts an answer may hold.
+        frame_kind: the frame the model family speaks.
+        instructions: `full` explains task, schema and frame to an instruction-tuned model; `short`
+            only names the schema, for small models trained on this protocol from scratch.
+        think: whether reasoning in `<think>` is asked for before the answer.
+    """
+    if instructions == "short":
+        return f"Answer with {action_space.schema_text()}"
+    form = "<think>your reasoning</think><answer>[…]</answer>" if think else "<answer>[…]</answer>"
+    sentences = [
+        "You point out regions of an image so that a segmentation model can outline them.",
+        f"Reply as {form}.",
+        f"The answer is a JSON list with one entry per target: {action_space.schema_text()}.",
+        "Answer [] if the image does not show what is asked for.",
+        "A bbox_2d encloses one whole target tightly; positive_points lie well inside it."
+        if action_space.kind in ("box+points", "any")
+        else "Each entry covers one whole target.",
+        action_space.limits_text(),
+        _FRAME_TEXT[frame_kind],
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def build_messages(
+    query: str, system: str, *, question: QuestionPosition = "after"
+) -> list[dict[str, Any]]:
+    """Return the chat for one query: a system turn, then a user turn with one image and the query.
+
+    Args:
+        query: the question, as the dataset gives it.
+        system: `system_prompt(...)`.
+        question: whether the query stands after the image (as Qwen-VL models expect) or before it
+            (a small model trained from scratch then reads the image knowing what to look for).
+
+    The image part is {"type": "image"}: the image itself travels beside the chat.
+    """
+    image, text = {"type": "image"}, {"type": "text", "text": query}
+    parts = [image, text] if question == "after" else [text, image]
+    return [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {"role": "user", "content": parts},
+    ]

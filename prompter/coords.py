@@ -1,0 +1,113 @@
+"""Coordinate frames. The only module that multiplies coordinates.
+
+Image frame: pixels of the original image (see `prompter.types`). Model frame: the whole numbers a
+model family speaks:
+
+- `absolute`: pixels of the resized image the model sees (Qwen2-VL, Qwen2.5-VL);
+- `thousandths`: 0 to 1000 along each side, whatever the size (Qwen3-VL).
+
+Whole numbers survive model -> image -> model exactly; image -> model -> image moves a coordinate
+by at most half a unit of the model frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from prompter.types import Box, Point
+
+FrameKind = Literal["absolute", "thousandths"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The mapping between one image and the model frame.
+
+    Args:
+        kind: `absolute` or `thousandths`.
+        image_size: (width, height) of the original image, pixels.
+        model_size: (width, height) of the resized image the model sees, pixels.
+    """
+
+    kind: FrameKind
+    image_size: tuple[int, int]
+    model_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "model_size"):
+            if min(getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Largest coordinate (x, y) of the model frame, inclusive."""
+        return (1000, 1000) if self.kind == "thousandths" else self.model_size
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether a model-frame coordinate lies in the frame, edges included."""
+        width, height = self.extent
+        return 0 <= x <= width and 0 <= y <= height
+
+    def point_to_model(self, point: Point) -> tuple[int, int]:
+        """Image frame (x, y) pixels -> nearest whole numbers of the model frame, clamped into it."""
+        return (self._to_model(point[0], 0), self._to_model(point[1], 1))
+
+    def point_to_image(self, point: tuple[float, float]) -> Point:
+        """Model frame (x, y) -> image frame pixels."""
+        return (self._to_image(point[0], 0), self._to_image(point[1], 1))
+
+    def box_to_model(self, box: Box) -> tuple[int, int, int, int]:
+        """Image frame XYXY -> whole numbers of the model frame; a box never collapses to no area."""
+        x1, x2 = _keep_apart(self._to_model(box[0], 0), self._to_model(box[2], 0), self.extent[0])
+        y1, y2 = _keep_apart(self._to_model(box[1], 1), self._to_model(box[3], 1), self.extent[1])
+        return (x1, y1, x2, y2)
+
+    def box_to_image(self, box: tuple[float, float, float, float]) -> Box:
+        """Model frame XYXY -> image frame XYXY pixels."""
+        x1, y1 = self.point_to_image((box[0], box[1]))
+        x2, y2 = self.point_to_image((box[2], box[3]))
+        return (x1, y1, x2, y2)
+
+    def _to_model(self, value: float, axis: int) -> int:
+        scaled = value * self.extent[axis] / self.image_size[axis]
+        return min(max(math.floor(scaled + 0.5), 0), self.extent[axis])
+
+    def _to_image(self, value: float, axis: int) -> float:
+        return value * self.image_size[axis] / self.extent[axis]
+
+
+def _keep_apart(low: int, high: int, limit: int) -> tuple[int, int]:
+    if high > low:
+        return low, high
+    return (low, low + 1) if low < limit else (limit - 1, limit)
+
+
+def fit_size(
+    image_size: tuple[int, int], *, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Size (width, height) at which a Qwen-VL processor shows an image to its model.
+
+    Both sides become multiples of `factor` (patch size x merge size), the area falls within
+    [min_pixels, max_pixels] and the aspect ratio is kept as nearly as that allows. The rule is
+    `smart_resize` of the Qwen-VL image processors; resizing to its result beforehand makes the
+    processor's own resize the identity, so both sides agree on the frame.
+
+    Raises:
+        ValueError: if the aspect ratio exceeds 200, which the processors refuse too.
+    """
+    width, height = image_size
+    if max(width, height) / min(width, height) > 200:
+        raise ValueError(f"the image's aspect ratio must be at most 200, but its size is {image_size}")
+    fitted_width = max(factor, round(width / factor) * factor)
+    fitted_height = max(factor, round(height / factor) * factor)
+    if fitted_width * fitted_height > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        fitted_width = max(factor, math.floor(width / shrink / factor) * factor)
+        fitted_height = max(factor, math.floor(height / shrink / factor) * factor)
+    elif fitted_width * fitted_height < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        fitted_width = math.ceil(width * grow / factor) * factor
+        fitted_height = math.ceil(height * grow / factor) * factor
+    return fitted_width, fitted_height

@@ -1,0 +1,66 @@
+"""Starting Ray once, quietly, for every pool of this project (samplers and executors)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from prompter.errors import UserError
+
+# Read by Ray's own processes when it starts on this machine; a cluster one joins was started by others.
+_LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this interpreter, never a fresh environment
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor with num_gpus=0 must not lose the devices' names
+    "RAY_enable_metrics_collection": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+}
+
+
+def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Connect this process to Ray; do nothing if it is connected already.
+
+    Args:
+        address: of a running cluster ("auto", "host:6379", "ray://host:10001"), or None to start Ray
+            on this machine, bound to 127.0.0.1 and without a dashboard. It ends with this process.
+        num_cpus: logical CPUs of a Ray started here; None takes all that are there. These are tickets
+            that actors reserve, not a limit on threads. Ignored when joining a cluster.
+
+    Raises:
+        UserError: if there is no cluster at `address`.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address is not None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers at ray.address {address!r} ({error}); "
+                "start one with `ray start --head` or leave the address out."
+            ) from None
+        return
+    for name, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _share_import_path()
+    ray.init(
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _share_import_path() -> None:
+    """Let workers import this project even when it runs from its folder without being installed."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root in sys.path and root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
