@@ -1,0 +1,8 @@
+"""Every dataset behind one door: `open_dataset(name, split, **options)` gives a `SampleSource`.
+
+Importing this package is cheap: a dataset's own module is imported when it is opened.
+"""
+
+from envs.datasets.registry import DatasetInfo, dataset_info, known_datasets, open_dataset, split_name
+
+__all__ = ["DatasetInfo", "dataset_info", "known_datasets", "open_dataset", "split_name"]

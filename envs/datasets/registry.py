@@ -1,0 +1,112 @@
+"""Which datasets there are, and how to open one by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prompter.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from envs.sample import SampleSource
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a dataset before any of it is read.
+
+    Args:
+        name: what users type.
+        title: one line for a listing.
+        factory: "module:callable"; called as `callable(split, **options)`, imported on opening.
+        splits: split names; empty when the user names the split.
+        counts: published size per split, in `count_unit`s; a split that has no published size is absent.
+        count_unit: what `counts` counts: "samples" (what `len` gives by default) or "images".
+        source: hub id or project name, to find the set by.
+        licence: as far as it is known.
+        layout: the files expected below the root folder, as text to print.
+        needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
+        split_options: split -> options that hold unless the caller gives others.
+    """
+
+    name: str
+    title: str
+    factory: str
+    splits: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    count_unit: str = "samples"
+    source: str = ""
+    licence: str = ""
+    layout: str = ""
+    needs_files: bool = True
+    split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def known_datasets() -> Mapping[str, DatasetInfo]:
+    """All datasets by name, in the order of the listing."""
+    from envs.datasets.catalog import CATALOG
+
+    return CATALOG
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Look a dataset up; UserError with a suggestion when there is none of that name."""
+    known = known_datasets()
+    if name not in known:
+        raise UserError(f"there is no dataset {name!r}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """Split "name:split" into its two parts; the second is None when there is no colon."""
+    name, colon, split = text.partition(":")
+    return name, split if colon else None
+
+
+def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
+    """Open one split of a dataset.
+
+    Args:
+        name: a name of `known_datasets()`.
+        split: one of the dataset's splits.
+        options: keyword arguments of the dataset's own opener, for example `root=…` or `skip_bad=True`;
+            text is converted to the option's type.
+
+    Raises:
+        UserError: if the name, split or an option is unknown, or if the set's files are missing or bad.
+    """
+    info = dataset_info(name)
+    if info.splits and split not in info.splits:
+        raise UserError(f"dataset {name!r} has no split {split!r}.{did_you_mean(split, info.splits)}")
+    module, _, attribute = info.factory.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    given = _checked_options(name, factory, options)
+    return factory(split, **{**info.split_options.get(split, {}), **given})
+
+
+def option_types(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword option -> its type annotation, for a function or a class that opens a dataset."""
+    annotations = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: annotations.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _checked_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse unknown options and convert the values of known ones to their declared types."""
+    from pydantic import TypeAdapter, ValidationError
+
+    types = option_types(factory)
+    checked: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in types:
+            raise UserError(f"dataset {name!r} has no option {option!r}.{did_you_mean(option, types)}")
+        try:
+            checked[option] = TypeAdapter(types[option]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UserError(f"option {option!r} of dataset {name!r} cannot be {value!r}: {reason}.") from None
+    return checked
