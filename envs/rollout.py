@@ -21,6 +21,8 @@ class Rollout:
         answer: what the parser read: a `PromptSet`, or why there is none.
         prediction: the executor's union mask; None when parsing or the executor failed.
         predicted_ious: the executor's own estimate per instance.
+        predicted_instances: one predicted mask per instance of the answer, when it was asked for
+            (`envs.segmentation.make_rollouts(keep_instances=True)`); else empty.
         executor_error: one sentence when the executor failed, else None. Such a rollout scores
             None (left out of its group), never 0.
         executor: name of the segmenter.
@@ -44,6 +46,7 @@ class Rollout:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     predicted_ious: tuple[float, ...] = ()
+    predicted_instances: tuple[RLE, ...] = ()
     executor_error: str | None = None
     executor: str = ""
     completion_tokens: int = 0
@@ -69,7 +72,7 @@ class Rollout:
             answer = PromptSet.from_json(prompts)
         else:
             answer = ParseFailure(FailureKind(failure["kind"]), failure["message"], fields["completion"])
-        for name in ("image_size", "instances", "predicted_ious"):
+        for name in ("image_size", "instances", "predicted_ious", "predicted_instances"):
             fields[name] = tuple(fields[name])
         fields["boxes"] = tuple(tuple(box) for box in fields["boxes"])
         return cls(answer=answer, **fields)

@@ -1,0 +1,42 @@
+"""The reward: intersection over union of the segmenter's mask and the target."""
+
+from __future__ import annotations
+
+from envs.masks import decode_rle, iou
+from envs.rollout import Rollout
+from prompter.errors import UserError
+from prompter.types import ParseFailure
+
+
+def mask_iou(rollout: Rollout) -> float | None:
+    """Score a rollout by the IoU of its union mask with its target, in [0, 1].
+
+    - an answer that did not parse scores 0;
+    - a target without a pixel ("no target") scores 1 for the empty answer and 0 for any other,
+      even if the segmenter happened to return an empty mask: the policy answered wrongly;
+    - otherwise continuous IoU at the image's own resolution; pixels under `ignore` count in
+      neither intersection nor union;
+    - an executor failure scores None: the rollout is left out of its group.
+
+    Evaluation's strict protocol uses this very function, so training and evaluation agree.
+
+    Raises:
+        UserError: if the rollout's set gives boxes and no masks.
+    """
+    if rollout.target is None:
+        raise UserError(
+            f"Sample {rollout.sample_id!r} of {rollout.dataset} has boxes and no mask; "
+            f"use the reward box_iou for box-only sets."
+        )
+    if isinstance(rollout.answer, ParseFailure):
+        return 0.0
+    if rollout.executor_error is not None:
+        return None
+    size = (rollout.image_size[1], rollout.image_size[0])
+    target = decode_rle(rollout.target, size)
+    if not target.any():
+        return 1.0 if rollout.answer.is_empty else 0.0
+    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, size)
+    if rollout.prediction is None:
+        raise ValueError(f"rollout of {rollout.sample_id!r} has neither a prediction nor an error")
+    return iou(decode_rle(rollout.prediction, size), target, ignore)
