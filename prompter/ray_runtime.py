@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -17,7 +18,6 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this interpreter, never a fresh environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor with num_gpus=0 must not lose the devices' names
     "RAY_enable_metrics_collection": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 
 
@@ -25,8 +25,9 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
     """Connect this process to Ray; do nothing if it is connected already.
 
     Args:
-        address: of a running cluster ("auto", "host:6379", "ray://host:10001"), or None to start Ray
-            on this machine, bound to 127.0.0.1 and without a dashboard. It ends with this process.
+        address: of a running cluster ("auto", "host:6379", "ray://host:10001"), or None for the
+            environment variable RAY_ADDRESS; where that is not set either, Ray is started on this
+            machine, bound to 127.0.0.1 and without a dashboard, and ends with this process.
         num_cpus: logical CPUs of a Ray started here; None takes all that are there. These are tickets
             that actors reserve, not a limit on threads. Ignored when joining a cluster.
 
@@ -37,7 +38,9 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
+        _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -50,12 +53,27 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
         os.environ.setdefault(name, value)
     _share_import_path()
     ray.init(
+        address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
+
+
+def _check_answers(address: str) -> None:
+    """Knock at the address's port first: Ray itself waits for many minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at ray.address {address!r} ({error}); "
+            "start one with `ray start --head` or leave the address out."
+        ) from None
 
 
 def _share_import_path() -> None:
