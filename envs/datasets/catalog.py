@@ -21,6 +21,16 @@ _SETS = (
             "test": {"scenes": 200, "queries_per_scene": 6},
         },
     ),
+    DatasetInfo(
+        name="aerial-buildings",
+        title="real 0.35 m orthophoto windows, buildings asked about by their geometry",
+        factory="envs.datasets.aerial_buildings:open_aerial_buildings",
+        splits=("train", "val", "test"),
+        source="test data of the Python package pytorch-segmentation-models-trainer 1.4.0, fetched by name",
+        licence="GPL-2.0 package, imagery without a licence of its own: do not redistribute",
+        needs_files=False,
+        split_options={"train": {"stride": 64}},
+    ),
 )
 
 CATALOG: Mapping[str, DatasetInfo] = {info.name: info for info in _SETS}

@@ -1,0 +1,168 @@
+"""aerial-buildings: whole tiles per split, clipped windows, and questions with one clear answer."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.datasets import open_dataset
+from envs.datasets.aerial_buildings import TILES, window_starts
+from envs.datasets.building_queries import VisibleBuilding, building_queries
+from envs.masks import decode_rle, union
+from prompter.errors import UserError
+from tests.fixtures.aerial import build_aerial_tiles
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return build_aerial_tiles(tmp_path_factory.mktemp("aerial"))
+
+
+def test_no_tile_is_in_two_splits():
+    tiles = [tile for numbers in TILES.values() for tile in numbers]
+    assert len(tiles) == len(set(tiles)) == 12
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_samples_come_from_the_tiles_of_their_split(root, split):
+    source = open_dataset("aerial-buildings", split, root=root, window=SIDE, stride=90)
+    tiles = {int(Path(sample.load_image.path).stem.split("_")[-1]) for sample in source}
+    assert tiles == set(TILES[split])
+
+
+def test_targets_are_the_union_of_their_instances_and_clear_of_ignored_pixels(root):
+    source = open_dataset("aerial-buildings", "test", root=root, window=SIDE, stride=70)
+    seen = set()
+    for sample in source:
+        target = sample.target_mask()
+        assert target.shape == (SIDE, SIDE)
+        assert np.array_equal(target, union(sample.instance_masks(), (SIDE, SIDE)))
+        assert (sample.tags["multiplicity"] == "none") == (not target.any())
+        if sample.ignore is not None:
+            assert not (decode_rle(sample.ignore) & target).any()
+            seen.add("ignore")
+        seen.add(sample.tags["multiplicity"])
+    assert seen == {"ignore", "none", "one", "several"}
+
+
+def test_target_lies_on_the_building_in_the_image(root):
+    """The fixture paints buildings red: a shifted window or swapped axes would show."""
+    source = open_dataset("aerial-buildings", "test", root=root, window=SIDE, stride=70)
+    checked = 0
+    for sample in source:
+        mask = sample.target_mask()
+        if mask.sum() > 400:
+            reddish = sample.image_array()[..., 0] > 150
+            assert (reddish & mask).sum() > 0.85 * mask.sum()
+            checked += 1
+    assert checked > 10
+
+
+def test_questions_with_too_many_targets_are_left_out(root):
+    source = open_dataset("aerial-buildings", "train", root=root, window=SIDE, stride=90, max_targets=2)
+    assert max(len(sample.instances) for sample in source) <= 2
+
+
+def test_options_out_of_range_are_refused(root):
+    with pytest.raises(UserError, match="'window' of dataset 'aerial-buildings' must be between"):
+        open_dataset("aerial-buildings", "test", root=root, window=4)
+    with pytest.raises(UserError, match="'stride'"):
+        open_dataset("aerial-buildings", "test", root=root, stride=0)
+
+
+def test_a_tile_with_broken_outlines_is_named(tmp_path):
+    root = build_aerial_tiles(tmp_path)
+    path = next((root / "polygon_lists").rglob("*_967.json"))
+    path.write_text('{"objects": [{"class": 1}]}')
+    with pytest.raises(UserError, match=r"967\.json: the key 'polygon' is missing"):
+        open_dataset("aerial-buildings", "test", root=root, window=SIDE)
+
+
+@given(st.integers(16, 700), st.integers(16, 700), st.integers(1, 300))
+def test_windows_reach_from_edge_to_edge_without_gaps(length, side, stride):
+    side = min(side, length)
+    starts = window_starts(length, side, stride)
+    assert starts[0] == 0
+    assert starts[-1] == length - side
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert (steps <= stride + 1).all()  # a step may be rounded up
+
+
+@st.composite
+def buildings(draw):
+    count = draw(st.integers(0, 7))
+    result = []
+    for _ in range(count):
+        x, y = draw(st.integers(0, SIDE - 20)), draw(st.integers(0, SIDE - 20))
+        width, height = draw(st.integers(3, 40)), draw(st.integers(3, 40))
+        box = (float(x), float(y), float(min(x + width, SIDE)), float(min(y + height, SIDE)))
+        sides = (box[2] - box[0], box[3] - box[1])
+        centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        dx = max(box[0] - SIDE / 2, SIDE / 2 - box[2], 0)
+        dy = max(box[1] - SIDE / 2, SIDE / 2 - box[3], 0)
+        result.append(
+            VisibleBuilding(
+                area=int(sides[0] * sides[1]),
+                centre=centre,
+                box=box,
+                elongation=max(sides) / min(sides),
+                centre_distance=math.hypot(dx, dy),
+                askable=draw(st.booleans()),
+            )
+        )
+    return result
+
+
+@given(buildings(), st.integers(0, 1000))
+def test_answers_follow_from_the_geometry(parts, seed):
+    """Every answer is re-derived here from its definition, by brute force and without margins."""
+    for query in building_queries(parts, SIDE, 30, random.Random(seed)):
+        chosen = [parts[i] for i in query.targets]
+        others = [part for i, part in enumerate(parts) if i not in query.targets]
+        assert all(part.askable for part in chosen)
+        if query.kind in {"largest", "two_largest"} and parts:
+            assert min(part.area for part in chosen) > max(part.area for part in others)
+        elif query.kind == "smallest" and parts:
+            assert chosen[0].area < min(part.area for part in others)
+        elif query.kind == "northernmost" and parts:
+            assert chosen[0].box[1] < min(part.box[1] for part in others)
+            assert chosen[0].centre[1] < min(part.centre[1] for part in others)
+        elif query.kind == "easternmost" and parts:
+            assert chosen[0].box[2] > max(part.box[2] for part in others)
+        elif query.kind == "central" and parts:
+            assert chosen[0].centre_distance < min(part.centre_distance for part in others)
+        elif query.kind == "all" and parts:
+            assert not any(part.askable for part in others)
+        elif query.kind == "west_half":
+            assert all(part.centre[0] < SIDE / 2 for part in chosen)
+            assert not any(part.centre[0] < SIDE / 2 and part.askable for part in others)
+        elif query.kind == "closest_pair":
+            first, second = chosen
+            assert math.dist(first.centre, second.centre) < min(
+                math.dist(a.centre, b.centre)
+                for i, a in enumerate(parts)
+                for b in parts[i + 1 :]
+                if (a, b) != (first, second)
+            )
+        elif query.kind == "bottom_right" and not query.targets:
+            assert not any(part.box[2] > SIDE / 2 and part.box[3] > SIDE / 2 for part in parts)
+
+
+@given(buildings(), st.integers(0, 1000), st.integers(1, 8))
+def test_questions_are_few_different_and_the_same_for_the_same_seed(parts, seed, limit):
+    queries = building_queries(parts, SIDE, limit, random.Random(seed))
+    assert len(queries) <= limit
+    assert len({query.kind for query in queries}) == len(queries)
+    assert queries == building_queries(parts, SIDE, limit, random.Random(seed))
+    if not parts:
+        assert queries
+        assert all(query.targets == () for query in queries)
