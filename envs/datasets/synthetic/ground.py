@@ -1,0 +1,244 @@
+"""The ground layer: regions with a colour, a texture and a zone that says what may stand on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from envs.datasets.synthetic.drawing import (
+    SUPERSAMPLING,
+    Colour,
+    Points,
+    circle,
+    fill,
+    fixed_point,
+    ribbon,
+    stroke,
+)
+from envs.datasets.synthetic.textures import crop_origin, rotated_crop, texture_bank
+from envs.sample import RGB
+
+ZONE_CELLS = 64
+"""Zones and occupied places are kept on a grid of this many cells a side."""
+
+
+class Zone(IntEnum):
+    """What a place is good for."""
+
+    LAND = 1
+    WATER = 2
+    ROAD = 3
+    PAVED = 4
+    BLOCKED = 5
+
+
+@dataclass(frozen=True)
+class Light:
+    """One sun for the whole scene.
+
+    Args:
+        shadow: unit vector (x, y) along which shadows fall; the sun is on the other side.
+        stretch: length of a shadow per unit of height.
+    """
+
+    shadow: tuple[float, float]
+    stretch: float
+
+    def lit(self, x: float, y: float) -> float:
+        """Cosine between a horizontal direction (x, y), a unit vector, and the direction to the sun."""
+        return -(x * self.shadow[0] + y * self.shadow[1])
+
+
+@dataclass(frozen=True)
+class Texture:
+    """How strongly each texture shows on a region: amplitudes relative to its brightness, 0..0.5.
+
+    `rows` and `cross_rows` are the furrows of fields along and across the scene's main direction.
+    """
+
+    rows: float = 0.0
+    cross_rows: float = 0.0
+    canopy: float = 0.0
+    waves: float = 0.0
+
+    def levels(self) -> tuple[float, float, float, float]:
+        """The amplitudes as the 0..255 levels in which the ground keeps them (255 is 0.5)."""
+        return (self.rows * 510, self.cross_rows * 510, self.canopy * 510, self.waves * 510)
+
+
+PLAIN = Texture()
+
+
+@dataclass(frozen=True)
+class Road:
+    """A road's centre line [n, 2] and width, in the scene frame."""
+
+    line: Points
+    width: float
+
+
+@dataclass(frozen=True)
+class Berth:
+    """A place for a ship along a quay: its middle, its heading and the longest hull that fits.
+
+    The hull lies `clearance` away from the quay wall, on the side (`away_x`, `away_y`).
+    """
+
+    centre: tuple[float, float]
+    angle: float
+    length: float
+    away: tuple[float, float]
+
+
+@dataclass
+class Ground:
+    """A ground being laid: albedo, texture amplitudes, zones, and what is to be drawn upon it.
+
+    Args:
+        size: side of the image in pixels.
+        angle: the main direction of fields, roads and buildings, in radians.
+    """
+
+    size: int
+    angle: float
+    roads: list[Road] = field(default_factory=list)
+    berths: list[Berth] = field(default_factory=list)
+    raised: list[tuple[Points, float]] = field(default_factory=list)
+    shallows: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.albedo: RGB = np.zeros((self.size, self.size, 3), np.uint8)
+        self.amplitudes: NDArray[np.uint8] = np.zeros((self.size, self.size, 4), np.uint8)
+        self.zones: NDArray[np.uint8] = np.full((ZONE_CELLS, ZONE_CELLS), Zone.LAND, np.uint8)
+        self.water: NDArray[np.uint8] = np.zeros((self.size, self.size), np.uint8)
+        self._markings: list[tuple[Points, float, Colour]] = []
+
+    def region(
+        self, points: ArrayLike, colour: Colour, texture: Texture = PLAIN, zone: Zone | None = None
+    ) -> None:
+        """Cover a polygon given in the scene frame; `zone` None leaves the zones as they are."""
+        fill(self.albedo, points, colour)
+        fill(self.amplitudes, points, texture.levels(), smooth=False)
+        if zone is not None:
+            fill(self.zones, points, int(zone), smooth=False)
+            fill(self.water, points, 255 if zone == Zone.WATER else 0)
+
+    def marking(self, points: ArrayLike, width: float, colour: Colour) -> None:
+        """Remember a painted line, or with width 0 a filled polygon, for the fine canvas."""
+        self._markings.append((np.asarray(points, np.float64), width, colour))
+
+    def road(self, line: Points, width: float, colour: Colour, edge: Colour, *, lanes: bool = True) -> None:
+        """Lay a road with verges, edge lines and a dashed centre line."""
+        self.region(ribbon(line, width * 1.22), edge)
+        self.region(ribbon(line, width), colour, PLAIN, Zone.ROAD)
+        self.roads.append(Road(line, width))
+        if not lanes:
+            return
+        paint: Colour = (222, 220, 208)
+        for side in (1, -1):
+            self.marking(ribbon(line, side * width * 0.88)[: len(line)], 0.004, paint)
+        dense = np.linspace(0, len(line) - 1, 41)
+        at = np.stack([np.interp(dense, np.arange(len(line)), line[:, axis]) for axis in (0, 1)], 1)
+        for start in range(0, 40, 2):
+            self.marking(at[start : start + 2], 0.005, paint)
+
+    def blob(
+        self,
+        rng: np.random.Generator,
+        centre: tuple[float, float],
+        radius: float,
+        colour: Colour,
+        texture: Texture,
+        zone: Zone | None,
+    ) -> None:
+        """Cover an irregular roundish patch: woods, bare earth, a clearing."""
+        outline = circle(1.0, corners=36)
+        angles = np.arctan2(outline[:, 1], outline[:, 0])
+        wobble = sum(
+            rng.uniform(0.05, 0.3) / order * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+            for order in (1, 2, 3, 5, 8)
+        )
+        self.region(outline * (radius * (1 + wobble))[:, None] + np.asarray(centre), colour, texture, zone)
+
+    def render(self, rng: np.random.Generator, light: Light) -> RGB:
+        """Combine colour and textures into the image of the bare ground, [size, size, 3] uint8."""
+        bank, size = texture_bank(self.size), self.size
+        image = self.albedo.astype(np.float32)
+        if self.water.any():
+            self._tint_shallows(image)
+        row, column = crop_origin(rng, size)
+        window = (slice(row, row + size), slice(column, column + size))
+        brightness = 1 + np.float32(rng.uniform(0.045, 0.07)) * bank.soft[window]
+        amplitudes = self.amplitudes.reshape(-1, 4).max(axis=0)
+        share = np.float32(1 / 510)
+        for number, lines in enumerate((self.angle, self.angle + np.pi / 2)):
+            if amplitudes[number]:
+                brightness += self._furrows(rng, lines) * (self.amplitudes[..., number] * share)
+        if amplitudes[2]:
+            sun_x, sun_y = np.float32(light.shadow[0]), np.float32(light.shadow[1])
+            relief = bank.canopy_x[window] * sun_x + bank.canopy_y[window] * sun_y - bank.gaps[window] * 1.6
+            brightness += relief * (self.amplitudes[..., 2] * share)
+        if amplitudes[3]:
+            ripples = rotated_crop(bank.waves, size, rng.uniform(0, np.pi))
+            brightness += ripples * (self.amplitudes[..., 3] * share)
+        tint = bank.soft[window][::-1, ::-1]
+        hue = np.float32(0.018) * np.stack([tint, 0 * tint, -tint], 2)
+        image *= brightness[..., None] + hue
+        return np.clip(image, 0, 255).astype(np.uint8)
+
+    def _tint_shallows(self, image: NDArray[np.float32]) -> None:
+        """Lighten water towards its shore: the depth is taken as the blurred distance to land."""
+        if not self.shallows:
+            return
+        small = cv2.resize(self.water, (ZONE_CELLS, ZONE_CELLS), interpolation=cv2.INTER_AREA)
+        depth = cv2.GaussianBlur(small.astype(np.float32), (0, 0), 3.2)
+        depth = cv2.resize(depth, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        near = np.clip(2 - depth * np.float32(2 / 255), 0, 1) * self.water * np.float32(self.shallows / 255)
+        image += near[..., None] * np.array([26, 36, 24], np.float32)
+
+    def _furrows(self, rng: np.random.Generator, angle: float) -> NDArray[np.float32]:
+        """Parallel lines along `angle`, [size, size] in -1..1."""
+        count = rng.uniform(22, 42)
+        step = np.float32(2 * np.pi * count / self.size)
+        ramp = np.arange(self.size, dtype=np.float32) * step
+        phase = ramp[None, :] * np.float32(-np.sin(angle)) + ramp[:, None] * np.float32(np.cos(angle))
+        return np.sin(phase)
+
+    def paint_markings(self, canvas: RGB) -> None:
+        """Draw the remembered markings on the supersampled canvas [2 * size, 2 * size, 3], in place."""
+        assert canvas.shape[0] == self.size * SUPERSAMPLING
+        for points, width, colour in self._markings:
+            if width:
+                stroke(canvas, points, width, colour)
+            else:
+                fill(canvas, points, colour)
+
+    def zone_cells(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Which cells of the zone grid a polygon touches, [64, 64]."""
+        cells = np.zeros((ZONE_CELLS, ZONE_CELLS), np.uint8)
+        cv2.fillPoly(cells, [fixed_point(points, ZONE_CELLS)], (1,), cv2.LINE_8, 4)
+        return cells > 0
+
+
+def cast_shadows(
+    image: RGB, raised: list[tuple[Points, float]], solids: list[tuple[Points, float]], light: Light
+) -> None:
+    """Darken, in place, where convex solids (footprint [n, 2], height) keep the sun off the ground.
+
+    `raised` are piers and bridges: they cast shadows, but their own tops lie in the sun.
+    """
+    shadow = np.zeros(image.shape[:2], np.uint8)
+    for group in (raised, solids):
+        for footprint, height in group:
+            moved = footprint + np.asarray(light.shadow) * (height * light.stretch)
+            hull = cv2.convexHull(np.concatenate([footprint, moved]).astype(np.float32))[:, 0]
+            fill(shadow, hull, 255)
+        for footprint, _ in raised if group is raised else ():
+            fill(shadow, footprint, 0)
+    shadow = cv2.blur(shadow, (3, 3))
+    keep = 256 - shadow[..., None] * np.array([142, 136, 118], np.uint16) // 256  # skylight is blue
+    image[...] = (image * keep >> 8).astype(np.uint8)
