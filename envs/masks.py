@@ -16,6 +16,8 @@ from pycocotools import mask as coco
 
 Mask = NDArray[np.bool_]
 
+MAX_COORDINATE = 100_000
+
 
 class RLE(TypedDict):
     """COCO compressed run-length encoding; `size` is [height, width]."""
@@ -156,13 +158,18 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int])
     Filling is pycocotools' (COCO's own rule), so annotations rasterise as their authors' tools do.
 
     Raises:
-        ValueError: if a polygon has fewer than three points or an odd number of values.
+        ValueError: if a polygon has fewer than three points, an odd number of values, or a value that
+            is not finite or beyond any image (pycocotools does not survive those).
     """
     for number, polygon in enumerate(polygons):
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 f"polygon {number} needs at least three x, y pairs in a flat list, "
                 f"but has {len(polygon)} values"
+            )
+        if not all(abs(float(value)) <= MAX_COORDINATE for value in polygon):  # False for NaN
+            raise ValueError(
+                f"polygon {number} has a coordinate that is not finite or beyond {MAX_COORDINATE} pixels"
             )
     if not polygons:
         return np.zeros(size, dtype=np.bool_)

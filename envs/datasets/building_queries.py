@@ -104,7 +104,7 @@ _WORDINGS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "closest_pair": (
         ("the two buildings whose centres are closest together", "explicit"),
-        ("Between which two buildings would a fire spread most easily?", "implicit"),
+        ("Of all pairs of buildings, mark the pair whose centres lie closest to each other.", "explicit"),
     ),
     "two_largest": (
         ("the two largest buildings", "explicit"),

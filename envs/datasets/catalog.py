@@ -31,6 +31,17 @@ _SETS = (
         needs_files=False,
         split_options={"train": {"stride": 64}},
     ),
+    DatasetInfo(
+        name="manifest",
+        title="your own data: one JSONL file, one question a line",
+        factory="envs.datasets.manifest:open_manifest",
+        splits=(),
+        source="your own data",
+        licence="your own",
+        layout="""a JSONL file given as the option `path`, with paths relative to it; one object a line:
+{"image": "a.jpg", "query": "the red roof", "mask": RLE | polygons | "mask.png" | null}
+and optionally "instances", "boxes", "ignore", "tags" and "id".""",
+    ),
 )
 
 CATALOG: Mapping[str, DatasetInfo] = {info.name: info for info in _SETS}

@@ -84,8 +84,12 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
         raise UserError(f"dataset {name!r} has no split {split!r}.{did_you_mean(split, info.splits)}")
     module, _, attribute = info.factory.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    given = _checked_options(name, factory, options)
-    return factory(split, **{**info.split_options.get(split, {}), **given})
+    given = {**info.split_options.get(split, {}), **_checked_options(name, factory, options)}
+    for parameter in inspect.signature(factory).parameters.values():
+        is_required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if is_required and parameter.name not in given:
+            raise UserError(f"dataset {name!r} needs the option {parameter.name!r}.")
+    return factory(split, **given)
 
 
 def option_types(factory: Callable[..., Any]) -> dict[str, Any]:

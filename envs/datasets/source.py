@@ -6,12 +6,21 @@ import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from envs.sample import Sample
 from prompter.errors import UserError
 
 Record = TypeVar("Record")
+Record_co = TypeVar("Record_co", covariant=True)
+
+
+class Records(Protocol[Record_co]):
+    """An index of records: sized and indexable, so that it need not be in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record_co: ...
 
 
 class RecordSource(Generic[Record]):
@@ -19,7 +28,7 @@ class RecordSource(Generic[Record]):
 
     Args:
         name, split: of the dataset.
-        records: the index; anything sized and indexable, so it need not be in memory.
+        records: the index.
         build: turns a record into a sample; raises UserError naming file and record when it cannot.
         skip_bad: walk all records now and leave out those that do not build or whose image does not
             load; each is told in `skipped`. Without it the error is raised when the record is asked for.
@@ -33,7 +42,7 @@ class RecordSource(Generic[Record]):
         self,
         name: str,
         split: str,
-        records: Sequence[Record],
+        records: Records[Record],
         build: Callable[[Record], Sample],
         *,
         skip_bad: bool = False,
@@ -92,11 +101,14 @@ def blaming(where: str) -> Iterator[None]:
     """Turn what bad foreign data raises into a UserError "{where}: {reason}".
 
     To be wrapped around the reading of one record only, so that `where` can name file and record.
+    Nested, the outer place comes first.
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: there is no file {str(error.filename)!r}.") from error
     except KeyError as error:
         raise UserError(f"{where}: the key {error} is missing.") from error
     except RecursionError as error:

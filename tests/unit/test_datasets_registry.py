@@ -61,6 +61,11 @@ def test_option_of_the_wrong_type_is_refused(one_set):
         open_dataset("recorder", "test", scenes="many")
 
 
+def test_missing_option_is_named(one_set):
+    with pytest.raises(UserError, match="dataset 'recorder' needs the option 'scenes'"):
+        open_dataset("recorder", "train")
+
+
 def test_split_defaults_hold_unless_given_and_text_becomes_a_number(one_set):
     assert open_dataset("recorder", "test").scenes == 5
     assert open_dataset("recorder", "test", scenes="7").scenes == 7
