@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from prompter.errors import did_you_mean
 
@@ -20,5 +21,8 @@ class StrictModel(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}.{did_you_mean(str(key), cls.model_fields)}")
+                    hint = did_you_mean(str(key), cls.model_fields)
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key '{key}'.{hint}", {"key": str(key), "hint": hint}
+                    )
         return data

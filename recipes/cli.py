@@ -1,0 +1,153 @@
+"""The console script `prompter`: one table of commands, each in a module of its own.
+
+A command's module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when
+its command is asked for; so `prompter --help` imports no command, and no torch. A module that sets
+`TAKES_OVERRIDES = True` gets every flag it does not know as `arguments.overrides`, a list of
+"dotted.key=value" for `recipes.config.load_config`.
+
+Exit codes: 0 done, 1 a command's own "no", 2 the user's mistake (one sentence on stderr, no
+traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prompter import __version__
+from prompter.errors import UserError, did_you_mean
+
+
+class Command(NamedTuple):
+    """One line of the table: the module that holds the command, and what `prompter --help` says of it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("recipes.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"),
+    "sft": Command("recipes.sft", "cold start: teach a small policy the format and rough localisation"),
+    "train": Command("recipes.train_command", "train a policy by GRPO, as a config says"),
+    "eval": Command("eval.eval_command", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "report": Command("eval.report_command", "set runs beside published numbers; write the page to look at"),
+    "validate": Command("eval.validate", "measure a segmenter's ceiling with oracle prompts; no policy"),
+    "data": Command("envs.datasets.data_command", "list, check and show datasets"),
+    "bench": Command("envs.bench", "time the reward path"),
+    "replay": Command("rewards.replay", "re-score a file of rollouts without a model"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; `sys.argv[1:]` when None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, so that a reader that has gone is noticed here
+        return code
+    except UserError as error:
+        print(f"prompter: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prompter: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"prompter {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise UserError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
+    return _run(words[0], words[1:])
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: prompter COMMAND …        prompter COMMAND --help        prompter --version",
+            "",
+            "Train a vision-language model to prompt a frozen Segment Anything Model.",
+            "",
+            *rows,
+        ]
+    )
+
+
+def _run(name: str, words: list[str]) -> int:
+    from pydantic import ValidationError
+
+    from prompter.config_files import describe_validation_error
+
+    module = importlib.import_module(COMMANDS[name].module)
+    parser = argparse.ArgumentParser(
+        prog=f"prompter {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    overrides: list[str] = []
+    if getattr(module, "TAKES_OVERRIDES", False):
+        words, overrides = split_overrides(parser, words)
+    arguments = parser.parse_args(words)
+    arguments.overrides = overrides
+    try:
+        return int(module.run(arguments))
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error)) from None
+
+
+def split_overrides(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the flags that `parser` does not know out of a command line.
+
+    They are taken out before parsing, so that the value of an override is never mistaken for a
+    positional argument: `--executor.pool local CONFIG` and `CONFIG --executor.pool=local` are alike.
+
+    Returns:
+        The words left for the parser, and the overrides as "dotted.key=value".
+
+    Raises:
+        UserError: if an override has no value.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    own: list[str] = []
+    overrides: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            own += [word, *queue]
+            break
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in known:
+            own.append(word)
+            continue
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                hint = did_you_mean(flag, known) if "." not in flag else ""
+                raise UserError(f"{flag} needs a value, as in {flag} VALUE.{hint}")
+            value = queue.pop(0)
+        overrides.append(f"{flag[2:]}={value}")
+    return own, overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())
