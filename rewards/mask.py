@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from envs.masks import decode_rle, iou
+from envs.masks import decode_rle, intersection_and_union
 from envs.rollout import Rollout
 from prompter.errors import UserError
-from prompter.types import ParseFailure
+from prompter.types import ParseFailure, PromptSet
+
+
+def score_counts(answer: PromptSet | ParseFailure, has_target: bool, intersection: int, union: int) -> float:
+    """Score an answer from pixel counts, in [0, 1]: the rule behind `mask_iou`.
+
+    Evaluation's strict protocol calls this too, so training and evaluation cannot disagree.
+
+    Args:
+        answer: what the parser read.
+        has_target: whether the target mask holds a pixel, ignored ones included.
+        intersection, union: pixels of prediction and target that no ignore mask covers.
+    """
+    if isinstance(answer, ParseFailure):
+        return 0.0
+    if not has_target:
+        return 1.0 if answer.is_empty else 0.0
+    return 1.0 if union == 0 else intersection / union
 
 
 def mask_iou(rollout: Rollout) -> float | None:
@@ -17,8 +34,6 @@ def mask_iou(rollout: Rollout) -> float | None:
     - otherwise continuous IoU at the image's own resolution; pixels under `ignore` count in
       neither intersection nor union;
     - an executor failure scores None: the rollout is left out of its group.
-
-    Evaluation's strict protocol uses this very function, so training and evaluation agree.
 
     Raises:
         UserError: if the rollout's set gives boxes and no masks.
@@ -34,9 +49,8 @@ def mask_iou(rollout: Rollout) -> float | None:
         return None
     size = (rollout.image_size[1], rollout.image_size[0])
     target = decode_rle(rollout.target, size)
-    if not target.any():
-        return 1.0 if rollout.answer.is_empty else 0.0
     ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, size)
     if rollout.prediction is None:
         raise ValueError(f"rollout of {rollout.sample_id!r} has neither a prediction nor an error")
-    return iou(decode_rle(rollout.prediction, size), target, ignore)
+    counts = intersection_and_union(decode_rle(rollout.prediction, size), target, ignore)
+    return score_counts(rollout.answer, bool(target.any()), *counts)

@@ -1,0 +1,66 @@
+"""What a protocol is: a view of the masks and a rule that turns pixel counts into metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.queries import Areas, Outcome, QueryTable
+from eval.ratios import Ratio
+from eval.views import View
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of computing metrics.
+
+    Args:
+        name: what users type.
+        title: whose rule it is, in one line.
+        view: how it looks at the masks.
+        metrics: the rule: table -> metrics by name. The table holds no query whose segmenter
+            failed and, apart from `strict`, only queries whose target is a mask.
+        source: the file the rule was read in.
+        quirks: what a reader of its numbers should know, one sentence each.
+    """
+
+    name: str
+    title: str
+    view: View
+    metrics: Callable[[QueryTable], dict[str, Ratio]]
+    source: str
+    quirks: tuple[str, ...] = ()
+
+
+def per_query_iou(areas: Areas, *, empty_union: float, smoothing: float = 0.0) -> NDArray[np.float64]:
+    """Intersection over (union + smoothing) of each query, and `empty_union` where the union is 0.
+
+    Returns:
+        float64 [queries].
+    """
+    result = np.full(len(areas.union), empty_union, dtype=np.float64)
+    np.divide(areas.intersection, areas.union + smoothing, out=result, where=areas.union > 0)
+    return result
+
+
+def precision(
+    ious: NDArray[np.float64], thresholds: tuple[float, ...], *, strictly: bool = False
+) -> dict[str, Ratio]:
+    """P@t for each threshold: share of queries with IoU >= t, or > t where `strictly`."""
+    return {
+        f"P@{threshold}": Ratio.of(ious > threshold if strictly else ious >= threshold, 1.0)
+        for threshold in thresholds
+    }
+
+
+def parsed(table: QueryTable) -> NDArray[np.bool_]:
+    """Whether each answer parsed: bool [queries]."""
+    return table.outcomes != Outcome.PARSE_FAILED
+
+
+def said_none(table: QueryTable) -> NDArray[np.bool_]:
+    """Whether each answer says "no target": bool [queries]."""
+    return table.outcomes == Outcome.NO_TARGET

@@ -1,0 +1,32 @@
+"""`rmsin`: the rule of RMSIN, LAVT and FIANet."""
+
+from __future__ import annotations
+
+from eval.protocols.base import Protocol, per_query_iou, precision
+from eval.queries import QueryTable
+from eval.ratios import Ratio
+from eval.views import View
+
+
+def metrics(table: QueryTable) -> dict[str, Ratio]:
+    """gIoU ("mIoU") with a union of 0 scored 0; cIoU ("oIoU") summed; P@t is IoU >= t."""
+    areas = table.areas[View.SQUARE_480]
+    ious = per_query_iou(areas, empty_union=0.0)
+    return {
+        "gIoU": Ratio.of(ious, 1.0),
+        "cIoU": Ratio.of(areas.intersection, areas.union),
+        **precision(ious, (0.5, 0.6, 0.7, 0.8, 0.9)),
+    }
+
+
+PROTOCOL = Protocol(
+    name="rmsin",
+    title="RMSIN, LAVT, FIANet",
+    view=View.SQUARE_480,
+    metrics=metrics,
+    source="RMSIN test.py `evaluate`",
+    quirks=(
+        "Prediction and target are both squashed to 480 x 480.",
+        "A correct empty answer scores 0; its sets hold no empty targets.",
+    ),
+)

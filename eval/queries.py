@@ -1,0 +1,252 @@
+"""The table every metric is computed from: one row per query, as compact columns.
+
+Rollouts are read once, one at a time; what stays in memory is a few numbers per query, so a
+benchmark of any length fits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.boxes import pairwise_box_iou
+from envs.masks import decode_rle, mask_to_box
+from envs.rollout import Rollout
+from eval.views import Counts, MaskPair, View, count
+from prompter.types import Box, ParseFailure
+from rewards.box import answered_boxes, target_boxes
+from rewards.mask import score_counts
+
+
+class Outcome(IntEnum):
+    """What became of a query."""
+
+    TARGETS = 0
+    """The answer parsed and names at least one instance."""
+
+    NO_TARGET = 1
+    """The answer parsed and is empty: "there is no such thing here"."""
+
+    PARSE_FAILED = 2
+    """The completion is not an answer."""
+
+    EXECUTOR_FAILED = 3
+    """The segmenter failed. Such a query is left out of every metric and counted apart."""
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixel counts of all queries under one view, each int64 [queries]."""
+
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class QueryTable:
+    """Facts about queries, in the order of the rollouts.
+
+    Args:
+        sample_ids: [queries].
+        images: index of each query's image, int64 [queries]; equal for queries on one image.
+        outcomes: `Outcome` values, int8 [queries].
+        has_target: whether the native target mask holds a pixel (before `ignore`), or, in box-only
+            sets, whether there is a box; bool [queries].
+        has_mask: whether the target is a mask; bool [queries]. False rows carry zero areas.
+        areas: pixel counts per view.
+        scores: the reward `mask_iou` of each query, float64 [queries]; NaN without a mask or
+            where the segmenter failed.
+        box_ious: IoU of the box around the answer and the box around the target, float64
+            [queries]; NaN where there is no target.
+        executor_scores: mean of the segmenter's own IoU estimates, float64 [queries]; NaN if none.
+        tokens: completion tokens, int64 [queries].
+        tags: breakdown keys of each query.
+        failures: parse failures by kind.
+    """
+
+    sample_ids: list[str]
+    images: NDArray[np.int64]
+    outcomes: NDArray[np.int8]
+    has_target: NDArray[np.bool_]
+    has_mask: NDArray[np.bool_]
+    areas: Mapping[View, Areas] = field(repr=False)
+    scores: NDArray[np.float64] = field(repr=False)
+    box_ious: NDArray[np.float64] = field(repr=False)
+    executor_scores: NDArray[np.float64] = field(repr=False)
+    tokens: NDArray[np.int64] = field(repr=False)
+    tags: list[Mapping[str, str]] = field(repr=False)
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> QueryTable:
+        """Return the table of some rows (a bool mask or indices [rows]); `failures` is kept whole."""
+        indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        areas = {
+            view: Areas(
+                all_areas.intersection[indices],
+                all_areas.union[indices],
+                all_areas.predicted[indices],
+                all_areas.target[indices],
+            )
+            for view, all_areas in self.areas.items()
+        }
+        return QueryTable(
+            sample_ids=[self.sample_ids[index] for index in indices],
+            images=self.images[indices],
+            outcomes=self.outcomes[indices],
+            has_target=self.has_target[indices],
+            has_mask=self.has_mask[indices],
+            areas=areas,
+            scores=self.scores[indices],
+            box_ious=self.box_ious[indices],
+            executor_scores=self.executor_scores[indices],
+            tokens=self.tokens[indices],
+            tags=[self.tags[index] for index in indices],
+            failures=self.failures,
+        )
+
+    def answered(self) -> QueryTable:
+        """Return the table without the queries whose segmenter failed."""
+        return self.select(self.outcomes != Outcome.EXECUTOR_FAILED)
+
+
+class TableBuilder:
+    """Collects rollouts into a `QueryTable`.
+
+    Args:
+        views: the views whose pixel counts are needed.
+    """
+
+    def __init__(self, views: Iterable[View] = (View.NATIVE,)) -> None:
+        self._views = list(dict.fromkeys(views))
+        self._areas: dict[View, list[Counts]] = {view: [] for view in self._views}
+        self._sample_ids: list[str] = []
+        self._images: list[int] = []
+        self._image_numbers: dict[tuple[str, str, str], int] = {}
+        self._outcomes: list[int] = []
+        self._has_target: list[bool] = []
+        self._has_mask: list[bool] = []
+        self._scores: list[float] = []
+        self._box_ious: list[float] = []
+        self._executor_scores: list[float] = []
+        self._tokens: list[int] = []
+        self._tags: list[Mapping[str, str]] = []
+        self._known_tags: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+        self._failures: Counter[str] = Counter()
+
+    def add(self, rollout: Rollout) -> None:
+        """Add one rollout.
+
+        Raises:
+            ValueError: if a mask of it does not have the size of its image.
+        """
+        outcome = _outcome(rollout)
+        pair = None if rollout.target is None else _mask_pair(rollout)
+        counts = {
+            view: Counts(0, 0, 0, 0) if pair is None else count(pair, view)
+            for view in {*self._views, View.NATIVE}
+        }
+        has_target = bool(rollout.boxes) if pair is None else bool(pair.target.any())
+        score = np.nan
+        if pair is not None and outcome is not Outcome.EXECUTOR_FAILED:
+            native = counts[View.NATIVE]
+            score = score_counts(rollout.answer, has_target, native.intersection, native.union)
+        for view in self._views:
+            self._areas[view].append(counts[view])
+        image = (rollout.dataset, rollout.split, rollout.image_id)
+        tags = tuple(sorted(rollout.tags.items()))
+        self._sample_ids.append(rollout.sample_id)
+        self._images.append(self._image_numbers.setdefault(image, len(self._image_numbers)))
+        self._outcomes.append(int(outcome))
+        self._has_target.append(has_target)
+        self._has_mask.append(pair is not None)
+        self._scores.append(score)
+        self._box_ious.append(_enclosing_box_iou(rollout, pair) if has_target else np.nan)
+        self._executor_scores.append(
+            float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
+        )
+        self._tokens.append(rollout.completion_tokens)
+        self._tags.append(self._known_tags.setdefault(tags, dict(tags)))
+        if isinstance(rollout.answer, ParseFailure):
+            self._failures[str(rollout.answer.kind)] += 1
+
+    def build(self) -> QueryTable:
+        """Return the table of everything added so far."""
+        areas = {}
+        for view, counts in self._areas.items():
+            columns = np.array(
+                [(c.intersection, c.union, c.predicted, c.target) for c in counts], dtype=np.int64
+            ).reshape(-1, 4)
+            areas[view] = Areas(*np.ascontiguousarray(columns.T))
+        return QueryTable(
+            sample_ids=list(self._sample_ids),
+            images=np.array(self._images, dtype=np.int64),
+            outcomes=np.array(self._outcomes, dtype=np.int8),
+            has_target=np.array(self._has_target, dtype=np.bool_),
+            has_mask=np.array(self._has_mask, dtype=np.bool_),
+            areas=areas,
+            scores=np.array(self._scores, dtype=np.float64),
+            box_ious=np.array(self._box_ious, dtype=np.float64),
+            executor_scores=np.array(self._executor_scores, dtype=np.float64),
+            tokens=np.array(self._tokens, dtype=np.int64),
+            tags=list(self._tags),
+            failures=dict(self._failures),
+        )
+
+
+def build_table(rollouts: Iterable[Rollout], views: Iterable[View] = (View.NATIVE,)) -> QueryTable:
+    """Read rollouts one by one into a table with the pixel counts of the given views."""
+    builder = TableBuilder(views)
+    for rollout in rollouts:
+        builder.add(rollout)
+    return builder.build()
+
+
+def _outcome(rollout: Rollout) -> Outcome:
+    if isinstance(rollout.answer, ParseFailure):
+        return Outcome.PARSE_FAILED
+    if rollout.executor_error is not None:
+        return Outcome.EXECUTOR_FAILED
+    return Outcome.NO_TARGET if rollout.answer.is_empty else Outcome.TARGETS
+
+
+def _mask_pair(rollout: Rollout) -> MaskPair:
+    size = (rollout.image_size[1], rollout.image_size[0])
+    assert rollout.target is not None
+    target = decode_rle(rollout.target, size)
+    prediction = (
+        np.zeros(size, dtype=np.bool_) if rollout.prediction is None else decode_rle(rollout.prediction, size)
+    )
+    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, size)
+    instances = []
+    if rollout.predicted_instances and not isinstance(rollout.answer, ParseFailure):
+        for rle, instance in zip(rollout.predicted_instances, rollout.answer.instances, strict=True):
+            instances.append((decode_rle(rle, size), instance.box))
+    return MaskPair(prediction, target, ignore, instances, answered_boxes(rollout))
+
+
+def _enclosing_box_iou(rollout: Rollout, pair: MaskPair | None) -> float:
+    """IoU of the box around the answer (its boxes, else its mask) and the box around the target."""
+    boxes: Sequence[Box] = answered_boxes(rollout)
+    if not boxes and rollout.prediction is not None:
+        prediction = decode_rle(rollout.prediction) if pair is None else pair.prediction
+        tight = mask_to_box(prediction)
+        boxes = () if tight is None else (tight,)
+    wanted = target_boxes(rollout)
+    if not boxes or not wanted:
+        return 0.0
+    return float(pairwise_box_iou([_enclosing(boxes)], [_enclosing(wanted)])[0, 0])
+
+
+def _enclosing(boxes: Sequence[Box]) -> Box:
+    columns = list(zip(*boxes, strict=True))
+    return (min(columns[0]), min(columns[1]), max(columns[2]), max(columns[3]))

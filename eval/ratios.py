@@ -1,0 +1,207 @@
+"""Metrics as ratios of sums, and what that buys: one bootstrap for all of them.
+
+gIoU is the sum of IoUs over the number of queries, cIoU the sum of intersections over the sum of
+unions, P@t the number of hits over the number of queries, and so on. Written as two columns, one
+number per query, every metric can be resampled, broken down and compared in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric: sum of `numerator` over (sum of `denominator` + `smoothing`).
+
+    Args:
+        numerator, denominator: float64 [queries].
+        smoothing: constant added to the summed denominator, where a reference code does so.
+        undefined: the value when the denominator is 0; None means that there is no value.
+    """
+
+    numerator: Float
+    denominator: Float
+    smoothing: float = 0.0
+    undefined: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        numerator: ArrayLike,
+        denominator: ArrayLike,
+        *,
+        smoothing: float = 0.0,
+        undefined: float | None = None,
+    ) -> Ratio:
+        """Make a ratio from any arrays; a scalar denominator counts the same for every query."""
+        top = np.asarray(numerator, dtype=np.float64)
+        bottom = np.broadcast_to(np.asarray(denominator, dtype=np.float64), top.shape)
+        return cls(top, bottom, smoothing, undefined)
+
+    def value(self) -> float | None:
+        """The metric over all queries."""
+        bottom = float(self.denominator.sum()) + self.smoothing
+        return self.undefined if bottom == 0 else float(self.numerator.sum()) / bottom
+
+    def values(self, weights: Float) -> Float:
+        """The metric under resamples.
+
+        Args:
+            weights: how often each query was drawn, float64 [resamples, queries].
+
+        Returns:
+            float64 [resamples]; NaN where the metric has no value.
+        """
+        bottom = weights @ self.denominator + self.smoothing
+        fill = np.nan if self.undefined is None else self.undefined
+        result = np.full(len(weights), fill)
+        np.divide(weights @ self.numerator, bottom, out=result, where=bottom != 0)
+        return result
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap percentile interval."""
+
+    low: float
+    high: float
+
+    def to_json(self) -> list[float]:
+        """Return [low, high]."""
+        return [self.low, self.high]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Settings of the bootstrap.
+
+    Args:
+        rounds: number of resamples.
+        level: share of them inside the interval.
+        seed: makes the intervals reproducible.
+    """
+
+    rounds: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+
+def intervals(
+    ratios: Mapping[str, Ratio], clusters: NDArray[np.int64] | None = None, settings: Bootstrap | None = None
+) -> dict[str, Interval | None]:
+    """Bootstrap percentile intervals of metrics over the same queries.
+
+    Args:
+        ratios: metrics by name, all over the same queries.
+        clusters: cluster of each query, int64 [queries]; whole clusters are drawn. Queries on one
+            image are not independent, so drawing images gives the honest, usually wider interval.
+            None draws single queries.
+        settings: see `Bootstrap`.
+
+    Returns:
+        An interval by name; None where a metric has no value.
+    """
+    settings = settings or Bootstrap()
+    if not ratios:
+        return {}
+    grouped = {name: _grouped(ratio, clusters) for name, ratio in ratios.items()}
+    units = len(next(iter(grouped.values())).numerator)
+    found: dict[str, list[Float]] = {name: [] for name in grouped}
+    for weights in _resamples(units, settings):
+        for name, ratio in grouped.items():
+            found[name].append(ratio.values(weights))
+    return {name: _percentiles(parts, settings) for name, parts in found.items()}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired comparison of one metric, `after` minus `before`, on the same queries.
+
+    Args:
+        before, after, difference: the metric and its change.
+        by_query, by_image: bootstrap intervals of the difference, drawing single queries or whole
+            images; both runs see the same draw.
+    """
+
+    before: float | None
+    after: float | None
+    difference: float | None
+    by_query: Interval | None
+    by_image: Interval | None
+
+
+def paired_difference(
+    before: Ratio, after: Ratio, images: NDArray[np.int64], settings: Bootstrap | None = None
+) -> Difference:
+    """Compare a metric of two runs query by query.
+
+    Args:
+        before, after: the metric over the same queries in the same order.
+        images: image of each query, int64 [queries].
+
+    Raises:
+        ValueError: if the two have different numbers of queries.
+    """
+    settings = settings or Bootstrap()
+    if len(before.numerator) != len(after.numerator):
+        raise ValueError(
+            f"a paired comparison needs the same queries, "
+            f"but got {len(before.numerator)} and {len(after.numerator)}"
+        )
+    found = {}
+    for name, clusters in (("query", None), ("image", images)):
+        first, second = _grouped(before, clusters), _grouped(after, clusters)
+        parts = [
+            second.values(weights) - first.values(weights)
+            for weights in _resamples(len(first.numerator), settings)
+        ]
+        found[name] = _percentiles(parts, settings)
+    values = (before.value(), after.value())
+    change = None if values[0] is None or values[1] is None else values[1] - values[0]
+    return Difference(values[0], values[1], change, found["query"], found["image"])
+
+
+def _grouped(ratio: Ratio, clusters: NDArray[np.int64] | None) -> Ratio:
+    """Add up the queries of each cluster."""
+    if clusters is None:
+        return ratio
+    _, codes = np.unique(clusters, return_inverse=True)
+    return Ratio(
+        np.asarray(np.bincount(codes, weights=ratio.numerator), dtype=np.float64),
+        np.asarray(np.bincount(codes, weights=ratio.denominator), dtype=np.float64),
+        ratio.smoothing,
+        ratio.undefined,
+    )
+
+
+def _resamples(units: int, settings: Bootstrap) -> Iterator[Float]:
+    """Yield blocks of resamples, float64 [block, units]: how often each unit was drawn.
+
+    Draws depend on nothing but `units` and the settings, so metrics and runs are resampled alike.
+    """
+    if units == 0:
+        return
+    generator = np.random.default_rng(settings.seed)
+    block = max(1, 2_000_000 // units)
+    for start in range(0, settings.rounds, block):
+        weights = np.empty((min(block, settings.rounds - start), units))
+        for row in weights:
+            row[:] = np.bincount(generator.integers(0, units, units), minlength=units)
+        yield weights
+
+
+def _percentiles(parts: list[Float], settings: Bootstrap) -> Interval | None:
+    values = np.concatenate(parts) if parts else np.empty(0)
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        return None
+    tail = (1 - settings.level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
