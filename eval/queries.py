@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from envs.boxes import pairwise_box_iou
 from envs.masks import decode_rle, mask_to_box
 from envs.rollout import Rollout
+from eval.selection import rollout_selection
 from eval.views import Counts, MaskPair, View, count
 from prompter.types import Box, ParseFailure
 from rewards.box import answered_boxes, target_boxes
@@ -66,6 +67,9 @@ class QueryTable:
         box_ious: IoU of the box around the answer and the box around the target, float64
             [queries]; NaN where there is no target.
         executor_scores: mean of the segmenter's own IoU estimates, float64 [queries]; NaN if none.
+        selection: precision, recall and F1 of the answer's instances (`eval.selection`),
+            float64 [queries, 3]; NaN where objects are not told apart.
+        pixels: pixels of the image, int64 [queries].
         tokens: completion tokens, int64 [queries].
         tags: breakdown keys of each query.
         failures: parse failures by kind.
@@ -80,6 +84,8 @@ class QueryTable:
     scores: NDArray[np.float64] = field(repr=False)
     box_ious: NDArray[np.float64] = field(repr=False)
     executor_scores: NDArray[np.float64] = field(repr=False)
+    selection: NDArray[np.float64] = field(repr=False)
+    pixels: NDArray[np.int64] = field(repr=False)
     tokens: NDArray[np.int64] = field(repr=False)
     tags: list[Mapping[str, str]] = field(repr=False)
     failures: Mapping[str, int] = field(default_factory=dict)
@@ -109,6 +115,8 @@ class QueryTable:
             scores=self.scores[indices],
             box_ious=self.box_ious[indices],
             executor_scores=self.executor_scores[indices],
+            selection=self.selection[indices],
+            pixels=self.pixels[indices],
             tokens=self.tokens[indices],
             tags=[self.tags[index] for index in indices],
             failures=self.failures,
@@ -138,6 +146,8 @@ class TableBuilder:
         self._scores: list[float] = []
         self._box_ious: list[float] = []
         self._executor_scores: list[float] = []
+        self._selection: list[tuple[float, float, float]] = []
+        self._pixels: list[int] = []
         self._tokens: list[int] = []
         self._tags: list[Mapping[str, str]] = []
         self._known_tags: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
@@ -174,6 +184,13 @@ class TableBuilder:
         self._executor_scores.append(
             float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
         )
+        selection = rollout_selection(rollout)
+        self._selection.append(
+            (np.nan, np.nan, np.nan)
+            if selection is None
+            else (selection.precision, selection.recall, selection.f1)
+        )
+        self._pixels.append(rollout.image_size[0] * rollout.image_size[1])
         self._tokens.append(rollout.completion_tokens)
         self._tags.append(self._known_tags.setdefault(tags, dict(tags)))
         if isinstance(rollout.answer, ParseFailure):
@@ -197,6 +214,8 @@ class TableBuilder:
             scores=np.array(self._scores, dtype=np.float64),
             box_ious=np.array(self._box_ious, dtype=np.float64),
             executor_scores=np.array(self._executor_scores, dtype=np.float64),
+            selection=np.array(self._selection, dtype=np.float64).reshape(-1, 3),
+            pixels=np.array(self._pixels, dtype=np.int64),
             tokens=np.array(self._tokens, dtype=np.int64),
             tags=list(self._tags),
             failures=dict(self._failures),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.protocols.base import Protocol, precision, said_none
+from eval.protocols.base import Protocol, parsed, precision, said_none
 from eval.queries import Outcome, QueryTable
 from eval.ratios import Ratio
 from eval.views import View
@@ -24,8 +24,12 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
       with an answer that names an instance. A failed parse is right in neither.
     - box-acc@0.5: share of targeted queries where the box around the answer (its boxes, else its
       mask) and the box around the target have an IoU of at least 0.5.
+    - instance-precision, -recall, -F1: `eval.selection`, averaged over the queries of sets that
+      tell objects apart.
+    - parse-failures: share of completions that are no answer. no-target-answers: share of
+      completions that say "no target".
 
-    Queries with boxes and no mask count in the last three only.
+    Queries with boxes and no mask have no gIoU, cIoU and P@t.
     """
     areas = table.areas[View.NATIVE]
     scores = np.where(table.has_mask, table.scores, 0.0)
@@ -40,6 +44,11 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     result["N-acc"] = Ratio.of(said_none(table) & ~targeted, ~targeted)
     result["T-acc"] = Ratio.of((table.outcomes == Outcome.TARGETS) & targeted, targeted)
     result["box-acc@0.5"] = Ratio.of(np.nan_to_num(table.box_ious) >= 0.5, targeted)
+    countable = ~np.isnan(table.selection[:, 0])
+    for column, name in enumerate(("instance-precision", "instance-recall", "instance-F1")):
+        result[name] = Ratio.of(np.nan_to_num(table.selection[:, column]), countable)
+    result["parse-failures"] = Ratio.of(~parsed(table), 1.0)
+    result["no-target-answers"] = Ratio.of(said_none(table), 1.0)
     return result
 
 

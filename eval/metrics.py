@@ -1,0 +1,166 @@
+"""Metrics of an evaluation: every protocol with its intervals, breakdowns, and paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.protocols import PROTOCOLS, apply, covered
+from eval.protocols.base import Protocol
+from eval.queries import Outcome, QueryTable, build_table
+from eval.ratios import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
+from eval.views import View
+from prompter.errors import UserError
+from rewards.replay import read_rollouts
+
+STRICT = PROTOCOLS["strict"]
+
+BREAKDOWN_METRICS = ("gIoU", "cIoU", "P@0.5", "box-acc@0.5")
+"""Metrics shown per tag, protocol `strict`."""
+
+SIZE_TAG = "target-size"
+"""Breakdown key made here: the target's share of the image."""
+
+_SIZES = ((0.001, "under 0.1 %"), (0.01, "0.1 to 1 %"), (0.1, "1 to 10 %"), (np.inf, "over 10 %"))
+
+
+def score_file(path: Path | str, protocols: Sequence[Protocol]) -> QueryTable:
+    """Read a file of rollouts into the table that the given protocols need; no model is loaded.
+
+    Raises:
+        UserError: if the file cannot be read, holds no rollout, or a line is not a rollout.
+    """
+    views = dict.fromkeys([View.NATIVE, *(protocol.view for protocol in protocols)])
+    table = build_table(read_rollouts(path), views)
+    if not len(table):
+        raise UserError(f"{path} holds no rollouts; was the evaluation run?")
+    return table
+
+
+def summarise(
+    table: QueryTable, protocols: Iterable[Protocol], bootstrap: Bootstrap | None = None
+) -> dict[str, Any]:
+    """Compute everything that is reported about one file of rollouts, as a JSON-ready dict.
+
+    Keys: `queries`, `images`, `executor_failures` (left out of every metric), `parse_failures`
+    (by kind), `no_target` (queries whose target is empty), `mean_tokens`, `mean_executor_score`
+    (None if unknown), `protocols` (name -> `queries`, `metrics` -> name -> `value`, `by_query`,
+    `by_image`: bootstrap intervals drawing queries or whole images), and `breakdown`
+    (tag -> value -> `queries` and strict metrics).
+    """
+    bootstrap = bootstrap or Bootstrap()
+    reported = {}
+    for protocol in protocols:
+        rows = covered(protocol, table)
+        reported[protocol.name] = {
+            "queries": len(rows),
+            "metrics": _with_intervals(apply(protocol, table), rows.images, bootstrap),
+        }
+    scores = table.executor_scores[~np.isnan(table.executor_scores)]
+    return {
+        "queries": len(table),
+        "images": len(np.unique(table.images)),
+        "executor_failures": int((table.outcomes == Outcome.EXECUTOR_FAILED).sum()),
+        "parse_failures": dict(sorted(table.failures.items())),
+        "no_target": int((~table.has_target).sum()),
+        "mean_tokens": float(table.tokens.mean()) if table.tokens.any() else None,
+        "mean_executor_score": float(scores.mean()) if scores.size else None,
+        "protocols": reported,
+        "breakdown": breakdown(table),
+    }
+
+
+def _with_intervals(
+    ratios: dict[str, Ratio], images: NDArray[np.int64], bootstrap: Bootstrap
+) -> dict[str, dict[str, Any]]:
+    by_query, by_image = intervals(ratios, None, bootstrap), intervals(ratios, images, bootstrap)
+    return {
+        name: {
+            "value": ratio.value(),
+            "by_query": _json(by_query[name]),
+            "by_image": _json(by_image[name]),
+        }
+        for name, ratio in ratios.items()
+    }
+
+
+def _json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else interval.to_json()
+
+
+def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
+    """Strict metrics per tag and value, and per size of the target.
+
+    Returns:
+        tag -> value -> {"queries": …, metric: value or None, …}.
+    """
+    rows: dict[str, dict[str, list[int]]] = {}
+    for index, tags in enumerate(table.tags):
+        for tag, value in tags.items():
+            rows.setdefault(tag, {}).setdefault(value, []).append(index)
+    for index, size in enumerate(_sizes(table)):
+        rows.setdefault(SIZE_TAG, {}).setdefault(size, []).append(index)
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for tag, by_value in rows.items():
+        result[tag] = {}
+        for value, indices in sorted(by_value.items()):
+            part = table.select(np.array(indices, dtype=np.int64))
+            ratios = apply(STRICT, part)
+            metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}
+            result[tag][value] = {"queries": len(part), **metrics}
+    return result
+
+
+def _sizes(table: QueryTable) -> list[str]:
+    shares = table.areas[View.NATIVE].target / table.pixels
+    names = []
+    for share, has_target in zip(shares, table.has_target, strict=True):
+        if not has_target:
+            names.append("no target")
+        elif share == 0:
+            names.append("unknown")
+        else:
+            names.append(next(name for limit, name in _SIZES if share < limit))
+    return names
+
+
+def compare(
+    before: QueryTable,
+    after: QueryTable,
+    metrics: Sequence[str] = ("gIoU", "cIoU", "P@0.5", "P@0.7", "N-acc", "T-acc", "parse-failures"),
+    protocol: Protocol = STRICT,
+    bootstrap: Bootstrap | None = None,
+) -> dict[str, Difference]:
+    """Compare two runs on the queries both answered.
+
+    Raises:
+        UserError: if the two share no query.
+    """
+    first, second = shared_queries(covered(protocol, before), covered(protocol, after))
+    ratios = (protocol.metrics(first), protocol.metrics(second))
+    return {
+        name: paired_difference(ratios[0][name], ratios[1][name], first.images, bootstrap)
+        for name in metrics
+        if name in ratios[0]
+    }
+
+
+def shared_queries(first: QueryTable, second: QueryTable) -> tuple[QueryTable, QueryTable]:
+    """Return both tables reduced to the samples they share, in the order of the first.
+
+    Raises:
+        UserError: if they share none, or a table holds a sample twice.
+    """
+    for table in (first, second):
+        if len(set(table.sample_ids)) != len(table):
+            raise UserError("A run holds a sample twice, so it cannot be compared query by query.")
+    positions = {sample: row for row, sample in enumerate(second.sample_ids)}
+    rows = [row for row, sample in enumerate(first.sample_ids) if sample in positions]
+    if not rows:
+        raise UserError("The two runs share no query; evaluate both on the same benchmark and split.")
+    partners = [positions[first.sample_ids[row]] for row in rows]
+    return first.select(np.array(rows, dtype=np.int64)), second.select(np.array(partners, dtype=np.int64))
