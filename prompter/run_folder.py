@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from prompter.config_files import dump_yaml, load_yaml
 from prompter.errors import UserError
 from prompter.files import atomic_write
 from prompter.jsonl import append_lines, drop_unfinished_line, read_lines, write_lines
@@ -84,7 +83,7 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.yaml` (plain Python values; keys keep their order), replacing an older one."""
         with atomic_write(self.config_path) as handle:
-            yaml.safe_dump(dict(config), handle, sort_keys=False, allow_unicode=True)
+            handle.write(dump_yaml(config))
 
     def read_config(self) -> dict[str, Any]:
         """Read `config.yaml`.
@@ -92,16 +91,9 @@ class RunFolder:
         Raises:
             UserError: if it is missing or is not a YAML mapping.
         """
-        try:
-            data = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"The run folder {self.path} holds no config.yaml.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{self.config_path} is not YAML ({reason}).") from None
-        if not isinstance(data, dict):
-            raise UserError(f"{self.config_path} should be a mapping of keys to values.")
-        return data
+        if not self.config_path.exists():
+            raise UserError(f"The run folder {self.path} holds no config.yaml.")
+        return load_yaml(self.config_path)
 
     def log_metrics(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         """Append one line `{"step": step, "kind": kind, **values}` to `metrics.jsonl`.
