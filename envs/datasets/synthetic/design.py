@@ -42,6 +42,7 @@ class Painter:
         solids: design -> convex footprints [n, 2] with their heights, which cast the shadows.
         paint: draws the object with a pen; the light is given in the object frame.
         surround: how far, relative to its width, it claims ground about itself.
+        plot: design -> polygons [n, 2] with colours: the made ground it stands on.
         outline: design -> the ground it needs, if that is not the rectangle length x width.
     """
 
@@ -49,18 +50,19 @@ class Painter:
     paint: Callable[[Pen, Design, Light], Any]
     surround: float = 0.0
     outline: Callable[[Design], Points] | None = None
+    plot: Callable[[Design], list[tuple[Points, Colour]]] | None = None
 
 
 PALETTE: dict[str, Colour] = {
-    "white": (228, 226, 218),
+    "white": (214, 212, 205),
     "grey": (150, 152, 154),
     "black": (44, 44, 48),
-    "red": (176, 66, 52),
+    "red": (164, 68, 56),
     "brown": (126, 90, 66),
     "rusty": (156, 94, 64),
     "orange": (196, 120, 70),
     "yellow": (222, 186, 60),
     "green": (70, 122, 84),
-    "blue": (66, 102, 158),
+    "blue": (70, 100, 146),
 }
 """What the colour words of queries look like."""

@@ -16,12 +16,17 @@ from envs.datasets.synthetic.drawing import (
     circle,
     fill,
     fixed_point,
+    rectangle,
     ribbon,
     stroke,
+    turn,
 )
 from envs.datasets.synthetic.textures import crop_origin, rotated_crop, texture_bank
 from envs.sample import RGB
 
+SHADED: Colour = (0.45, 0.47, 0.54)
+"""What is left of red, green and blue in a shadow: skylight is blue."""
+_SHADE_TABLE = np.rint(255 - np.arange(256)[None, :, None] * (1 - np.array(SHADED))).astype(np.uint8)
 ZONE_CELLS = 64
 """Zones and occupied places are kept on a grid of this many cells a side."""
 
@@ -108,6 +113,7 @@ class Ground:
     roads: list[Road] = field(default_factory=list)
     berths: list[Berth] = field(default_factory=list)
     raised: list[tuple[Points, float]] = field(default_factory=list)
+    thickets: list[tuple[Points, float]] = field(default_factory=list)
     shallows: float = 0.0
 
     def __post_init__(self) -> None:
@@ -115,6 +121,7 @@ class Ground:
         self.amplitudes: NDArray[np.uint8] = np.zeros((self.size, self.size, 4), np.uint8)
         self.zones: NDArray[np.uint8] = np.full((ZONE_CELLS, ZONE_CELLS), Zone.LAND, np.uint8)
         self.water: NDArray[np.uint8] = np.zeros((self.size, self.size), np.uint8)
+        self._used = np.zeros(4, np.bool_)  # which textures any region has
         self._markings: list[tuple[Points, float, Colour]] = []
 
     def region(
@@ -123,6 +130,7 @@ class Ground:
         """Cover a polygon given in the scene frame; `zone` None leaves the zones as they are."""
         fill(self.albedo, points, colour)
         fill(self.amplitudes, points, texture.levels(), smooth=False)
+        self._used |= np.array(texture.levels()) > 0
         if zone is not None:
             fill(self.zones, points, int(zone), smooth=False)
             fill(self.water, points, 255 if zone == Zone.WATER else 0)
@@ -131,13 +139,12 @@ class Ground:
         """Remember a painted line, or with width 0 a filled polygon, for the fine canvas."""
         self._markings.append((np.asarray(points, np.float64), width, colour))
 
-    def road(self, line: Points, width: float, colour: Colour, edge: Colour, *, lanes: bool = True) -> None:
+    def road(self, line: Points, width: float, colour: Colour, edge: Colour) -> None:
         """Lay a road with verges, edge lines and a dashed centre line."""
         self.region(ribbon(line, width * 1.22), edge)
         self.region(ribbon(line, width), colour, PLAIN, Zone.ROAD)
+        crossed = self.roads.copy()
         self.roads.append(Road(line, width))
-        if not lanes:
-            return
         paint: Colour = (222, 220, 208)
         for side in (1, -1):
             self.marking(ribbon(line, side * width * 0.88)[: len(line)], 0.004, paint)
@@ -145,6 +152,15 @@ class Ground:
         at = np.stack([np.interp(dense, np.arange(len(line)), line[:, axis]) for axis in (0, 1)], 1)
         for start in range(0, 40, 2):
             self.marking(at[start : start + 2], 0.005, paint)
+        for other in crossed:  # no lines run across a junction
+            apart = np.linalg.norm(line[:, None] - other.line[None], axis=2)
+            here, there = np.unravel_index(apart.argmin(), apart.shape)
+            if apart[here, there] < width:
+                heading = float(
+                    np.arctan2(*(line[min(here + 1, len(line) - 1)] - line[max(here - 1, 0)])[::-1])
+                )
+                centre = (line[here] + other.line[there]) / 2
+                self.marking(turn(rectangle(other.width * 1.12, width * 0.97), heading, centre), 0.0, colour)
 
     def blob(
         self,
@@ -154,15 +170,19 @@ class Ground:
         colour: Colour,
         texture: Texture,
         zone: Zone | None,
+        height: float = 0.0,
     ) -> None:
         """Cover an irregular roundish patch: woods, bare earth, a clearing."""
         outline = circle(1.0, corners=36)
         angles = np.arctan2(outline[:, 1], outline[:, 0])
-        wobble = sum(
-            rng.uniform(0.05, 0.3) / order * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
-            for order in (1, 2, 3, 5, 8)
-        )
-        self.region(outline * (radius * (1 + wobble))[:, None] + np.asarray(centre), colour, texture, zone)
+        radii = np.full(len(outline), radius)
+        for order in (1, 2, 3, 5, 8):
+            wave = np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+            radii += radius * rng.uniform(0.05, 0.3) / order * wave
+        polygon = outline * radii[:, None] + np.asarray(centre)
+        self.region(polygon, colour, texture, zone)
+        if height:
+            self.thickets.append((polygon, height))
 
     def render(self, rng: np.random.Generator, light: Light) -> RGB:
         """Combine colour and textures into the image of the bare ground, [size, size, 3] uint8."""
@@ -173,20 +193,19 @@ class Ground:
         row, column = crop_origin(rng, size)
         window = (slice(row, row + size), slice(column, column + size))
         brightness = 1 + np.float32(rng.uniform(0.045, 0.07)) * bank.soft[window]
-        amplitudes = self.amplitudes.reshape(-1, 4).max(axis=0)
         share = np.float32(1 / 510)
         for number, lines in enumerate((self.angle, self.angle + np.pi / 2)):
-            if amplitudes[number]:
+            if self._used[number]:
                 brightness += self._furrows(rng, lines) * (self.amplitudes[..., number] * share)
-        if amplitudes[2]:
+        if self._used[2]:
             sun_x, sun_y = np.float32(light.shadow[0]), np.float32(light.shadow[1])
             relief = bank.canopy_x[window] * sun_x + bank.canopy_y[window] * sun_y - bank.gaps[window] * 1.6
             brightness += relief * (self.amplitudes[..., 2] * share)
-        if amplitudes[3]:
+        if self._used[3]:
             ripples = rotated_crop(bank.waves, size, rng.uniform(0, np.pi))
             brightness += ripples * (self.amplitudes[..., 3] * share)
         tint = bank.soft[window][::-1, ::-1]
-        hue = np.float32(0.018) * np.stack([tint, 0 * tint, -tint], 2)
+        hue = np.float32(0.012) * np.stack([tint, 0 * tint, -tint], 2)
         image *= brightness[..., None] + hue
         return np.clip(image, 0, 255).astype(np.uint8)
 
@@ -224,21 +243,28 @@ class Ground:
         return cells > 0
 
 
-def cast_shadows(
-    image: RGB, raised: list[tuple[Points, float]], solids: list[tuple[Points, float]], light: Light
-) -> None:
-    """Darken, in place, where convex solids (footprint [n, 2], height) keep the sun off the ground.
+def cast_shadows(image: RGB, ground: Ground, solids: list[tuple[Points, float]], light: Light) -> None:
+    """Darken, in place, where the ground's piers, bridges and woods and the objects keep the sun off.
 
-    `raised` are piers and bridges: they cast shadows, but their own tops lie in the sun.
+    `solids` are the objects' convex footprints [n, 2] with their heights. The tops of what belongs to
+    the ground lie in the sun.
     """
     shadow = np.zeros(image.shape[:2], np.uint8)
-    for group in (raised, solids):
-        for footprint, height in group:
-            moved = footprint + np.asarray(light.shadow) * (height * light.stretch)
-            hull = cv2.convexHull(np.concatenate([footprint, moved]).astype(np.float32))[:, 0]
-            fill(shadow, hull, 255)
-        for footprint, _ in raised if group is raised else ():
-            fill(shadow, footprint, 0)
-    shadow = cv2.blur(shadow, (3, 3))
-    keep = 256 - shadow[..., None] * np.array([142, 136, 118], np.uint16) // 256  # skylight is blue
-    image[...] = (image * keep >> 8).astype(np.uint8)
+    direction = np.asarray(light.shadow) * light.stretch
+    for footprint, height in ground.thickets:
+        for share in (1.0, 0.65, 0.3):  # not convex: swept in steps
+            fill(shadow, footprint + direction * (height * share), 255)
+    _sweep(shadow, ground.raised, direction)
+    for footprint, _ in ground.thickets + ground.raised:
+        fill(shadow, footprint, 0)
+    _sweep(shadow, solids, direction)
+    soft = cv2.blur(shadow, (3, 3))
+    keep = cv2.LUT(cv2.merge([soft, soft, soft]), _SHADE_TABLE)
+    cv2.multiply(image, keep, dst=image, scale=1 / 255)
+
+
+def _sweep(shadow: NDArray[np.uint8], solids: list[tuple[Points, float]], direction: Points) -> None:
+    """Add the ground between each convex footprint and its copy moved by height times direction."""
+    for footprint, height in solids:
+        both = np.concatenate([footprint, footprint + direction * height]).astype(np.float32)
+        fill(shadow, cv2.convexHull(both)[:, 0], 255)

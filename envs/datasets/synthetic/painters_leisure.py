@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from envs.datasets.synthetic.design import PALETTE, Design, Painter
-from envs.datasets.synthetic.drawing import Colour, Pen, Points, arc, circle, jitter, rectangle, shade, stadium
+from envs.datasets.synthetic.drawing import (
+    Colour,
+    Pen,
+    Points,
+    arc,
+    circle,
+    jitter,
+    rectangle,
+    shade,
+    stadium,
+)
 from envs.datasets.synthetic.ground import Light
 
 LINE: Colour = (236, 236, 230)

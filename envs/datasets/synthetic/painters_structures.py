@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from envs.datasets.synthetic.design import PALETTE, Design, Painter
@@ -27,18 +29,22 @@ def _paint_tank(pen: Pen, design: Design, light: Light) -> None:
         lit *= np.minimum(1, radius * 0.87 / distance)
         pen.polygon(lit, shade(colour, 0.92))
         pen.polygon(circle(radius * 0.1, radius * 0.3, 0), shade(colour, 0.78))
-        pen.line([[0, 0], [radius * 0.85, 0]], 0.006, shade(colour, 0.7))
+        pen.line([[radius * 0.3, 0], [radius * 0.87, 0]], 0.004, shade(colour, 0.72))
     else:
         sectors = 20
         edges = np.linspace(0, 2 * np.pi, sectors + 1)
         rim = radius * 0.95
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             middle = (start + stop) / 2
             brightness = 1 + 0.13 * light.lit(np.cos(middle), np.sin(middle))
-            corners = [[0, 0], [rim * np.cos(start), rim * np.sin(start)], [rim * np.cos(stop), rim * np.sin(stop)]]
+            corners = [
+                [0, 0],
+                [rim * np.cos(start), rim * np.sin(start)],
+                [rim * np.cos(stop), rim * np.sin(stop)],
+            ]
             pen.polygon(corners, shade(colour, brightness), None)
         pen.polygon(circle(radius * 0.09), shade(colour, 1.12), None)
-        pen.line([[radius * 0.1, 0], [radius, 0]], 0.005, shade(colour, 0.72))
+        pen.line([[radius * 0.1, 0], [radius, 0]], 0.003, shade(colour, 0.76))
     if rng.random() < 0.4:
         for angle in rng.uniform(0, 2 * np.pi, 3):
             streak = radius * rng.uniform(0.3, 0.75)
@@ -76,7 +82,9 @@ def _paint_building(pen: Pen, design: Design, light: Light) -> None:
         _paint_gable_roof(pen, design, light, colour, rng)
 
 
-def _paint_flat_roof(pen: Pen, design: Design, light: Light, colour: Colour, rng: np.random.Generator) -> None:
+def _paint_flat_roof(
+    pen: Pen, design: Design, light: Light, colour: Colour, rng: np.random.Generator
+) -> None:
     wings = _wings(design)
     for length, width, x, y in wings:
         pen.polygon(rectangle(length, width, x, y), shade(colour, 1.16))
@@ -94,10 +102,16 @@ def _paint_flat_roof(pen: Pen, design: Design, light: Light, colour: Colour, rng
         panel = rectangle(length * 0.34, width * 0.5, x - length * 0.2, y)
         pen.polygon(panel, (50, 60, 86), None)
         for step in np.linspace(-0.3, -0.1, 3):
-            pen.line([[x + length * step, y - width / 4], [x + length * step, y + width / 4]], 0.003, (120, 130, 150))
+            pen.line(
+                [[x + length * step, y - width / 4], [x + length * step, y + width / 4]],
+                0.003,
+                (120, 130, 150),
+            )
 
 
-def _paint_gable_roof(pen: Pen, design: Design, light: Light, colour: Colour, rng: np.random.Generator) -> None:
+def _paint_gable_roof(
+    pen: Pen, design: Design, light: Light, colour: Colour, rng: np.random.Generator
+) -> None:
     hip = 0.0 if rng.random() < 0.55 else 0.45
     for number, (length, width, x, y) in enumerate(_wings(design)):
         upright = width > length
@@ -115,7 +129,7 @@ def _paint_gable_roof(pen: Pen, design: Design, light: Light, colour: Colour, rn
             values = np.asarray(points, np.float64)
             if upright:
                 values = np.stack([-values[:, 1], values[:, 0]], 1)
-            return values + [x, y]
+            return values + np.array([x, y])
 
         pen.polygon(rectangle(length, width, x, y), None)
         for corners, (normal_x, normal_y) in faces:
@@ -131,5 +145,29 @@ def _paint_gable_roof(pen: Pen, design: Design, light: Light, colour: Colour, rn
             pen.polygon(chimney, (168, 150, 138), None)
 
 
-TANK = Painter(_tank_solids, _paint_tank, surround=0.12)
-BUILDING = Painter(_building_solids, _paint_building, surround=0.1)
+def _tank_pad(design: Design) -> list[tuple[Points, Colour]]:
+    """A round foundation, and often a square one with it."""
+    rng = design.rng()
+    pad: list[tuple[Points, Colour]] = []
+    if design.detail % 3:
+        side = design.length * rng.uniform(1.35, 1.7)
+        pad.append((rectangle(side, side), jitter(rng, (146, 132, 110), 14)))
+    pad.append((circle(design.length * 0.55), jitter(rng, (128, 122, 112), 10)))
+    return pad
+
+
+def _yard(design: Design) -> list[tuple[Points, Colour]]:
+    """Paved or bare ground on one side of a building, and a narrow strip around it."""
+    rng = design.rng()
+    colour = jitter(rng, ((150, 146, 138), (160, 142, 114), (134, 132, 130))[design.detail % 3], 10)
+    if design.detail % 5 == 0:
+        return []
+    depth = design.width * rng.uniform(0.3, 0.8)
+    side = 1 if rng.random() < 0.5 else -1
+    plot = [(rectangle(design.length + 0.03, design.width + 0.03), colour)]
+    yard = rectangle(design.length * rng.uniform(0.5, 1.0), depth, 0, side * (design.width + depth) / 2)
+    return [*plot, (yard, colour)]
+
+
+TANK = Painter(_tank_solids, _paint_tank, surround=0.12, plot=_tank_pad)
+BUILDING = Painter(_building_solids, _paint_building, surround=0.1, plot=_yard)

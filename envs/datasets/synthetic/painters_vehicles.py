@@ -9,13 +9,26 @@ from envs.datasets.synthetic.drawing import Colour, Pen, Points, circle, jitter,
 from envs.datasets.synthetic.ground import Light
 
 GLASS: Colour = (38, 46, 58)
-CONTAINERS: tuple[Colour, ...] = ((170, 64, 50), (62, 96, 150), (206, 202, 192), (196, 142, 60), (74, 118, 92))
+CONTAINERS: tuple[Colour, ...] = (
+    (170, 64, 50),
+    (62, 96, 150),
+    (206, 202, 192),
+    (196, 142, 60),
+    (74, 118, 92),
+)
 
 
 def _hull(length: float, width: float) -> Points:
     """A hull seen from above, bow at +x, [n, 2]."""
     a, b = length / 2, width / 2
-    right = [[-a, b * 0.72], [-a * 0.9, b * 0.96], [-a * 0.6, b], [a * 0.45, b], [a * 0.72, b * 0.74], [a * 0.9, b * 0.36]]
+    right = [
+        [-a, b * 0.72],
+        [-a * 0.9, b * 0.96],
+        [-a * 0.6, b],
+        [a * 0.45, b],
+        [a * 0.72, b * 0.74],
+        [a * 0.9, b * 0.36],
+    ]
     half = np.array([*right, [a, 0.0]])
     mirrored = half[:-1][::-1] * [1, -1]
     return np.concatenate([half, mirrored])
@@ -74,7 +87,14 @@ def _fuselage(design: Design) -> Points:
     """The fuselage, nose at +x, [n, 2]."""
     a, b = design.length / 2, design.length * 0.06
     half = np.array(
-        [[-a, b * 0.12], [-a * 0.72, b * 0.62], [-a * 0.4, b], [a * 0.62, b], [a * 0.82, b * 0.82], [a * 0.94, b * 0.45]]
+        [
+            [-a, b * 0.12],
+            [-a * 0.72, b * 0.62],
+            [-a * 0.4, b],
+            [a * 0.62, b],
+            [a * 0.82, b * 0.82],
+            [a * 0.94, b * 0.45],
+        ]
     )
     return np.concatenate([half, [[a, 0.0]], half[::-1] * [1, -1]])
 
@@ -82,7 +102,10 @@ def _fuselage(design: Design) -> Points:
 def _wing(design: Design, side: int) -> Points:
     """One swept wing; side +1 is the aircraft's right-hand side, -1 its left."""
     a, b = design.length / 2, design.width / 2
-    return np.array([[a * 0.3, 0], [-a * 0.16, b], [-a * 0.32, b], [-a * 0.22, b * 0.3], [-a * 0.24, 0]]) * [1, side]
+    return np.array([[a * 0.3, 0], [-a * 0.16, b], [-a * 0.32, b], [-a * 0.22, b * 0.3], [-a * 0.24, 0]]) * [
+        1,
+        side,
+    ]
 
 
 def _tailplane(design: Design) -> Points:
@@ -114,7 +137,16 @@ def _paint_aircraft(pen: Pen, design: Design, light: Light) -> None:
     pen.polygon(dark, shade(colour, 0.78), "fuselage")
     pen.polygon(body * [0.99, 0.62] - np.asarray(light.shadow) * length * 0.014, shade(colour, 1.06), None)
     pen.polygon(rectangle(a * 0.4, length * 0.022, -a * 0.78, 0), accent, "tail")
-    pen.polygon([[a * 0.84, -length * 0.03], [a * 0.89, -length * 0.02], [a * 0.89, length * 0.02], [a * 0.84, length * 0.03]], GLASS, None)
+    pen.polygon(
+        [
+            [a * 0.84, -length * 0.03],
+            [a * 0.89, -length * 0.02],
+            [a * 0.89, length * 0.02],
+            [a * 0.84, length * 0.03],
+        ],
+        GLASS,
+        None,
+    )
 
 
 def _car_outline(length: float, width: float) -> Points:
@@ -143,7 +175,7 @@ def _truck_solids(design: Design) -> list[tuple[Points, float]]:
 def _paint_truck(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
     colour = jitter(rng, PALETTE[design.looks["colour"]], 8)
-    cab = jitter(rng, pick(rng, (PALETTE["white"], PALETTE["red"], PALETTE["blue"])), 8)
+    cab = jitter(rng, pick(rng, (PALETTE["white"], shade(colour, 1.15))), 8)
     pen.polygon(rectangle(length, width * 0.7), (60, 60, 62))
     pen.polygon(rectangle(length * 0.73, width, -length * 0.135, 0), shade(colour, 0.84))
     pen.polygon(rectangle(length * 0.71, width * 0.86, -length * 0.135, 0), shade(colour, 1.02), None)

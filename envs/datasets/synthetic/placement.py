@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.datasets.synthetic.design import Design
 from envs.datasets.synthetic.drawing import Points, pick, rectangle, turn
@@ -23,6 +24,11 @@ class Placed:
     centre: tuple[float, float]
     angle: float
     moored: bool = False
+
+
+def _allowed(kind: ObjectClass) -> NDArray[np.bool_]:
+    """For each zone number, whether a class may stand there."""
+    return np.array([number in kind.zones for number in range(max(Zone) + 1)])
 
 
 class Placer:
@@ -44,7 +50,7 @@ class Placer:
         """Whether the terrain has any ground at all for a class."""
         if Zone.ROAD in kind.zones:
             return bool(self.ground.roads)
-        return bool(np.isin(self.ground.zones, list(kind.zones)).mean() > 0.06)
+        return bool(_allowed(kind)[self.ground.zones].mean() > 0.06)
 
     def place(self, design: Design, attempts: int = 40) -> bool:
         """Try places, shrinking the object a little each time; True when it was put down."""
@@ -55,7 +61,9 @@ class Placer:
             smaller = (
                 design
                 if factor >= 1
-                else Design(design.kind, design.length * factor, design.width * factor, design.looks, design.detail)
+                else Design(
+                    design.kind, design.length * factor, design.width * factor, design.looks, design.detail
+                )
             )
             candidate = self._candidate(smaller, kind)
             if candidate is not None and self._fits(candidate, kind):
@@ -121,7 +129,7 @@ class Placer:
             row, column = (int(v * ZONE_CELLS) for v in candidate.centre[::-1])
             if self.ground.zones[row, column] != Zone.ROAD:
                 return False
-        elif not np.isin(self.ground.zones[cells], list(kind.zones)).all():
+        elif not _allowed(kind)[self.ground.zones[cells]].all():
             return False
         self.taken |= cells
         if candidate.moored:

@@ -30,17 +30,17 @@ MIX = {"one": 0.55, "several": 0.31, "none": 0.12, "part": 0.24}
 FAMILY_WEIGHTS = {
     "name": 3.2,
     "implicit": 1.1,
-    "size": 1.0,
-    "extreme": 1.0,
-    "region": 1.2,
+    "size": 1.6,
+    "extreme": 0.8,
+    "region": 1.0,
     "colour": 0.9,
     "shape": 0.3,
-    "near": 0.6,
-    "two largest": 0.5,
+    "near": 1.2,
+    "two largest": 0.7,
     "half": 0.6,
     "part": 1.0,
     "part of which": 0.4,
-    "wings": 0.35,
+    "wings": 0.6,
     "implicit part": 0.3,
 }
 LONG_SHARE = 0.25
@@ -108,6 +108,7 @@ def scene_queries(scene: Scene, rng: Rng, n: int) -> list[Query]:
 
 
 def _query(scene: Scene, candidate: _Candidate, text: str, long: bool) -> Query:
+    masks: tuple[Mask, ...]
     if candidate.part == "wings":
         owner = scene.instances[candidate.targets[0]]
         masks = (owner.parts["left wing"], owner.parts["right wing"])
@@ -246,12 +247,18 @@ def _by_look(kind: str, numbers: list[int], objects: list[SceneObject]) -> Itera
         elif len(having) <= MOST_TARGETS:
             yield _Candidate("colour", "instance", kind, having, wording.LOOK_ALL, words)
     if kind == "building":
-        having = tuple(n for n, one in zip(numbers, objects, strict=True) if one.attributes["shape"] == "L-shaped")
+        having = tuple(
+            n for n, one in zip(numbers, objects, strict=True) if one.attributes["shape"] == "L-shaped"
+        )
         if len(having) < 2:
-            yield _Candidate("shape", "instance", kind, having, wording.LOOK, {**_names(kind), "look": "l-shaped"})
+            yield _Candidate(
+                "shape", "instance", kind, having, wording.LOOK, {**_names(kind), "look": "l-shaped"}
+            )
 
 
-def _by_nearness(scene: Scene, kind: str, numbers: list[int], members: dict[str, list[int]]) -> Iterator[_Candidate]:
+def _by_nearness(
+    scene: Scene, kind: str, numbers: list[int], members: dict[str, list[int]]
+) -> Iterator[_Candidate]:
     if len(numbers) < 2:
         return
     for other, owners in members.items():
@@ -275,7 +282,9 @@ def _by_part(scene: Scene, kind: str, numbers: list[int]) -> Iterator[_Candidate
             yield _Candidate("part", "part", kind, (numbers[0],), wording.PART, words, part)
             for text in wording.IMPLICIT_PARTS.get((kind, part), ()):
                 templates = ((text,), (text,))
-                yield _Candidate("implicit part", "part", kind, (numbers[0],), templates, {}, part, implicit=True)
+                yield _Candidate(
+                    "implicit part", "part", kind, (numbers[0],), templates, {}, part, implicit=True
+                )
         if len(numbers) > 1:
             for index, side in _extremes(objects):
                 if visible[index]:

@@ -85,7 +85,9 @@ def scene_generators(split: str, index: int, seed: int) -> tuple[Rng, Rng]:
     if split not in SPLITS:
         raise UserError(f"synthetic-aerial has no split {split!r}.{did_you_mean(split, SPLITS)}")
     if index < 0 or seed < 0:
-        raise UserError(f"synthetic-aerial needs a seed and a scene number of 0 or more, not {seed} and {index}.")
+        raise UserError(
+            f"synthetic-aerial needs a seed and a scene number of 0 or more, not {seed} and {index}."
+        )
     drawing, asking = np.random.SeedSequence([seed, SPLITS.index(split), index]).spawn(2)
     return np.random.default_rng(drawing), np.random.default_rng(asking)
 
@@ -108,7 +110,7 @@ def draw_scene(
     """
     check_options(size=size, min_objects=min_objects, max_objects=max_objects)
     rng, _ = scene_generators(split, index, seed)
-    name = pick_weighted(rng, {theme: 1.0 for theme in THEMES})
+    name = pick_weighted(rng, {key: theme.share for key, theme in THEMES.items()})
     theme = THEMES[name]
     ground = Ground(size, rng.uniform(0, 2 * np.pi))
     theme.lay(ground, rng)
@@ -117,6 +119,7 @@ def draw_scene(
     placer = Placer(ground, rng)
     placed = _populate(placer, theme, rng, min_objects, max_objects)
     trees = _trees(placer, theme, rng)
+    _lay_plots(ground, placed)
 
     image = ground.render(rng, light)
     _draw_wakes(image, placed, rng)
@@ -127,11 +130,11 @@ def draw_scene(
     solids += [(circle(radius, x, y, 12), radius * 1.3) for x, y, radius in trees]
     canvas = _upsample(image)
     ground.paint_markings(canvas)
-    cast_shadows(canvas, ground.raised, solids, light)
+    cast_shadows(canvas, ground, solids, light)
     instances = [_paint(canvas, one, light) for one in placed]
     _paint_trees(canvas, trees, light, rng)
-    image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    return Scene(image=_develop(image, rng), instances=tuple(instances), theme=name)
+    exposed = np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    return Scene(image=_develop(exposed, rng), instances=tuple(instances), theme=name)
 
 
 def check_options(*, size: int, min_objects: int, max_objects: int) -> None:
@@ -148,9 +151,7 @@ def check_options(*, size: int, min_objects: int, max_objects: int) -> None:
 def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> list[Placed]:
     """Choose classes and counts and put them down, large ones first."""
     wanted = int(rng.integers(least, most + 1))
-    weights = {
-        kind: weight for kind, weight in theme.classes.items() if placer.possible(CLASSES[kind])
-    }
+    weights = {kind: weight for kind, weight in theme.classes.items() if placer.possible(CLASSES[kind])}
     kinds: list[str] = []
     for _ in range(min(wanted, 1 + int(rng.choice(3, p=(0.2, 0.45, 0.35))), len(weights))):
         kinds.append(pick_weighted(rng, {kind: w for kind, w in weights.items() if kind not in kinds}))
@@ -170,6 +171,17 @@ def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> 
     return placer.placed
 
 
+def _lay_plots(ground: Ground, placed: list[Placed]) -> None:
+    """Give objects the yards, pads and decks they stand on, wherever that covers no road or water."""
+    for one in placed:
+        plot = CLASSES[one.design.kind].painter.plot
+        for shape, colour in plot(one.design) if plot else ():
+            polygon = turn(shape, one.angle, one.centre)
+            zones = ground.zones[ground.zone_cells(polygon)]
+            if ((zones == Zone.LAND) | (zones == Zone.PAVED)).all():
+                ground.region(polygon, colour)
+
+
 def _trees(placer: Placer, theme: Theme, rng: Rng) -> list[tuple[float, float, float]]:
     """Single trees (x, y, radius) on free land."""
     trees = []
@@ -185,7 +197,7 @@ def _trees(placer: Placer, theme: Theme, rng: Rng) -> list[tuple[float, float, f
 def _upsample(image: RGB) -> RGB:
     """Enlarge so that averaging down again gives exactly the same pixels where nothing was drawn."""
     side = image.shape[0] * SUPERSAMPLING
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def _draw_wakes(image: RGB, placed: list[Placed], rng: Rng) -> None:
@@ -196,11 +208,26 @@ def _draw_wakes(image: RGB, placed: list[Placed], rng: Rng) -> None:
         a, b = one.design.length / 2, one.design.width / 2
         foam = np.zeros(image.shape[:2], np.uint8)
         for side in (-1, 1):
-            wave = [[a * 0.9, 0], [-a * 0.8, side * b * 1.25], [-a * 2.1, side * b * 2.0], [-a * 1.3, side * b * 1.3]]
+            wave = [
+                [a * 0.9, 0],
+                [-a * 0.8, side * b * 1.25],
+                [-a * 2.1, side * b * 2.0],
+                [-a * 1.3, side * b * 1.3],
+            ]
             fill(foam, turn(wave, one.angle, one.centre), 80)
-        fill(foam, turn([[-a, b * 0.6], [-a, -b * 0.6], [-a * 2.4, -b * 0.3], [-a * 2.4, b * 0.3]], one.angle, one.centre), 90)
+        fill(
+            foam,
+            turn(
+                [[-a, b * 0.6], [-a, -b * 0.6], [-a * 2.4, -b * 0.3], [-a * 2.4, b * 0.3]],
+                one.angle,
+                one.centre,
+            ),
+            90,
+        )
         soft = cv2.blur(foam, (max(3, image.shape[0] // 50),) * 2).astype(np.uint16)[..., None]
-        image[...] = ((image * (256 - soft) + soft * np.array([214, 224, 222], np.uint16)) >> 8).astype(np.uint8)
+        image[...] = ((image * (256 - soft) + soft * np.array([214, 224, 222], np.uint16)) >> 8).astype(
+            np.uint8
+        )
 
 
 def _paint(canvas: RGB, one: Placed, light: Light) -> SceneObject:
@@ -211,14 +238,15 @@ def _paint(canvas: RGB, one: Placed, light: Light) -> SceneObject:
     x, y = turn([light.shadow], -one.angle)[0]
     CLASSES[design.kind].painter.paint(pen, design, Light((float(x), float(y)), light.stretch))
     mask = pen.mask()
-    rows, columns = np.nonzero(mask)
+    moments = cv2.moments(mask.view(np.uint8), binaryImage=True)
+    area = max(1.0, moments["m00"])
     return SceneObject(
         category=design.kind,
         attributes=dict(design.looks),
         mask=mask,
         parts=pen.parts(),
-        centre=((float(columns.mean()) + 0.5) / mask.shape[1], (float(rows.mean()) + 0.5) / mask.shape[0]),
-        area=len(rows),
+        centre=((moments["m10"] / area + 0.5) / mask.shape[1], (moments["m01"] / area + 0.5) / mask.shape[0]),
+        area=int(moments["m00"]),
     )
 
 
@@ -229,7 +257,11 @@ def _paint_trees(canvas: RGB, trees: list[tuple[float, float, float]], light: Li
         colour = jitter(rng, WOODS, 14)
         for factor, offset, reach in ((0.78, 0.0, 1.0), (1.0, 0.22, 0.72), (1.22, 0.42, 0.42)):
             wobble = 1 + 0.14 * np.cos(np.arange(14) * 2.7 + x * 50)
-            lobe = circle(1.0, corners=14) * (wobble * radius * reach)[:, None] + (x, y) + sun * (offset * radius)
+            lobe = (
+                circle(1.0, corners=14) * (wobble * radius * reach)[:, None]
+                + (x, y)
+                + sun * (offset * radius)
+            )
             fill(canvas, lobe, shade(colour, factor))
 
 
@@ -242,6 +274,6 @@ def _develop(image: RGB, rng: Rng) -> RGB:
     levels = np.arange(256, dtype=np.float64) / 255
     gamma, haze = rng.uniform(0.85, 1.15), rng.uniform(0.0, 0.06)
     curve = haze + (1 - haze) * levels**gamma
-    balance = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.94, 1.08)
+    balance = rng.uniform(0.97, 1.03, 3) * rng.uniform(0.94, 1.08)
     table = np.clip(curve[:, None] * balance * 255, 0, 255).astype(np.uint8)
-    return cv2.LUT(np.clip(noisy, 0, 255).astype(np.uint8), table[None])
+    return np.asarray(cv2.LUT(np.clip(noisy, 0, 255).astype(np.uint8), table[None]), np.uint8)

@@ -37,7 +37,7 @@ def load_scene_image(split: str, index: int, size: int, seed: int, least: int, m
 
 
 class SyntheticAerial:
-    """Overhead scenes drawn on demand; sample i is query i % queries_per_scene of scene i // queries_per_scene.
+    """Overhead scenes drawn on demand, each with `queries_per_scene` questions one after another.
 
     Everything is determined by (seed, split, scene number) and the options; on another processor or
     OpenCV build an image may differ by a grey level.

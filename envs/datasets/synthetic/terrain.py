@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.datasets.synthetic.drawing import Colour, Points, jitter, pick, rectangle, ribbon, turn
+from envs.datasets.synthetic.drawing import (
+    Colour,
+    Points,
+    circle,
+    jitter,
+    pick,
+    rectangle,
+    ribbon,
+    shade,
+    turn,
+)
 from envs.datasets.synthetic.ground import PLAIN, Berth, Ground, Texture, Zone
 
 Rng = np.random.Generator
@@ -39,11 +49,13 @@ class Theme:
         lay: lays the terrain on an empty ground.
         classes: which object classes may stand there, and how often, relative to each other.
         trees: how many single trees, at least and at most.
+        share: how often scenes have this theme, relative to the others.
     """
 
     lay: Callable[[Ground, Rng], None]
     classes: dict[str, float]
     trees: tuple[int, int] = (0, 12)
+    share: float = 1.0
 
 
 class Layout:
@@ -88,12 +100,28 @@ def patchwork(ground: Ground, rng: Rng, low: float = -0.75, high: float = 0.75) 
             texture = Texture(rows=strength) if rng.random() < 0.6 else Texture(cross_rows=strength)
             colour = jitter(rng, pick(rng, CROPS), 12)
             ground.region(layout.box(u, v, u + width, v + depth), colour, texture)
+            if rng.random() < 0.5:
+                tramlines(ground, rng, layout, (u, v, u + width, v + depth), shade(colour, 0.84))
             u += width
             if rng.random() < 0.35:
                 ground.region(layout.box(u - 0.006, v, u + 0.006, v + depth), jitter(rng, GRASS))
         v += depth
         if rng.random() < 0.5:
-            ground.region(layout.box(-0.75, v - 0.008, 0.75, v + 0.008), jitter(rng, pick(rng, (SOIL, WOODS))))
+            ground.region(
+                layout.box(-0.75, v - 0.008, 0.75, v + 0.008),
+                jitter(rng, pick(rng, (SOIL, WOODS))),
+                Texture(canopy=0.1),
+            )
+
+
+def tramlines(
+    ground: Ground, rng: Rng, layout: Layout, field: tuple[float, float, float, float], colour: Colour
+) -> None:
+    """The pairs of wheel tracks that sprayers leave along a field's furrows."""
+    u0, v0, u1, v1 = field
+    for at in np.arange(u0 + rng.uniform(0.03, 0.1), u1 - 0.02, rng.uniform(0.12, 0.2)).tolist():
+        for track in (at, at + 0.014):
+            ground.region(layout.box(track, v0, track + 0.004, v1), colour)
 
 
 def greenery(ground: Ground, rng: Rng) -> None:
@@ -106,12 +134,14 @@ def greenery(ground: Ground, rng: Rng) -> None:
 
 
 def woods(ground: Ground, rng: Rng, count: int) -> None:
-    """Clumps of forest at the image's rim."""
+    """Clumps of forest at the image's rim, up to `count`, where there is land for them."""
     for _ in range(count):
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 0.72)
         centre = (0.5 + distance * np.cos(angle), 0.5 + distance * np.sin(angle))
-        colour = jitter(rng, WOODS, 10)
-        ground.blob(rng, centre, rng.uniform(0.12, 0.3), colour, Texture(canopy=0.17), Zone.BLOCKED)
+        colour, radius = jitter(rng, WOODS, 10), rng.uniform(0.12, 0.3)
+        if (ground.zones[ground.zone_cells(circle(radius * 1.35, *centre))] != Zone.LAND).any():
+            continue
+        ground.blob(rng, centre, radius, colour, Texture(canopy=0.17), Zone.BLOCKED, 0.035)
 
 
 def straight(layout: Layout, v: float, bend: float = 0.0) -> Points:
@@ -137,6 +167,28 @@ def slabs(ground: Ground, layout: Layout, u0: float, v0: float, u1: float, v1: f
         ground.marking(layout.points([[u0, v], [u1, v]]), 0.002, joint)
 
 
+def crates(ground: Ground, rng: Rng, layout: Layout, v: float) -> None:
+    """A few rows of freight boxes on a quay, too small to be taken for an object of a class."""
+    colours: tuple[Colour, ...] = (
+        (150, 70, 58),
+        (78, 98, 130),
+        (178, 172, 158),
+        (160, 128, 72),
+        (84, 110, 92),
+    )
+    for _ in range(int(rng.integers(0, 3))):
+        u = rng.uniform(-0.5, 0.4)
+        block = layout.box(u - 0.01, v - 0.03, u + 0.12, v + 0.03)
+        ground.region(block, jitter(rng, CONCRETE, 8), PLAIN, Zone.BLOCKED)
+        for column in range(int(rng.integers(2, 6))):
+            for row in range(2):
+                if rng.random() < 0.75:
+                    corner = (u + column * 0.022, v - 0.02 + row * 0.024)
+                    box = layout.box(corner[0], corner[1], corner[0] + 0.018, corner[1] + 0.02)
+                    ground.raised.append((box, 0.012))
+                    ground.marking(box, 0.0, jitter(rng, pick(rng, colours), 10))
+
+
 def harbour(ground: Ground, rng: Rng) -> None:
     """A straight quay with piers; a road and yards behind it."""
     layout = Layout(ground.angle)
@@ -154,6 +206,7 @@ def harbour(ground: Ground, rng: Rng) -> None:
     ground.marking(layout.points([[-0.8, shore], [0.8, shore]]), 0.008, (92, 90, 86))
     ground.raised.append((layout.box(-0.9, shore - 0.02, 0.9, shore), 0.02))
     lay_road(ground, rng, straight(layout, shore - depth - 0.08))
+    crates(ground, rng, layout, shore - depth * 0.55)
     along: tuple[float, float] = (float(-np.sin(ground.angle)), float(np.cos(ground.angle)))
     first = rng.uniform(-0.45, 0.0)
     for u in (first, first + rng.uniform(0.36, 0.5)):
@@ -166,7 +219,9 @@ def harbour(ground: Ground, rng: Rng) -> None:
         ground.raised.append((pier, 0.022))
         ground.region(pier, jitter(rng, paved, 8), PLAIN, Zone.BLOCKED)
         ground.marking(
-            layout.points([[u - half, shore], [u - half, shore + length], [u + half, shore + length], [u + half, shore]]),
+            layout.points(
+                [[u - half, shore], [u - half, shore + length], [u + half, shore + length], [u + half, shore]]
+            ),
             0.004,
             (120, 116, 110),
         )
@@ -183,17 +238,18 @@ def river(ground: Ground, rng: Rng) -> None:
         patchwork(ground, rng)
     else:
         greenery(ground, rng)
-    woods(ground, rng, int(rng.integers(0, 3)))
     middle, half, wave = rng.uniform(-0.2, 0.2), rng.uniform(0.14, 0.22), rng.uniform(0.01, 0.045)
     upper, lower = layout.wavy(rng, middle - half, wave), layout.wavy(rng, middle + half, wave)
     for margin, colour, zone in (
         (0.028, jitter(rng, (176, 160, 124), 10), Zone.BLOCKED),
         (0.0, jitter(rng, pick(rng, WATERS), 6), Zone.WATER),
     ):
-        banks = np.concatenate([upper - [0, margin], (lower + [0, margin])[::-1]])
+        shift = np.array([0.0, margin])
+        banks = np.concatenate([upper - shift, (lower + shift)[::-1]])
         texture = Texture(waves=0.045) if zone == Zone.WATER else PLAIN
         ground.region(layout.points(banks), colour, texture, zone)
     ground.shallows = rng.uniform(0.6, 1.2)
+    woods(ground, rng, int(rng.integers(0, 4)))
     if rng.random() < 0.45:
         at = pick(rng, (-1, 1)) * rng.uniform(0.25, 0.4)
         across = Layout(ground.angle + np.pi / 2)
@@ -214,13 +270,20 @@ def airport(ground: Ground, rng: Rng) -> None:
     greenery(ground, rng)
     edge = rng.uniform(-0.28, -0.12)
     ground.region(
-        layout.box(-0.9, edge, 0.9, 0.9), jitter(rng, pick(rng, (CONCRETE, (140, 140, 138))), 12), PLAIN, Zone.PAVED
+        layout.box(-0.9, edge, 0.9, 0.9),
+        jitter(rng, pick(rng, (CONCRETE, (140, 140, 138))), 12),
+        PLAIN,
+        Zone.PAVED,
     )
     slabs(ground, layout, -0.8, edge, 0.8, 0.8, 0.085)
     yellow: Colour = (206, 172, 62)
+    for _ in range(int(rng.integers(6, 16))):  # rubber and oil
+        u, v = rng.uniform(-0.6, 0.6), rng.uniform(edge, 0.6)
+        stain = layout.box(u, v, u + rng.uniform(0.02, 0.2), v + rng.uniform(0.004, 0.012))
+        ground.region(stain, jitter(rng, (130, 128, 124), 8))
     taxi = rng.uniform(0.38, 0.5)
     ground.marking(layout.points([[-0.8, taxi], [0.8, taxi]]), 0.006, yellow)
-    for u in np.arange(rng.uniform(-0.6, -0.4), 0.7, rng.uniform(0.28, 0.4)):
+    for u in np.arange(rng.uniform(-0.6, -0.4), 0.7, rng.uniform(0.28, 0.4)).tolist():
         bend = layout.points([[u, edge + 0.04], [u, taxi - 0.08], [u + 0.03, taxi - 0.02], [u + 0.09, taxi]])
         ground.marking(bend, 0.005, yellow)
     ground.marking(layout.points([[-0.8, edge + 0.02], [0.8, edge + 0.02]]), 0.005, (196, 66, 54))
@@ -236,10 +299,10 @@ def industrial(ground: Ground, rng: Rng) -> None:
         u, v = rng.uniform(-0.6, 0.3, 2)
         colour = jitter(rng, pick(rng, (SOIL, CONCRETE, DRY_GRASS, GRASS)), 10)
         ground.region(layout.box(u, v, u + rng.uniform(0.3, 0.7), v + rng.uniform(0.25, 0.5)), colour)
-    woods(ground, rng, int(rng.integers(0, 2)))
     lay_road(ground, rng, straight(layout, pick(rng, (-1, 1)) * rng.uniform(0.1, 0.4)))
     if rng.random() < 0.35:
         lay_road(ground, rng, straight(Layout(ground.angle + np.pi / 2), rng.uniform(-0.3, 0.3)))
+    woods(ground, rng, int(rng.integers(0, 3)))
 
 
 def suburb(ground: Ground, rng: Rng) -> None:
@@ -265,32 +328,45 @@ def farmland(ground: Ground, rng: Rng) -> None:
     """A patchwork of fields, woods at the rim, a country road."""
     cover(ground, jitter(rng, GRASS))
     patchwork(ground, rng)
-    woods(ground, rng, int(rng.integers(0, 4)))
     if rng.random() < 0.85:
-        lay_road(ground, rng, straight(Layout(ground.angle), rng.uniform(-0.35, 0.35), rng.uniform(-0.15, 0.15)))
+        lay_road(
+            ground, rng, straight(Layout(ground.angle), rng.uniform(-0.35, 0.35), rng.uniform(-0.15, 0.15))
+        )
+    woods(ground, rng, int(rng.integers(0, 4)))
 
 
 def park(ground: Ground, rng: Rng) -> None:
     """Mown grass with paths, woods and a street at the side."""
     layout = Layout(ground.angle)
     greenery(ground, rng)
-    woods(ground, rng, int(rng.integers(0, 4)))
     path = layout.points(layout.wavy(rng, rng.uniform(-0.2, 0.2), 0.08))
     ground.region(ribbon(path, 0.02), jitter(rng, (190, 178, 150), 10))
     if rng.random() < 0.7:
         lay_road(ground, rng, straight(layout, pick(rng, (-1, 1)) * rng.uniform(0.3, 0.42)))
+    woods(ground, rng, int(rng.integers(0, 4)))
 
 
 THEMES: dict[str, Theme] = {
-    "harbour": Theme(harbour, {"ship": 3, "storage tank": 1.4, "building": 1.6, "truck": 0.9, "car": 0.7}, (0, 6)),
+    "harbour": Theme(
+        harbour, {"ship": 4, "storage tank": 1.4, "building": 1.6, "truck": 0.9, "car": 0.7}, (0, 6)
+    ),
     "river": Theme(
         river, {"ship": 2.6, "building": 2, "storage tank": 1, "car": 0.9, "truck": 0.6, "swimming pool": 0.4}
     ),
-    "airport": Theme(airport, {"aircraft": 3.4, "building": 1.4, "truck": 0.8, "car": 0.8, "storage tank": 0.7}, (0, 8)),
+    "airport": Theme(
+        airport, {"aircraft": 3.4, "building": 1.4, "truck": 0.8, "car": 0.8, "storage tank": 0.7}, (0, 8)
+    ),
     "industrial": Theme(industrial, {"storage tank": 3, "building": 2, "truck": 1.4, "car": 0.6}, (0, 8)),
     "suburb": Theme(
         suburb,
-        {"building": 3, "swimming pool": 1.6, "car": 1.3, "truck": 0.5, "tennis court": 0.9, "basketball court": 0.8},
+        {
+            "building": 3,
+            "swimming pool": 1.6,
+            "car": 1.3,
+            "truck": 0.5,
+            "tennis court": 0.9,
+            "basketball court": 0.8,
+        },
         (8, 26),
     ),
     "farmland": Theme(farmland, {"building": 2, "storage tank": 1.4, "truck": 1.0, "car": 0.8}, (4, 20)),
@@ -305,6 +381,7 @@ THEMES: dict[str, Theme] = {
             "swimming pool": 0.8,
         },
         (6, 26),
+        share=1.6,
     ),
 }
 """Theme name -> what it is."""

@@ -47,7 +47,7 @@ def _standardise(field: Field) -> Field:
 def _value_noise(rng: np.random.Generator, side: int, cells: tuple[int, int]) -> Field:
     """Smooth noise [side, side] from random values on a grid of (rows, columns) cells."""
     values = rng.standard_normal(cells).astype(np.float32)
-    return cv2.resize(values, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(values, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _canopy_height(rng: np.random.Generator, side: int) -> Field:
@@ -71,7 +71,7 @@ def texture_bank(size: int) -> TextureBank:
     """Build (once per process and size) the textures for images of `size` x `size` pixels."""
     rng = np.random.default_rng(_TEXTURE_SEED)
     side = 2 * size
-    octaves = [(8, 1.0), (18, 0.8), (40, 0.6), (90, 0.5), (200, 0.45)]
+    octaves = [(8, 1.0), (18, 0.7), (40, 0.55), (90, 0.55), (200, 0.6), (420, 0.55)]
     soft = sum(
         (weight * _value_noise(rng, side, (cells, cells)) for cells, weight in octaves),
         start=np.zeros((side, side), np.float32),
@@ -112,4 +112,5 @@ def rotated_crop(texture: Field, size: int, angle: float) -> Field:
         ],
         np.float32,
     )
-    return cv2.warpAffine(texture, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    turned = cv2.warpAffine(texture, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return np.asarray(turned, np.float32)

@@ -8,14 +8,20 @@ GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 """Words that cover several classes: name -> (singular, plural, classes)."""
 
-NAME_ONE = (("the {one}", "the {one}", "{one}"), ("please find the {one} in this image", "outline the {one} in this image"))
+NAME_ONE = (
+    ("the {one}", "the {one}", "{one}"),
+    ("please find the {one} in this image", "outline the {one} in this image"),
+)
 NAME_ALL = (
     ("all the {many}", "all the {many}", "every {one}"),
     ("please find all the {many} in this image", "outline every {one} in this image"),
 )
 SIZE = (
     ("the {word} {one}",),
-    ("of all the {many} in this image, find the {word}", "please find the {word} of the {many} in this image"),
+    (
+        "of all the {many} in this image, find the {word}",
+        "please find the {word} of the {many} in this image",
+    ),
 )
 EXTREME = (
     ("the {word} {one}",),
@@ -23,10 +29,16 @@ EXTREME = (
 )
 REGION = (
     ("the {one} in the {word}",),
-    ("please find the {one} in the {word} of this image", "outline the {one} that lies in the {word} part of the image"),
+    (
+        "please find the {one} in the {word} of this image",
+        "outline the {one} that lies in the {word} part of the image",
+    ),
 )
 CENTRE = (("the {one} in the middle",), ("please find the {one} in the middle of this image",))
-LOOK = (("the {look} {one}",), ("please find the {look} {one} in this image", "outline the {look} {one} in this image"))
+LOOK = (
+    ("the {look} {one}",),
+    ("please find the {look} {one} in this image", "outline the {look} {one} in this image"),
+)
 LOOK_ALL = (("all the {look} {many}",), ("please find all the {look} {many} in this image",))
 NEAR = (
     ("the {one} closest to the {other}",),
@@ -34,8 +46,14 @@ NEAR = (
 )
 TWO_LARGEST = (("the two largest {many}",), ("please find the two largest {many} in this image",))
 HALF = (("the {many} in the {word} half",), ("please find all the {many} in the {word} half of this image",))
-PART = (("the {part} of the {one}",), ("please find the {part} of the {one} in this image", "outline only the {part} of the {one}"))
-PART_OF_WHICH = (("the {part} of the {word} {one}",), ("please find the {part} of the {word} {one} in this image",))
+PART = (
+    ("the {part} of the {one}",),
+    ("please find the {part} of the {one} in this image", "outline only the {part} of the {one}"),
+)
+PART_OF_WHICH = (
+    ("the {part} of the {word} {one}",),
+    ("please find the {part} of the {word} {one} in this image",),
+)
 WINGS = (("both wings of the {one}",), ("please find both wings of the {one} in this image",))
 
 SIZES = ("largest", "smallest")
