@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("eval.validate", "measure a segmenter's ceiling with oracle prompts; no policy"),
     "data": Command("envs.datasets.data_command", "list, check and show datasets"),
     "bench": Command("envs.bench", "time the reward path"),
-    "replay": Command("rewards.replay", "re-score a file of rollouts without a model"),
+    "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),
 }
 
 

@@ -77,6 +77,12 @@ def test_settings_left_out_stay_the_checkpoints_own(smallest: Path) -> None:
         (["trainer.output_dir=x"], "'output_dir' is set elsewhere in this project: use run_dir."),
         (["trainer.use_vllm=true"], "'use_vllm' is set elsewhere in this project: use sampler.kind."),
         (["rewards={}"], "--rewards: 'rewards'"),
+        (["executor.family=sma2"], "unknown executor family 'sma2'. Did you mean 'sam2'?"),
+        (["executor.pol=ray"], "--executor.pol: unknown key 'executor.pol'. Did you mean 'pool'?"),
+        (
+            ["executor=[{family: box}]", "executor.0.pool=cloud"],
+            "'executor.0.pool' should be 'local' or 'ray'",
+        ),
         (["seed=-1"], "--seed: 'seed' should be greater than or equal to 0, but is -1."),
     ],
 )
@@ -97,6 +103,10 @@ def test_what_must_be_given_is_named(tmp_path: Path) -> None:
 
 numbers = st.floats(1e-9, 1e9)
 texts = st.text("abz019.-/e+ ", min_size=1, max_size=8)
+executors = st.fixed_dictionaries(
+    {"family": st.sampled_from(["box", "mobile-sam", "onnx"])},
+    optional={"pool": st.sampled_from(["local", "ray"]), "cache_dir": texts, "num_gpus": numbers},
+)
 trainer_values = st.dictionaries(
     st.sampled_from(["learning_rate", "loss_type", "num_generations", "lr_scheduler_kwargs", "report_to"]),
     st.none() | st.booleans() | st.integers() | numbers | texts | st.lists(texts, max_size=2),
@@ -129,6 +139,7 @@ trainer_values = st.dictionaries(
             "seed": st.integers(0, 2**31),
             "eval": st.fixed_dictionaries({"samples": st.none() | st.integers(1, 999), "dataset": texts}),
             "sampler": st.fixed_dictionaries({"num_gpus": numbers, "kind": st.sampled_from(["hf", "ray"])}),
+            "executor": executors | st.lists(executors, min_size=1, max_size=2),
             "rewards": st.dictionaries(texts, numbers, min_size=1, max_size=3),
             "trainer": trainer_values,
         },
