@@ -78,9 +78,9 @@ def test_the_console_script_is_main() -> None:
 
 
 def test_an_unknown_command_gets_a_suggestion_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evla"]) == 2
+    assert cli.main(["repaly"]) == 2
     captured = capsys.readouterr()
-    assert captured.err == "prompter: there is no command 'evla'. Did you mean 'eval'?\n"
+    assert captured.err == "prompter: there is no command 'repaly'. Did you mean 'replay'?\n"
     assert captured.out == ""
 
 
