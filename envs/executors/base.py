@@ -89,6 +89,7 @@ class Executor(ABC):
         embeddings: Sequence[Embedding],
         prompts: Sequence[PromptSet],
         *,
+        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
         keep_instances: bool = False,
         keep_logits: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
@@ -97,6 +98,13 @@ class Executor(ABC):
         The same `Embedding` object may appear many times (a group's completions share an image);
         implementations batch across all instances of all prompt sets. A prompt set that cannot be
         served comes back as an `ExecutorFailure` and leaves the others untouched.
+
+        Args:
+            embeddings: from `encode`.
+            prompts: one prompt set per embedding.
+            mask_prompts: for each prompt set None, or the `low_res_logits` [instances, 256, 256] of
+                an earlier turn, to be refined. Segmenters that take no mask ignore them.
+            keep_instances, keep_logits: fill `instance_masks`, `low_res_logits` of the results.
 
         Raises:
             ValueError: if `embeddings` and `prompts` differ in length.

@@ -1,0 +1,86 @@
+"""Typed configuration of a frozen executor. Imports no torch, so that a config is checked at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from prompter.config import StrictModel
+from prompter.errors import did_you_mean
+
+FAMILIES: dict[str, str] = {
+    "box": "fills boxes, and discs at points; no weights",
+    "mobile-sam": "MobileSAM (TinyViT); without `model` its published weights are fetched",
+    "segment-anything": "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
+    "sam2": "SAM 2 and 2.1, a hub id or a .pt for the `sam2` package",
+    "huggingface": "SAM, SAM-HQ, SAM 2, EdgeTAM or the SAM 3 tracker, as `transformers` saves them",
+    "onnx": "encoder and decoder in ONNX; without `model` SAM2 hiera-tiny is fetched",
+}
+"""Segmenter families by the name used in a config, and what each of them runs."""
+
+
+class ExecutorConfig(StrictModel):
+    """Which frozen segmenter, where it runs, and what it keeps.
+
+    Args:
+        family: a key of `FAMILIES`.
+        model: hub id, local file or local folder (see the family's module); None takes the
+            family's own default where it has one.
+        revision: of a hub id.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
+        dtype: of weights and activations. float32 is exact; bfloat16 is faster and moves masks a
+            little (the README states by how much).
+        multimask: "single" takes SAM's one mask, "best" the one of three with the highest
+            predicted IoU.
+        mask_threshold: a pixel is foreground where its logit is greater.
+        encode_batch: images per forward pass of the image encoder.
+        pool: "local" runs in this process, "ray" in actors.
+        actors: how many actors.
+        num_cpus, num_gpus: what each actor reserves in Ray; fractions are fine.
+        threads: CPU threads of each actor; None takes max(1, num_cpus).
+        cache_memory_mb: budget for embeddings in memory, per process.
+        cache_disk_mb: budget for embeddings on disk; 0 keeps none.
+        cache_dir: folder of the disk cache; None takes `<cache folder>/embeddings`.
+        cache_dtype: how embeddings are kept. What is decoded is always what would be kept, so that
+            a cold and a warm cache give the same masks.
+        timeout_seconds: longest that an actor may take for one request.
+        retries: how often a failed request is tried again, on another actor where there is one.
+        max_restarts: how often actors may be replaced over the pool's life, all actors together.
+        queue_depth: requests in flight per actor.
+    """
+
+    family: str = "mobile-sam"
+    model: str | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    multimask: Literal["single", "best"] = "single"
+    mask_threshold: float = 0.0
+    encode_batch: int = Field(default=1, ge=1)
+    pool: Literal["local", "ray"] = "local"
+    actors: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    cache_memory_mb: float = Field(default=2048.0, ge=0)
+    cache_disk_mb: float = Field(default=0.0, ge=0)
+    cache_dir: Path | None = None
+    cache_dtype: Literal["float32", "float16", "int8"] = "float32"
+    timeout_seconds: float = Field(default=300.0, gt=0)
+    retries: int = Field(default=2, ge=0)
+    max_restarts: int = Field(default=3, ge=0)
+    queue_depth: int = Field(default=4, ge=1)
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, family: str) -> str:
+        if family not in FAMILIES:
+            raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, FAMILIES)}")
+        return family
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and rollouts, such as "mobile-sam" or "sam2:sam2.1-hiera-small"."""
+        return self.family if self.model is None else f"{self.family}:{Path(self.model).name}"
