@@ -1,10 +1,19 @@
-"""The table of datasets: names, splits, published sizes, where they come from and how they lie on disk."""
+"""The table of datasets: names, splits, published sizes, where they come from and how they lie on disk.
+
+Sizes are those published. The ones marked "from memory" below could not be checked against a source
+when they were written; a set that differs from them is reported by `prompter data check`, not refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from envs.datasets.registry import DatasetInfo
+
+_REFCOCO_LAYOUT = """\
+<name>/refs(unc).p
+<name>/instances.json
+images/mscoco/images/train2014/             COCO's images"""
 
 _SETS = (
     DatasetInfo(
@@ -38,9 +47,222 @@ _SETS = (
         splits=(),
         source="your own data",
         licence="your own",
-        layout="""a JSONL file given as the option `path`, with paths relative to it; one object a line:
+        layout="""\
+a JSONL file given as the option `path`, with paths relative to it; one object a line:
 {"image": "a.jpg", "query": "the red roof", "mask": RLE | polygons | "mask.png" | null}
 and optionally "instances", "boxes", "ignore", "tags" and "id".""",
+    ),
+    DatasetInfo(
+        name="earthreason",
+        title="reasoning questions on satellite scenes, about six per image",
+        factory="envs.datasets.earthreason:open_earthreason",
+        splits=("train", "val", "test"),
+        counts={"train": 2371, "val": 1135, "test": 1928},
+        count_unit="images",
+        source="hub dataset earth-insights/EarthReason (project SegEarth-R1)",
+        licence="Apache-2.0 (second-hand)",
+        layout="""\
+{train,val,test}/images/<id>.(jpg|jpeg|png)
+{train,val,test}/labels/<id>.png            non-zero is target
+{train,val,test}/QAs/<id>.json              {"questions": [...], "answer": [...]}, [] for no target
+or a folder of parquet files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="rrsis-d",
+        title="referring expressions on 800 x 800 DIOR images, 20 categories",
+        factory="envs.datasets.rrsis_d:open_rrsis_d",
+        splits=("train", "val", "test"),
+        counts={"train": 12181, "val": 1740, "test": 3481},
+        source="project RMSIN (Lsan2401/RMSIN)",
+        licence="see the project; the DIOR images are for non-commercial use (second-hand)",
+        layout="""\
+rrsisd/refs(unc).p
+rrsisd/instances.json
+images/rrsisd/JPEGImages/<n>.jpg""",
+    ),
+    DatasetInfo(
+        name="refsegrs",
+        title="referring expressions on 512 x 512 aerial images",
+        factory="envs.datasets.refsegrs:open_refsegrs",
+        splits=("train", "val", "test"),
+        counts={"train": 2172, "val": 431, "test": 1817},  # from memory
+        source="hub dataset JessicaYuan/RefSegRS (project RRSIS of zhu-xlab)",
+        licence="CC-BY-4.0 (second-hand)",
+        layout="""\
+images/<n>.tif
+masks/<n>.tif
+output_phrase_{train,val,test}.txt          lines "<n> <phrase>\"""",
+    ),
+    DatasetInfo(
+        name="risbench",
+        title="referring expressions on 512 x 512 DOTA and DIOR images",
+        factory="envs.datasets.risbench:open_risbench",
+        splits=("train", "val", "test"),
+        counts={"train": 26300, "val": 10013, "test": 16158},
+        source="project CroBIM (HIT-SIRS/CroBIM)",
+        licence="see the project",
+        layout="""\
+img_rgb/<f>.png                             or images/
+mask/<f>.png                                or masks/
+output_phrase_{train,val,test}.txt          lines "<f>.png <phrase>"; the val file names train_*.png""",
+    ),
+    DatasetInfo(
+        name="lasers",
+        title="complex instructions with several targets, tested along nine axes",
+        factory="envs.datasets.lasers:open_lasers",
+        splits=(
+            "train",
+            "short_query",
+            "long_query",
+            "explicit",
+            "implicit",
+            "single_cate",
+            "multi_cate",
+            "instance_level",
+            "part_level",
+            "semantic_level",
+        ),
+        source="hub dataset earth-insights/LaSeRS (project SegEarth-R2)",
+        licence="Apache-2.0 (second-hand), with terms of the images' own sources",
+        layout="""\
+train/annotations/train_data.json           [{"id", "image_name", "description", "answer", "mask"}, ...]
+train/images/
+test/annotations/test_<axis>.json           ("semantic" is spelled "sematic" in the file's name)
+test/images/""",
+    ),
+    DatasetInfo(
+        name="gres",
+        title="reasoning questions on very small targets in xView images (LISAt)",
+        factory="envs.datasets.gres:open_gres",
+        splits=("train", "val", "test", "test_small", "test_large"),
+        counts={"train": 7205, "val": 500, "test": 1510},
+        count_unit="images",
+        source="project GRES (lisat-bair/GRES); its images are cut from xView by the script there",
+        licence="CC BY-NC-SA 4.0",
+        layout="""\
+gres_annotations/{train,val,test}/<id>.json  {"text": [...], "is_sentence", "shapes": [...]}
+gres_annotations/{train,val,test}/{train,val,test}.txt
+gres_images/{train,val,test}/<id>.jpg""",
+    ),
+    DatasetInfo(
+        name="nwpu-refer",
+        title="referring expressions with one, several or no target",
+        factory="envs.datasets.nwpu_refer:open_nwpu_refer",
+        splits=("train", "val", "test"),
+        source="project NWPU-Refer",
+        licence="see the project",
+        layout="""\
+new_refs(unc).p
+new_instances.json
+image/image/<f>.jpg""",
+    ),
+    DatasetInfo(
+        name="reasonseg",
+        title="reasoning questions on everyday images (LISA)",
+        factory="envs.datasets.reasonseg:open_reasonseg",
+        splits=("train", "val", "test"),
+        counts={"train": 239, "val": 200, "test": 779},
+        count_unit="images",
+        source="project LISA (dvlab-research/LISA); hub ports Ricky06662/ReasonSeg_val and _test",
+        licence="see the project",
+        split_options={"train": {"texts": "all"}},
+        layout="""\
+{train,val,test}/<n>.jpg
+{train,val,test}/<n>.json                   {"text": [...], "is_sentence", "shapes": [{"label", "points"}]}
+or a folder of parquet files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="refcoco",
+        title="referring expressions on COCO images",
+        factory="envs.datasets.refcoco:open_refcoco",
+        splits=("train", "val", "test", "testA", "testB"),
+        counts={"train": 120624, "val": 10834, "testA": 5657, "testB": 5095},  # unc, from memory
+        source="project REFER (lichengunc/refer) and COCO's train2014 images",
+        licence="see the project and COCO's terms",
+        layout=_REFCOCO_LAYOUT.replace("<name>", "refcoco"),
+    ),
+    DatasetInfo(
+        name="refcoco+",
+        title="referring expressions on COCO images, without words of place",
+        factory="envs.datasets.refcoco:open_refcoco_plus",
+        splits=("train", "val", "test", "testA", "testB"),
+        counts={"train": 120191, "val": 10758, "testA": 5726, "testB": 4889},  # unc, from memory
+        source="project REFER (lichengunc/refer) and COCO's train2014 images",
+        licence="see the project and COCO's terms",
+        layout=_REFCOCO_LAYOUT.replace("<name>", "refcoco+"),
+    ),
+    DatasetInfo(
+        name="refcocog",
+        title="longer referring expressions on COCO images",
+        factory="envs.datasets.refcoco:open_refcocog",
+        splits=("train", "val", "test"),
+        counts={"train": 80512, "val": 4896, "test": 9602},  # umd, from memory
+        source="project REFER (lichengunc/refer) and COCO's train2014 images",
+        licence="see the project and COCO's terms",
+        layout=_REFCOCO_LAYOUT.replace("<name>", "refcocog").replace("(unc)", "(umd)"),
+    ),
+    DatasetInfo(
+        name="grefcoco",
+        title="expressions for one, several or no object on COCO images",
+        factory="envs.datasets.refcoco:open_grefcoco",
+        splits=("train", "val", "testA", "testB"),
+        counts={"train": 16994, "val": 1500, "testA": 750, "testB": 750},  # from memory
+        count_unit="images",
+        source="hub dataset FudanCVL/gRefCOCO (project ReLA) and COCO's train2014 images",
+        licence="see the project and COCO's terms",
+        layout="""\
+grefcoco/grefs(unc).json                    "ann_id" is a list, [-1] for no target
+grefcoco/instances.json
+images/mscoco/images/train2014/             COCO's images""",
+    ),
+    DatasetInfo(
+        name="muse",
+        title="reasoning questions with several targets on COCO images (PixelLM)",
+        factory="envs.datasets.muse:open_muse",
+        splits=("train", "val", "test_less", "test_many"),
+        source="project PixelLM (MaverickRen/PixelLM) and COCO's images",
+        licence="see the project and COCO's terms",
+        layout="""\
+muse_{train,val,test_less,test_many}.json   [{"file_name" or "coco_url", "questions", "answers"}, ...]
+images/mscoco/images/{train2014,train2017,val2017}/""",
+    ),
+    DatasetInfo(
+        name="drseg",
+        title="reasoning questions on drone images, one target each (PixDLM)",
+        factory="envs.datasets.drseg:open_drseg",
+        splits=("train", "val", "test"),
+        counts={"train": 3000, "val": 2000, "test": 5000},  # from the paper's 10,000 in 3:2:5
+        count_unit="images",
+        source="hub dataset WhynotHug/DRSeg (project XIEFOX/PixDLM)",
+        licence="CC BY-NC 4.0 (second-hand)",
+        layout="""\
+{train,val,test}/**/<n>.(jpg|png)
+{train,val,test}/**/<n>.json                in the style of ReasonSeg; this layout was not seen""",
+    ),
+    DatasetInfo(
+        name="vrsbench",
+        title="referring expressions with boxes only, on aerial images",
+        factory="envs.datasets.vrsbench:open_vrsbench",
+        splits=("val",),
+        counts={"val": 16159},
+        source="hub dataset xiang709/VRSBench",
+        licence="see the project",
+        layout="""\
+VRSBench_EVAL_referring.json                [{"image_id", "question", "ground_truth": "{<25><40><33><60>}"}]
+Images_val/<f>.png""",
+    ),
+    DatasetInfo(
+        name="dior-rsvg",
+        title="referring expressions with boxes only, on 800 x 800 DIOR images",
+        factory="envs.datasets.dior_rsvg:open_dior_rsvg",
+        splits=("train", "val", "test"),
+        counts={"train": 26991, "val": 3829, "test": 7500},  # from memory
+        source="project RSVG (ZhanYang-nwpu/RSVG-pytorch)",
+        licence="see the project; the DIOR images are for non-commercial use (second-hand)",
+        layout="""\
+JPEGImages/<n>.jpg
+Annotations/<n>.xml                         objects with <name>, <bndbox> and <description>
+{train,val,test}.txt                        numbers of objects, counted through all XML files""",
     ),
 )
 

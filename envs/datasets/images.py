@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         return image.size
 
 
-def read_label(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[np.generic]:
+def read_label(path: Path | str, size: tuple[int, int] | None = None) -> NDArray[Any]:
     """Read a label image as an array [height, width] of its stored values.
 
     Palette images give their indices. Of several channels the largest value counts (label files are
@@ -66,8 +67,13 @@ def read_label(path: Path | str, size: tuple[int, int] | None = None) -> NDArray
                     f"it is {image.width} x {image.height} (width x height), "
                     f"but its image is {size[0]} x {size[1]}"
                 )
-            has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
-            label = np.asarray(image)
-        if label.ndim == 3:
-            label = (label[..., :-1] if has_alpha else label).max(axis=-1)
-        return label
+            return label_values(image)
+
+
+def label_values(image: Image.Image) -> NDArray[Any]:
+    """The stored values of an opened label image, [height, width]; see `read_label`."""
+    has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
+    label = np.asarray(image)
+    if label.ndim == 3:
+        label = (label[..., :-1] if has_alpha else label).max(axis=-1)
+    return label

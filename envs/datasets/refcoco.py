@@ -1,0 +1,116 @@
+"""RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO: expressions on COCO's train2014 images, REFER format.
+
+The images of all four are COCO's; `file_name` in a reference carries an annotation number, so the
+name is taken from the COCO file. gRefCOCO asks for several objects (`ann_id` is a list) or for
+none (`[-1]`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from envs.datasets.refer import ReferReader, read_references
+from envs.datasets.roots import find_root, need_existing, not_found
+from envs.datasets.source import RecordSource
+
+IMAGE_FOLDERS = (
+    "images/mscoco/images/train2014",
+    "images/train2014",
+    "images/mscoco/train2014",
+    "train2014",
+    "coco/train2014",
+)
+SplitBy = Literal["unc", "umd", "google"]
+
+
+def open_refcoco(
+    split: str,
+    *,
+    root: Path | None = None,
+    images: Path | None = None,
+    split_by: SplitBy = "unc",
+    text: Literal["raw", "sent"] = "sent",
+    skip_bad: bool = False,
+) -> RecordSource[tuple[int, int]]:
+    """Open a split of RefCOCO.
+
+    Args:
+        split: train, val, testA or testB (`unc`; `google` has train, val and test).
+        root: the folder with `refcoco/` and the images, or the former itself.
+        images: COCO's train2014 folder, when it is elsewhere.
+        split_by: whose split.
+        text: the wording as written or as normalised (which LISA and most others evaluate).
+        skip_bad: leave bad records out, told in `.skipped`, instead of raising.
+
+    Raises:
+        UserError: if the set is not there, or a record is bad.
+    """
+    return _open("refcoco", "refcoco", split, root, images, split_by, text, skip_bad)
+
+
+def open_refcoco_plus(
+    split: str,
+    *,
+    root: Path | None = None,
+    images: Path | None = None,
+    split_by: SplitBy = "unc",
+    text: Literal["raw", "sent"] = "sent",
+    skip_bad: bool = False,
+) -> RecordSource[tuple[int, int]]:
+    """Open a split of RefCOCO+ (folder `refcoco+/`); arguments as for `open_refcoco`."""
+    return _open("refcoco+", "refcoco+", split, root, images, split_by, text, skip_bad)
+
+
+def open_refcocog(
+    split: str,
+    *,
+    root: Path | None = None,
+    images: Path | None = None,
+    split_by: SplitBy = "umd",
+    text: Literal["raw", "sent"] = "sent",
+    skip_bad: bool = False,
+) -> RecordSource[tuple[int, int]]:
+    """Open a split of RefCOCOg (train, val, test by `umd`); arguments as for `open_refcoco`."""
+    return _open("refcocog", "refcocog", split, root, images, split_by, text, skip_bad)
+
+
+def open_grefcoco(
+    split: str,
+    *,
+    root: Path | None = None,
+    images: Path | None = None,
+    text: Literal["raw", "sent"] = "sent",
+    skip_bad: bool = False,
+) -> RecordSource[tuple[int, int]]:
+    """Open a split of gRefCOCO (train, val, testA, testB); arguments as for `open_refcoco`."""
+    return _open("grefcoco", "grefcoco", split, root, images, "unc", text, skip_bad)
+
+
+def _open(
+    name: str,
+    inner: str,
+    split: str,
+    root: Path | None,
+    images: Path | None,
+    split_by: SplitBy,
+    text: Literal["raw", "sent"],
+    skip_bad: bool,
+) -> RecordSource[tuple[int, int]]:
+    stem = "grefs" if name == "grefcoco" else "refs"
+    names = [f"{stem}({split_by}).p", f"{stem}({split_by}).json"]
+    folder = find_root(name, root, names, nested=[inner, f"refer_seg/{inner}"])
+    image_folder = images or _image_folder(name, folder)
+    skipped: list[str] | None = [] if skip_bad else None
+    references = read_references(need_existing(name, folder, names), [split], text, skipped)
+    instances = need_existing(name, folder, ["instances.json"])
+    reader = ReferReader(name, split, references, instances, image_folder, skipped=skipped)
+    return reader.source(skip_bad, skipped or ())
+
+
+def _image_folder(name: str, folder: Path) -> Path:
+    places = [place / inner for place in (folder, folder.parent) for inner in IMAGE_FOLDERS]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise not_found(name, ["folder of COCO's train2014 images"], places)

@@ -1,0 +1,45 @@
+"""RefSegRS: 4,420 expressions on 512 x 512 images; label images are TIFFs of several channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from envs.datasets.phrases import open_phrases
+from envs.datasets.roots import find_root, need_existing
+from envs.datasets.source import RecordSource
+
+NAME = "refsegrs"
+
+
+def open_refsegrs(
+    split: str,
+    *,
+    root: Path | None = None,
+    threshold: Literal["0", "50", "255"] = "0",
+    skip_bad: bool = False,
+) -> RecordSource:
+    """Open one split.
+
+    Args:
+        split: train, val or test.
+        root: the folder with `images/`, `masks/` and `output_phrase_*.txt`.
+        threshold: which label values (the largest of the channels) are target. Three rules are in
+            use: "0" above 0, "50" above 50, "255" exactly 255. They differ on grey edges only.
+        skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
+
+    Raises:
+        UserError: if the set is not there, or a line is bad.
+    """
+    names = [f"output_phrase_{split}.txt", f"phrase_txts/output_phrase_{split}.txt"]
+    folder = find_root(NAME, root, names, nested=["RefSegRS", "rs_ref_seg/RefSegRS"])
+    return open_phrases(
+        NAME,
+        split,
+        need_existing(NAME, folder, names),
+        need_existing(NAME, folder, ["images"]),
+        need_existing(NAME, folder, ["masks"]),
+        ".tif",
+        (lambda label: label == 255) if threshold == "255" else lambda label: label > int(threshold),
+        skip_bad,
+    )
