@@ -175,21 +175,33 @@ class Pen:
             self._names.append(part)
         return self.BODY + 1 + self._names.index(part)
 
-    def _to_mask(self, labels: NDArray[np.bool_]) -> Mask:
-        """Average supersampled labels down; a pixel belongs when at least half of it is covered."""
+    def _covered(self, labels: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """How much of each image pixel near the object is covered, 0..255, [rows, columns]."""
         rows, columns = self._bottom - self._top, self._right - self._left
-        covered = cv2.resize(labels.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA)
+        fine = labels.astype(np.uint8) * 255
+        return np.asarray(cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _whole(self, window: NDArray[np.bool_]) -> Mask:
+        """A mask of the object's neighbourhood as one of the image, [size, size]."""
         mask = np.zeros((self.size, self.size), np.bool_)
-        mask[self._top : self._bottom, self._left : self._right] = covered >= 128
+        mask[self._top : self._bottom, self._left : self._right] = window
         return mask
 
     def mask(self) -> Mask:
-        """The object's mask [size, size] in image pixels."""
-        return self._to_mask(self._labels > 0)
+        """The object's mask [size, size]: pixels of which it covers at least half."""
+        return self._whole(self._covered(self._labels > 0) >= 128)
 
     def parts(self) -> dict[str, Mask]:
-        """The masks [size, size] of the named parts, without what lies on top of them."""
+        """The masks [size, size] of the named parts, without what lies on top of them.
+
+        A pixel of the object belongs to the part that covers most of it, so parts never overlap.
+        """
+        if not self._names:
+            return {}
+        labels = range(self.BODY, self.BODY + 1 + len(self._names))
+        strongest = np.stack([self._covered(self._labels == label) for label in labels]).argmax(axis=0)
+        inside = self._covered(self._labels > 0) >= 128
         return {
-            name: self._to_mask(self._labels == self.BODY + 1 + number)
-            for number, name in enumerate(self._names)
+            name: self._whole(inside & (strongest == number))
+            for number, name in enumerate(self._names, start=1)
         }

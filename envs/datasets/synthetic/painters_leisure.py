@@ -28,8 +28,7 @@ def _flat(design: Design) -> list[tuple[Points, float]]:
 def _paint_tennis(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
     colour = jitter(rng, PALETTE[design.looks["colour"]], 8)
-    other: Colour = (64, 106, 84) if design.looks["colour"] == "blue" else (164, 96, 72)
-    pen.polygon(rectangle(length, width), jitter(rng, other, 6))
+    pen.polygon(rectangle(length, width), shade(colour, 0.8))
     a, b = length * 0.36, width * 0.33
     pen.polygon(rectangle(2 * a, 2 * b), shade(colour, 1.05), None)
     thin = 0.004
@@ -98,8 +97,8 @@ def _basin(design: Design, margin: float) -> Points:
 
 def _paint_pool(pen: Pen, design: Design, light: Light) -> None:
     rng, length = design.rng(), design.length
-    pen.polygon(_basin(design, 0.022), jitter(rng, (206, 196, 178), 8), None)
-    pen.polygon(_basin(design, 0.004), (238, 238, 232), None)
+    pen.polygon(_basin(design, 0.014), jitter(rng, (186, 178, 160), 8), None)
+    pen.polygon(_basin(design, 0.003), (216, 212, 200), None)
     water = jitter(rng, (64, 176, 200), 10)
     pen.polygon(_basin(design, 0.0), shade(water, 0.8))
     pen.polygon(_basin(design, -0.007) + np.asarray(light.shadow) * 0.006, water, None)

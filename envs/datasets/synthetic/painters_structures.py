@@ -98,7 +98,7 @@ def _paint_flat_roof(
         box = rectangle(side * (1.5 if number else 1), side, at_x, at_y)
         pen.polygon(box + np.asarray(light.shadow) * 0.012, shade(colour, 0.58), None)
         pen.polygon(box, jitter(rng, (186, 186, 182), 16), None)
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         panel = rectangle(length * 0.34, width * 0.5, x - length * 0.2, y)
         pen.polygon(panel, (50, 60, 86), None)
         for step in np.linspace(-0.3, -0.1, 3):
@@ -134,7 +134,7 @@ def _paint_gable_roof(
         pen.polygon(rectangle(length, width, x, y), None)
         for corners, (normal_x, normal_y) in faces:
             normal = (-normal_y, normal_x) if upright else (normal_x, normal_y)
-            pen.polygon(place(corners), shade(colour, 0.98 + 0.24 * light.lit(*normal)), None)
+            pen.polygon(place(corners), shade(colour, 0.99 + 0.17 * light.lit(*normal)), None)
         for offset in np.linspace(-0.75, 0.75, 4):
             if not hip:
                 pen.line(place([[-a, offset * b], [a, offset * b]]), 0.002, shade(colour, 0.86))
@@ -149,7 +149,7 @@ def _tank_pad(design: Design) -> list[tuple[Points, Colour]]:
     """A round foundation, and often a square one with it."""
     rng = design.rng()
     pad: list[tuple[Points, Colour]] = []
-    if design.detail % 3:
+    if design.detail % 3 == 0:
         side = design.length * rng.uniform(1.35, 1.7)
         pad.append((rectangle(side, side), jitter(rng, (146, 132, 110), 14)))
     pad.append((circle(design.length * 0.55), jitter(rng, (128, 122, 112), 10)))
@@ -157,16 +157,15 @@ def _tank_pad(design: Design) -> list[tuple[Points, Colour]]:
 
 
 def _yard(design: Design) -> list[tuple[Points, Colour]]:
-    """Paved or bare ground on one side of a building, and a narrow strip around it."""
+    """Worn or gravelled ground on one side of some buildings."""
     rng = design.rng()
-    colour = jitter(rng, ((150, 146, 138), (160, 142, 114), (134, 132, 130))[design.detail % 3], 10)
-    if design.detail % 5 == 0:
+    colour = jitter(rng, ((140, 134, 116), (148, 130, 100), (126, 122, 106))[design.detail % 3], 10)
+    if design.detail % 2:
         return []
     depth = design.width * rng.uniform(0.3, 0.8)
     side = 1 if rng.random() < 0.5 else -1
-    plot = [(rectangle(design.length + 0.03, design.width + 0.03), colour)]
     yard = rectangle(design.length * rng.uniform(0.5, 1.0), depth, 0, side * (design.width + depth) / 2)
-    return [*plot, (yard, colour)]
+    return [(yard, colour)]
 
 
 TANK = Painter(_tank_solids, _paint_tank, surround=0.12, plot=_tank_pad)

@@ -126,16 +126,15 @@ def _paint_aircraft(pen: Pen, design: Design, light: Light) -> None:
     a, b = length / 2, design.width / 2
     for y in (0.36, -0.36):
         engine = rectangle(length * 0.11, length * 0.042, a * 0.1, y * b)
-        pen.polygon(engine, shade(colour, 0.72), "left wing" if y < 0 else "right wing")
+        pen.polygon(engine, shade(colour, 0.8), "left wing" if y < 0 else "right wing")
     for side, name in ((1, "right wing"), (-1, "left wing")):
         wing = _wing(design, side)
-        pen.polygon(wing, shade(colour, 0.9 + 0.05 * light.lit(0, side)), name)
-        pen.line([[-a * 0.17, side * b * 0.3], [-a * 0.24, side * b * 0.97]], 0.003, shade(colour, 0.66))
-    pen.polygon(_tailplane(design), shade(colour, 0.9), "tail")
+        pen.polygon(wing, shade(colour, 0.96 + 0.03 * light.lit(0, side)), name)
+        pen.line([[-a * 0.17, side * b * 0.3], [-a * 0.24, side * b * 0.97]], 0.003, shade(colour, 0.76))
+    pen.polygon(_tailplane(design), shade(colour, 0.95), "tail")
     body = _fuselage(design)
-    dark = body.copy()
-    pen.polygon(dark, shade(colour, 0.78), "fuselage")
-    pen.polygon(body * [0.99, 0.62] - np.asarray(light.shadow) * length * 0.014, shade(colour, 1.06), None)
+    pen.polygon(body, shade(colour, 0.88), "fuselage")
+    pen.polygon(body * [0.99, 0.62] - np.asarray(light.shadow) * length * 0.014, shade(colour, 1.05), None)
     pen.polygon(rectangle(a * 0.4, length * 0.022, -a * 0.78, 0), accent, "tail")
     pen.polygon(
         [

@@ -348,13 +348,13 @@ def park(ground: Ground, rng: Rng) -> None:
 
 THEMES: dict[str, Theme] = {
     "harbour": Theme(
-        harbour, {"ship": 4, "storage tank": 1.4, "building": 1.6, "truck": 0.9, "car": 0.7}, (0, 6)
+        harbour, {"ship": 6, "storage tank": 1.4, "building": 1.6, "truck": 0.9, "car": 0.7}, (0, 6)
     ),
     "river": Theme(
         river, {"ship": 2.6, "building": 2, "storage tank": 1, "car": 0.9, "truck": 0.6, "swimming pool": 0.4}
     ),
     "airport": Theme(
-        airport, {"aircraft": 3.4, "building": 1.4, "truck": 0.8, "car": 0.8, "storage tank": 0.7}, (0, 8)
+        airport, {"aircraft": 6, "building": 1.4, "truck": 0.8, "car": 0.8, "storage tank": 0.7}, (0, 8)
     ),
     "industrial": Theme(industrial, {"storage tank": 3, "building": 2, "truck": 1.4, "car": 0.6}, (0, 8)),
     "suburb": Theme(
