@@ -1,0 +1,143 @@
+"""Who answers the questions of a benchmark: a sampled policy, an endpoint, or a baseline.
+
+The runner knows only `Answerer`. `build_answerer` makes one from what a user types:
+
+    baseline:NAME         a trivial or oracle baseline (`eval.baselines`)
+    openai:URL#MODEL      any OpenAI-compatible endpoint (`eval.endpoint`)
+    a folder or hub id    a checkpoint of ours or of Qwen-VL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from PIL import Image
+
+from envs.sample import Sample
+from envs.segmentation import image_key
+from eval.baselines import BASELINES, Baseline
+from prompter.errors import UserError, did_you_mean
+from prompter.jsonl import to_line
+from prompter.sampling.base import Sampler, SamplingRequest, SamplingSettings
+from prompter.types import ParseFailure, PromptSet
+
+
+class Answer(NamedTuple):
+    """One answer.
+
+    Args:
+        text: the completion.
+        prompts: what the parser read, image frame, or why it could not.
+        tokens: number of sampled tokens, or 0 if unknown.
+    """
+
+    text: str
+    prompts: PromptSet | ParseFailure
+    tokens: int
+
+
+class Answerer(Protocol):
+    """Answers questions, deterministically: equal batches get equal answers."""
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Return one answer per sample, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds. Safe to call twice."""
+        ...
+
+
+class AskingPolicy(Protocol):
+    """How a policy is asked and read; `prompter.policy.Policy` and `eval.endpoint.EndpointPolicy` fit."""
+
+    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
+        """Build the sampler's request for a query on an original image."""
+        ...
+
+    def parse(
+        self, text: str, image_size: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
+    ) -> PromptSet | ParseFailure:
+        """Read a completion about an image of (width, height) pixels."""
+        ...
+
+
+class SamplerAnswerer:
+    """Answers with one completion per question from a sampler, greedily by default.
+
+    Args:
+        policy: how questions are put and answers read.
+        sampler: draws the completions; closed with this object.
+        settings: how to sample; `n` must be 1.
+    """
+
+    def __init__(self, policy: AskingPolicy, sampler: Sampler, settings: SamplingSettings) -> None:
+        if settings.n != 1:
+            raise ValueError(f"evaluation takes one completion per question, but n is {settings.n}")
+        self._policy = policy
+        self._sampler = sampler
+        self._settings = settings
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Return one answer per sample, in order."""
+        images: dict[str, Image.Image] = {}
+        requests = []
+        for sample in samples:
+            key = image_key(sample)
+            if key not in images:
+                images[key] = sample.load_image()
+            requests.append(self._policy.request(sample.query, images[key], key))
+        answers = []
+        for sample, completions in zip(samples, self._sampler.sample(requests, self._settings), strict=True):
+            completion = completions[0]
+            prompts = self._policy.parse(completion.text, sample.image_size, completion.finish_reason)
+            answers.append(Answer(completion.text, prompts, len(completion.token_ids)))
+        return answers
+
+    def close(self) -> None:
+        """Close the sampler."""
+        self._sampler.close()
+
+
+class BaselineAnswerer:
+    """Answers by a rule that needs no model. The completion is the prompts as JSON, image frame."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self._baseline = baseline
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Return one answer per sample, in order."""
+        answers = []
+        for sample in samples:
+            prompts = self._baseline(sample)
+            answers.append(Answer(to_line({"prompts": prompts.to_json()}).rstrip(), prompts, 0))
+        return answers
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Answerer:
+    """Make the answerer a user names.
+
+    Args:
+        policy: see the module's docstring.
+        options: for an endpoint, the fields of `eval.endpoint.EndpointSettings`; for a checkpoint,
+            overrides of `prompter.policy.PolicySettings`; none for a baseline.
+
+    Raises:
+        UserError: if the name or an option is unknown.
+    """
+    scheme, colon, rest = policy.partition(":")
+    if colon and scheme == "baseline":
+        if rest not in BASELINES:
+            raise UserError(f"There is no baseline {rest!r}.{did_you_mean(rest, BASELINES)}")
+        if options:
+            raise UserError(f"A baseline takes no options, but got {', '.join(options)}.")
+        return BaselineAnswerer(BASELINES[rest])
+    if colon and scheme == "openai":
+        from eval.endpoint import build_endpoint
+
+        return SamplerAnswerer(*build_endpoint(rest, options or {}))
+    raise UserError(f"There is no policy {policy!r}; give baseline:NAME or openai:URL#MODEL.")

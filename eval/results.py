@@ -1,0 +1,131 @@
+"""Results of an evaluation: computed from rollouts alone, written once, printed as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.metrics import score_file, summarise
+from eval.protocols import get_protocols
+from eval.ratios import Bootstrap
+from prompter.errors import UserError
+from prompter.files import atomic_write
+from prompter.run_folder import RunFolder
+
+RESULTS = "results.json"
+
+
+def rescore(
+    folder: RunFolder, protocols: Sequence[str], bootstrap: Bootstrap | None = None
+) -> dict[str, Any]:
+    """Compute the results of a run from its rollout files and write them to `results.json`.
+
+    No model is loaded. The same rollouts and settings give the same bytes.
+
+    Args:
+        folder: a run folder with files of rollouts.
+        protocols: names of `eval.protocols.PROTOCOLS`.
+        bootstrap: settings of the intervals.
+
+    Returns:
+        executor -> `eval.metrics.summarise(...)`.
+
+    Raises:
+        UserError: if a protocol is unknown, or there are no rollouts.
+    """
+    chosen = get_protocols(protocols)
+    results = {}
+    for path in evaluation_files(folder):
+        results[path.stem] = summarise(score_file(path, chosen), chosen, bootstrap)
+    with atomic_write(folder.path / RESULTS) as handle:
+        json.dump(results, handle, indent=1, ensure_ascii=False)
+        handle.write("\n")
+    return results
+
+
+def evaluation_files(folder: RunFolder) -> list[Path]:
+    """The rollout files of an evaluation run, one per executor, by name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    per_step = {path for _, path in folder.step_rollouts()}
+    files = sorted(path for path in folder.rollouts_dir.glob("*.jsonl") if path not in per_step)
+    if not files:
+        raise UserError(f"{folder.path} holds no rollouts of an evaluation (rollouts/EXECUTOR.jsonl).")
+    return files
+
+
+def read_results(folder: RunFolder) -> dict[str, Any]:
+    """Read `results.json` of a run.
+
+    Raises:
+        UserError: if it is missing or is not JSON.
+    """
+    path = folder.path / RESULTS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder.path} holds no {RESULTS}; evaluate it, or score it with --rescore."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); score the run again with --rescore.") from None
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent with two decimals, or a dash where there is no value."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def with_interval(metric: Mapping[str, Any], by: str = "by_image") -> str:
+    """A metric of `summarise` as "value [low, high]" in per cent."""
+    interval = metric[by]
+    if interval is None:
+        return percent(metric["value"])
+    return f"{percent(metric['value'])} [{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def results_text(results: Mapping[str, Any]) -> str:
+    """The results as text tables: one row per executor and metric, a column per protocol."""
+    lines = []
+    for executor, summary in results.items():
+        protocols = summary["protocols"]
+        names = list(dict.fromkeys(name for one in protocols.values() for name in one["metrics"]))
+        shown = [
+            name
+            for name in names
+            if any(one["metrics"].get(name, {}).get("value") is not None for one in protocols.values())
+        ]
+        counts = f"{summary['queries']} queries on {summary['images']} images"
+        if summary["no_target"]:
+            counts += f", {summary['no_target']} without a target"
+        lines.append(f"{executor}: {counts}")
+        if summary["executor_failures"]:
+            lines.append(f"  INCOMPLETE: the segmenter failed on {summary['executor_failures']} queries")
+        if summary["parse_failures"]:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in summary["parse_failures"].items())
+            lines.append(f"  parse failures: {kinds}")
+        rows = [["", *protocols]]
+        for name in shown:
+            row = [name]
+            for one in protocols.values():
+                row.append(with_interval(one["metrics"][name]) if name in one["metrics"] else "")
+            rows.append(row)
+        lines += [f"  {line}" for line in text_table(rows)]
+        lines.append("  per cent; in brackets 95 % bootstrap intervals, drawing images")
+    return "\n".join(lines)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay rows out in columns; the first column is left-aligned, the others right-aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

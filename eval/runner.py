@@ -1,0 +1,275 @@
+"""Runs a benchmark: every question answered once, every answer segmented by every executor.
+
+Work is done in chunks of consecutive samples. A chunk's completions are appended to
+`completions.jsonl` in one write, then each executor's rollouts to its own file. A run that is
+killed at any moment is resumed by running it again: unfinished chunks are cut off and done again
+as whole chunks, so batches are the same, no sample is missing or doubled, and the files come out
+byte for byte as if nothing had happened. At no time is more than one chunk in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from tqdm import tqdm
+
+from envs.sample import Sample
+from envs.segmentation import Segmenter, image_key, make_rollouts
+from eval.answerers import Answer, Answerer
+from prompter.errors import UserError
+from prompter.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
+from prompter.run_folder import RunFolder
+from prompter.types import FailureKind, ParseFailure, PromptSet
+from rewards.mask import mask_iou
+
+COMPLETIONS = "completions.jsonl"
+
+_IMAGE_BYTES = 256 * 2**20
+"""Images of a chunk kept decoded at one time; larger chunks are segmented in parts."""
+
+
+class Samples(Protocol):
+    """Samples by position; a list of them, or what `envs.datasets` opens."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """A finished evaluation.
+
+    Args:
+        folder: the run folder.
+        rollouts: executor name -> its file of rollouts.
+    """
+
+    folder: RunFolder
+    rollouts: Mapping[str, Path]
+
+
+def evaluate(
+    samples: Samples,
+    answerer: Answerer,
+    executors: Mapping[str, Segmenter],
+    out: Path | str,
+    *,
+    config: Mapping[str, Any],
+    limit: int | None = None,
+    chunk: int = 32,
+    keep_instances: bool = False,
+    step: int = -1,
+    progress: bool = True,
+) -> EvaluationRun:
+    """Answer and segment every sample; resume if `out` holds an unfinished run of the same config.
+
+    Args:
+        samples: what to ask; loaded one chunk at a time.
+        answerer: who answers.
+        executors: segmenters by name; each gets the same answers and its own rollout file.
+        out: run folder.
+        config: what identifies this run (benchmark, policy, executors, …), JSON-ready; written to
+            `config.yaml` and compared on resume.
+        limit: only the first so many samples.
+        chunk: samples per batch. Part of the run's identity: another batch size may change a
+            sampler's floating-point results.
+        keep_instances: store one mask per predicted instance.
+        step: optimiser step stored in the rollouts.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        UserError: if `out` holds something else, or a run with another config; or if a sample
+            cannot be loaded.
+    """
+    if not executors:
+        raise UserError("Name at least one executor to evaluate with.")
+    total = len(samples) if limit is None else min(limit, len(samples))
+    if total <= 0:
+        raise UserError("There is nothing to evaluate: the benchmark holds no sample, or the limit is 0.")
+    identity = {**config, "samples": total, "chunk": chunk, "keep_instances": keep_instances}
+    folder = _open_folder(out, identity)
+    completions = folder.path / COMPLETIONS
+    files = {name: folder.rollouts_path(name) for name in executors}
+    if len(set(files.values())) < len(files):
+        raise UserError(f"Two executors would share a file; rename them: {', '.join(executors)}.")
+
+    answered = _keep_whole_chunks(completions, chunk, total)
+    segmented = {name: _keep_whole_chunks(path, chunk, total) for name, path in files.items()}
+    for name, done in segmented.items():
+        if done > answered:
+            raise UserError(f"{files[name]} is ahead of {completions}; evaluate into a new folder.")
+    start = min(answered, *segmented.values())
+    stored = itertools.islice(read_lines(completions), start, None) if answered > start else iter(())
+    with tqdm(total=total, initial=start, unit="query", disable=not progress) as bar:
+        running = _Running()
+        for first in range(start, total, chunk):
+            indices = range(first, min(first + chunk, total))
+            batch = _load(samples, indices)
+            if first < answered:
+                answers = _stored_answers(batch, stored, completions)
+            else:
+                answers = answerer.answer(batch)
+                append_lines(completions, map(_completion_line, batch, answers))
+            for name, segmenter in executors.items():
+                if first < segmented[name]:
+                    continue
+                rollouts = []
+                for part in _parts_by_pixels(batch):
+                    rollouts += make_rollouts(
+                        batch[part],
+                        [answer.text for answer in answers[part]],
+                        [answer.prompts for answer in answers[part]],
+                        segmenter,
+                        step=step,
+                        executor=name,
+                        completion_tokens=[answer.tokens for answer in answers[part]],
+                        keep_instances=keep_instances,
+                    )
+                append_lines(files[name], (rollout.to_json() for rollout in rollouts))
+                if name == next(iter(executors)) and progress:
+                    for rollout in rollouts:
+                        running.add(None if rollout.target is None else mask_iou(rollout), rollout.answer)
+            bar.set_postfix_str(running.text(), refresh=False)
+            bar.update(len(batch))
+    return EvaluationRun(folder, files)
+
+
+def _open_folder(out: Path | str, identity: Mapping[str, Any]) -> RunFolder:
+    """Create the folder, or accept one that holds an evaluation of the same identity."""
+    folder = RunFolder(out)
+    if not folder.config_path.exists():
+        folder = RunFolder.create(out)
+        folder.write_config(identity)
+        return folder
+    stored = RunFolder.open(out).read_config()
+    for key in [*stored, *(key for key in identity if key not in stored)]:
+        if stored.get(key) != identity.get(key):
+            raise UserError(
+                f"{folder.path} holds a run with {key} = {stored.get(key)!r}, not {identity.get(key)!r}; "
+                f"evaluate into another folder, or give the same settings to resume."
+            )
+    return RunFolder.create(out, resume=True)
+
+
+def _keep_whole_chunks(path: Path, chunk: int, total: int) -> int:
+    """Cut a file back to whole chunks; return how many lines (samples) it holds."""
+    drop_unfinished_line(path)
+    if not path.exists():
+        return 0
+    with open(path, "rb") as handle:
+        lines = sum(1 for _ in handle)
+    kept = total if lines >= total else lines // chunk * chunk
+    keep_first_lines(path, kept)
+    return kept
+
+
+def _load(samples: Samples, indices: range) -> list[Sample]:
+    """Load a chunk's samples; its images are decoded once, within a byte budget."""
+    memo = _ImageMemo()
+    return [replace(sample, load_image=memo.loader(sample)) for sample in map(samples.__getitem__, indices)]
+
+
+class _ImageMemo:
+    """Keeps the images a chunk used last, so that policy and segmenters share one decoding."""
+
+    def __init__(self) -> None:
+        self._images: OrderedDict[str, Image.Image] = OrderedDict()
+        self._bytes = 0
+
+    def loader(self, sample: Sample) -> Callable[[], Image.Image]:
+        """Return a `load_image` for a sample that looks here first."""
+        key, load = image_key(sample), sample.load_image
+
+        def remembered() -> Image.Image:
+            if key not in self._images:
+                self._images[key] = load()
+                self._bytes += _image_bytes(sample)
+                while self._bytes > _IMAGE_BYTES and len(self._images) > 1:
+                    _, dropped = self._images.popitem(last=False)
+                    self._bytes -= dropped.width * dropped.height * 3
+            self._images.move_to_end(key)
+            return self._images[key]
+
+        return remembered
+
+
+def _image_bytes(sample: Sample) -> int:
+    return sample.image_size[0] * sample.image_size[1] * 3
+
+
+def _parts_by_pixels(batch: Sequence[Sample]) -> Iterator[slice]:
+    """Split a chunk so that the distinct images of a part fit the byte budget (at least one each)."""
+    start, held = 0, 0
+    keys: set[str] = set()
+    for index, sample in enumerate(batch):
+        key = image_key(sample)
+        if index > start and key not in keys and held + _image_bytes(sample) > _IMAGE_BYTES:
+            yield slice(start, index)
+            start, held = index, 0
+            keys.clear()
+        if key not in keys:
+            keys.add(key)
+            held += _image_bytes(sample)
+    yield slice(start, len(batch))
+
+
+def _completion_line(sample: Sample, answer: Answer) -> dict[str, Any]:
+    parsed = isinstance(answer.prompts, PromptSet)
+    return {
+        "sample_id": sample.sample_id,
+        "completion": answer.text,
+        "prompts": answer.prompts.to_json() if parsed else None,
+        "failure": None if parsed else answer.prompts.to_json(),
+        "tokens": answer.tokens,
+    }
+
+
+def _stored_answers(batch: Sequence[Sample], lines: Iterator[dict[str, Any]], path: Path) -> list[Answer]:
+    """Read a chunk's completions back, checking that they belong to its samples."""
+    answers = []
+    for sample, line in zip(batch, lines, strict=False):
+        if line.get("sample_id") != sample.sample_id:
+            raise UserError(
+                f"{path} holds an answer to sample {line.get('sample_id')!r} where {sample.sample_id!r} "
+                f"was expected; the benchmark has changed, evaluate into a new folder."
+            )
+        prompts: PromptSet | ParseFailure
+        if line["failure"] is None:
+            prompts = PromptSet.from_json(line["prompts"])
+        else:
+            failure = line["failure"]
+            prompts = ParseFailure(FailureKind(failure["kind"]), failure["message"], line["completion"])
+        answers.append(Answer(line["completion"], prompts, line["tokens"]))
+    return answers
+
+
+class _Running:
+    """What the progress bar says about the samples done since the start of this process."""
+
+    def __init__(self) -> None:
+        self._scores: list[float] = [0.0, 0.0]  # sum, count
+        self._failed = self._seen = 0
+
+    def add(self, score: float | None, answer: PromptSet | ParseFailure) -> None:
+        """Count one rollout; a score of None (no mask, or the segmenter failed) is left out."""
+        if score is not None:
+            self._scores[0] += score
+            self._scores[1] += 1
+        self._seen += 1
+        self._failed += isinstance(answer, ParseFailure)
+
+    def text(self) -> str:
+        """Running gIoU and share of parse failures, in per cent."""
+        if not self._seen:
+            return ""
+        failures = f"parse failures {100 * self._failed / self._seen:.1f} %"
+        if not self._scores[1]:
+            return failures
+        return f"gIoU {100 * self._scores[0] / self._scores[1]:.1f}, {failures}"
