@@ -15,6 +15,13 @@ _FRAME_TEXT: dict[str, str] = {
     "thousandths": "Coordinates are whole numbers from 0 to 1000 along each side, x to the right, y down.",
 }
 
+_SHORT_TEXT: dict[str, str] = {
+    "box": "Give boxes.",
+    "points": "Give points.",
+    "box+points": "Give boxes and points.",
+    "any": "Give boxes or points.",
+}
+
 
 def system_prompt(
     action_space: ActionSpace, frame_kind: FrameKind, *, instructions: Instructions = "full", think: bool = True
@@ -25,11 +32,11 @@ def system_prompt(
         action_space: which prompts an answer may hold.
         frame_kind: the frame the model family speaks.
         instructions: `full` explains task, schema and frame to an instruction-tuned model; `short`
-            only names the schema, for small models trained on this protocol from scratch.
+            only names the kind of prompts, for small models trained on this protocol from scratch.
         think: whether reasoning in `<think>` is asked for before the answer.
     """
     if instructions == "short":
-        return f"Answer with {action_space.schema_text()}"
+        return _SHORT_TEXT[action_space.kind]
     form = "<think>your reasoning</think><answer>[…]</answer>" if think else "<answer>[…]</answer>"
     sentences = [
         "You point out regions of an image so that a segmentation model can outline them.",

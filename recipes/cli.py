@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "sft": Command("recipes.sft", "cold start: teach a small policy the format and rough localisation"),
     "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),
 }
 

@@ -1,0 +1,184 @@
+"""Batches for the cold start: samples rendered as chats with their answers, plus cell-wise supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from envs.masks import Mask, mask_to_box
+from envs.oracle import oracle_prompts, reading_order, target_masks
+from envs.sample import Sample, SampleSource
+from prompter.policy import Policy
+from prompter.types import PromptSet
+
+AnswerForm = Literal["box", "points", "box+points"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One supervised example.
+
+    Args:
+        image_id: samples of one image share it.
+        image: PIL RGB at the size the model sees.
+        query, answer: texts.
+        coverage: float32 [rows, columns]: share of each merged vision token's cell that is target.
+        boxes: float32 [rows, columns, 4]: XYXY of the target object covering most of the cell, as
+            shares of the image's sides; meaningful where coverage > 0.
+    """
+
+    image_id: str
+    image: Image.Image
+    query: str
+    answer: str
+    coverage: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+
+def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
+    """The forms of answer an action space admits; `any` admits all three."""
+    forms: dict[str, tuple[AnswerForm, ...]] = {
+        "box": ("box",),
+        "points": ("points",),
+        "box+points": ("box+points",),
+        "any": ("box", "points", "box+points"),
+    }
+    return forms[kind]
+
+
+def make_example(sample: Sample, policy: Policy, form: AnswerForm) -> Example:
+    """Turn a sample into an example whose answer prompts every target object in one form."""
+    masks = reading_order(target_masks(sample))[: policy.settings.action_space.max_instances]
+    points = 0 if form == "box" else min(1, policy.settings.action_space.positive_points)
+    prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
+    image = policy.model_image(sample.load_image())
+    cell = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
+    coverage, boxes = cell_targets(masks, (image.height // cell, image.width // cell))
+    answer = policy.render(prompts, sample.image_size)
+    return Example(sample.image_id, image, sample.query, answer, coverage, boxes)
+
+
+def cell_targets(
+    masks: Sequence[Mask], grid: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Share of each cell that is target, and the box of the object that covers it most.
+
+    Args:
+        masks: one bool [height, width] per object.
+        grid: (rows, columns) of cells.
+
+    Returns:
+        coverage float32 [rows, columns] and boxes float32 [rows, columns, 4] (shares of the sides).
+    """
+    coverage = np.zeros(grid, np.float32)
+    largest = np.zeros(grid, np.float32)
+    boxes = np.zeros((*grid, 4), np.float32)
+    for mask in masks:
+        box = mask_to_box(mask)
+        if box is None:
+            continue
+        height, width = mask.shape
+        share = cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
+        coverage += share
+        mine = share > largest
+        boxes[mine] = np.asarray(box, np.float32) / np.asarray([width, height] * 2, np.float32)
+        largest = np.maximum(largest, share)
+    return np.clip(coverage, 0.0, 1.0), boxes
+
+
+class ExampleStream(IterableDataset):
+    """An endless stream of examples: whole images at a time, in a seeded order, each answer's form drawn.
+
+    Args:
+        source: training samples; consecutive samples may share an image.
+        policy: how questions and answers are written.
+        seed: of order and forms.
+        queries_per_image: consecutive samples that belong together and are emitted together.
+    """
+
+    def __init__(self, source: SampleSource, policy: Policy, *, seed: int, queries_per_image: int) -> None:
+        super().__init__()
+        self.source, self.policy = source, policy
+        self.seed, self.queries_per_image = seed, queries_per_image
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        forms = allowed_forms(self.policy.settings.action_space.kind)
+        images = len(self.source) // self.queries_per_image
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            for image in rng.permutation(images)[number::count]:
+                drawn = np.random.default_rng([self.seed, epoch, int(image)])
+                for query in range(self.queries_per_image):
+                    sample = self.source[int(image) * self.queries_per_image + query]
+                    yield make_example(sample, self.policy, forms[int(drawn.integers(len(forms)))])
+            epoch += 1
+
+
+class Collator:
+    """Collates examples into one tensor batch; each distinct image is processed once.
+
+    Returns of a call (a dict):
+        input_ids, attention_mask, mm_token_type_ids: int64 [batch, length], right-padded.
+        labels: int64 [batch, length], -100 outside the answer and its end token.
+        pixel_values, image_grid_thw: of the distinct images, as the processor makes them.
+        image_index: int64 [batch], which distinct image a sequence shows.
+        coverage: float32 [batch, cells]; boxes: float32 [batch, cells, 4], cells in row-major order.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        processor, tokenizer = self.policy.processor, self.policy.processor.tokenizer
+        places: dict[str, int] = {}
+        images: list[Image.Image] = []
+        for example in examples:
+            if example.image_id not in places:
+                places[example.image_id] = len(images)
+                images.append(example.image)
+        pixels = processor.image_processor(images=images, return_tensors="pt")
+        merge = processor.image_processor.merge_size**2
+        rows, prompts = [], []
+        for example in examples:
+            grid = pixels["image_grid_thw"][places[example.image_id]]
+            prompt = self._prompt_ids(example.query, int(grid.prod()) // merge)
+            prompts.append(len(prompt))
+            rows.append(prompt + tokenizer(example.answer + tokenizer.eos_token)["input_ids"])
+        length = max(len(row) for row in rows)
+        input_ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, -100)
+        for number, (row, prompt_length) in enumerate(zip(rows, prompts, strict=True)):
+            input_ids[number, : len(row)] = torch.tensor(row)
+            attention_mask[number, : len(row)] = 1
+            labels[number, prompt_length : len(row)] = torch.tensor(row[prompt_length:])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "mm_token_type_ids": (input_ids == processor.image_token_id).long(),
+            "pixel_values": pixels["pixel_values"],
+            "image_grid_thw": pixels["image_grid_thw"],
+            "image_index": torch.tensor([places[example.image_id] for example in examples]),
+            "coverage": torch.from_numpy(np.stack([example.coverage.ravel() for example in examples])),
+            "boxes": torch.from_numpy(np.stack([example.boxes.reshape(-1, 4) for example in examples])),
+        }
+
+    def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
+        processor = self.policy.processor
+        text = processor.apply_chat_template(
+            self.policy.messages(query), tokenize=False, add_generation_prompt=True
+        )
+        expanded = text.replace(processor.image_token, processor.image_token * image_tokens)
+        return list(processor.tokenizer(expanded)["input_ids"])

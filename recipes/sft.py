@@ -1,0 +1,230 @@
+"""The cold start: teach a small policy the answer's format and rough localisation.
+
+    prompter sft recipes/configs/cold-start.yaml
+
+Trains a small Qwen3-VL from scratch on `synthetic-aerial` (see `recipes.cold_start_model` for the
+losses) and exports it every so often, with a card, so that it can be stopped at any time. Optimiser,
+schedule and loop are transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prompter.action import ActionSpace
+from prompter.config import StrictModel
+from prompter.config_files import dump_yaml, load_model
+from prompter.errors import UserError
+from prompter.files import atomic_write
+from prompter.small_policy import SmallPolicySize
+
+TAKES_OVERRIDES = True
+
+
+class AuxiliaryConfig(StrictModel):
+    """See `recipes.cold_start_model.AuxiliaryWeights`."""
+
+    place: float = 0.2
+    target: float = 1.0
+    extent: float = 1.0
+    number_spread: float = Field(default=8.0, gt=0)
+
+
+class ColdStartConfig(StrictModel):
+    """Everything `prompter sft` needs.
+
+    Args:
+        output_dir: folder of the checkpoint; must be new or empty.
+        dataset, split, options: training samples; consecutive samples of one image are kept together.
+        queries_per_image: how many those are (the dataset's own option of that meaning).
+        policy: sizes of the model.
+        init: continue from this checkpoint instead of random weights.
+        action_space: what it may answer with; with `any`, each answer's form is drawn at random, so
+            that reinforcement learning can find out which form the segmenter serves best.
+        auxiliary: weights of the auxiliary losses.
+        batch_size, steps, learning_rate, warmup_steps, weight_decay: optimisation (AdamW, cosine).
+        probe_every, probe_samples: how often, and on how many validation samples, localisation is
+            measured and the checkpoint exported.
+        threads: CPU threads of the trainer.
+    """
+
+    output_dir: str
+    dataset: str = "synthetic-aerial"
+    split: str = "train"
+    options: dict[str, Any] = Field(default_factory=dict)
+    queries_per_image: int = Field(default=6, ge=1)
+    policy: SmallPolicySize = SmallPolicySize()
+    init: str | None = None
+    action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=96, ge=1)
+    steps: int = Field(default=1500, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
+    probe_every: int = Field(default=100, ge=1)
+    probe_samples: int = Field(default=120, ge=1)
+    threads: int = Field(default=2, ge=1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags; any further `--dotted.key value` overrides the config."""
+    parser.add_argument("config", type=Path, help="YAML config of the cold start")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the cold start a config describes."""
+    config = load_model(ColdStartConfig, args.config, args.overrides)
+    output = Path(config.output_dir)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"output_dir {output} is not empty: name a new folder or remove it")
+    cold_start(config, " ".join(["prompter", *sys.argv[1:]]))
+    return 0
+
+
+def cold_start(config: ColdStartConfig, command: str = "") -> Path:
+    """Train, and return the folder of the last export."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+    from envs.datasets import open_dataset
+    from prompter.policy import load_policy, load_weights
+    from prompter.small_policy import build_small_policy
+    from recipes.cold_start_data import Collator, ExampleStream
+    from recipes.cold_start_model import AuxiliaryWeights, ColdStartModel
+    from recipes.cold_start_probe import probe
+
+    torch.set_num_threads(config.threads)
+    set_seed(config.seed)
+    output = Path(config.output_dir)
+    source = open_dataset(config.dataset, config.split, **config.options)
+    held_out = open_dataset(config.dataset, "val", **config.options)
+    if config.init is None:
+        corpus = [source[index].query for index in range(min(len(source), 3000))]
+        policy = build_small_policy(
+            output, corpus, size=config.policy, action_space=config.action_space, seed=config.seed
+        )
+    else:
+        policy = load_policy(config.init)
+    model = load_weights(policy, dtype=torch.float32)
+    learner = ColdStartModel(model, policy, AuxiliaryWeights(**config.auxiliary.model_dump()))
+    history: list[dict[str, float]] = []
+    started = time.time()
+
+    class ColdStartTrainer(Trainer):
+        """Logs the parts of the loss beside their sum."""
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            losses = model(inputs["batch"])
+            if self.state.global_step % 25 == 0:
+                parts = {name: round(float(value.detach()), 4) for name, value in losses.items()}
+                record = {"step": self.state.global_step, "minutes": (time.time() - started) / 60, **parts}
+                print(json.dumps(record), flush=True)
+            return losses["loss"]
+
+    class Export(TrainerCallback):
+        """Measures localisation and writes the checkpoint with its card."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % config.probe_every and state.global_step != config.steps:
+                return
+            model.eval()
+            figures = probe(model, policy, held_out, samples=config.probe_samples)
+            model.train()
+            history.append({"step": state.global_step, "samples": state.global_step * config.batch_size,
+                            "minutes": round((time.time() - started) / 60, 2), **figures})
+            print(json.dumps(history[-1]), flush=True)
+            model.save_pretrained(output)
+            policy.save_protocol(output)
+            _write_card(output, config, command, history)
+
+    arguments = TrainingArguments(
+        output_dir=str(output / "trainer"),
+        per_device_train_batch_size=config.batch_size,
+        max_steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        dataloader_num_workers=1,
+        dataloader_prefetch_factor=4,
+        dataloader_multiprocessing_context="spawn",
+        remove_unused_columns=False,
+        seed=config.seed,
+        disable_tqdm=True,
+        accelerator_config={"dispatch_batches": False},
+    )
+    collate = Collator(policy)
+    trainer = ColdStartTrainer(
+        model=learner,
+        args=arguments,
+        train_dataset=ExampleStream(
+            source, policy, seed=config.seed, queries_per_image=config.queries_per_image
+        ),
+        data_collator=_Wrapped(collate),
+        callbacks=[Export()],
+    )
+    trainer.train()
+    return output
+
+
+class _Wrapped:
+    """Hands the batch to the model as one argument (the Trainer would spread a plain dict)."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        return {"batch": self.collate(examples)}
+
+
+def _write_card(
+    output: Path, config: ColdStartConfig, command: str, history: list[dict[str, float]]
+) -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    lines = [
+        "# Cold start",
+        "",
+        "A small Qwen3-VL trained from scratch by `recipes/sft.py`; meant to be improved by GRPO.",
+        "",
+        f"- command: `{command}`",
+        f"- commit: {commit.stdout.strip() or 'unknown'}",
+        f"- data: {config.dataset} ({config.split}), seed {config.seed}, {config.options or 'default options'}",
+        "- licence: Apache-2.0, like the code; the data are drawn by the code",
+        "",
+        "Greedy answers on validation samples, without a segmenter (`recipes/cold_start_probe.py`):",
+        "",
+        "| step | samples seen | minutes | points inside the target | box IoU | parse failures |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['step']} | {row['samples']} | {row['minutes']:.1f} | {row['points_inside']:.3f} "
+            f"| {row['box_iou']:.3f} | {row['parse_failures']:.3f} |"
+            for row in history
+        ),
+        "",
+        "Config:",
+        "",
+        "```yaml",
+        dump_yaml(config.model_dump(mode="json")).rstrip(),
+        "```",
+        "",
+    ]
+    with atomic_write(output / "README.md") as handle:
+        handle.write("\n".join(lines))
