@@ -19,6 +19,10 @@ from envs.datasets.synthetic.ground import Zone
 Rng = np.random.Generator
 
 
+MOST_OBJECTS = 30
+"""No scene holds more objects than this; even the smallest would find no room."""
+
+
 @dataclass(frozen=True)
 class ObjectClass:
     """A class of objects.
@@ -41,7 +45,7 @@ class ObjectClass:
     zones: frozenset[Zone]
     looks: dict[str, tuple[str, ...]]
     painter: Painter
-    at_most: int = 6
+    at_most: int = MOST_OBJECTS
 
     def design(self, rng: Rng, scale: float = 1.0) -> Design:
         """Draw one object's size and looks; `scale` below 1 brings long ones towards the shortest."""

@@ -18,7 +18,7 @@ from envs.datasets.synthetic.drawing import (
     turn,
 )
 from envs.datasets.synthetic.ground import Ground, Light, Zone, cast_shadows
-from envs.datasets.synthetic.objects import CLASSES
+from envs.datasets.synthetic.objects import CLASSES, MOST_OBJECTS
 from envs.datasets.synthetic.placement import Placed, Placer
 from envs.datasets.synthetic.terrain import THEMES, WOODS, Theme
 from envs.datasets.synthetic.textures import crop_origin, texture_bank
@@ -141,9 +141,9 @@ def check_options(*, size: int, min_objects: int, max_objects: int) -> None:
     """Raise UserError if a scene cannot be drawn with these options."""
     if size < SMALLEST_SIZE:
         raise UserError(f"synthetic-aerial needs size >= {SMALLEST_SIZE} pixels, but got size={size}.")
-    if not 1 <= min_objects <= max_objects:
+    if not 1 <= min_objects <= max_objects <= MOST_OBJECTS:
         raise UserError(
-            "synthetic-aerial needs 1 <= min_objects <= max_objects, "
+            f"synthetic-aerial needs 1 <= min_objects <= max_objects <= {MOST_OBJECTS}, "
             f"but got min_objects={min_objects} and max_objects={max_objects}."
         )
 
@@ -157,8 +157,10 @@ def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> 
         kinds.append(pick_weighted(rng, {kind: w for kind, w in weights.items() if kind not in kinds}))
     counts = dict.fromkeys(kinds, 1)
     for _ in range(wanted - len(kinds)):
-        spare = {kind: weights[kind] for kind in kinds if counts[kind] < CLASSES[kind].at_most}
-        kind = pick_weighted(rng, spare or weights)
+        spare = {
+            kind: weight for kind, weight in weights.items() if counts.get(kind, 0) < CLASSES[kind].at_most
+        }
+        kind = pick_weighted(rng, {kind: w for kind, w in spare.items() if kind in counts} or spare)
         counts[kind] = counts.get(kind, 0) + 1
     scale = 1.0 if wanted <= 4 else 0.8
     designs = [CLASSES[kind].design(rng, scale) for kind, count in counts.items() for _ in range(count)]
@@ -167,7 +169,11 @@ def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> 
     for _ in range(200):
         if len(placer.placed) >= least:
             break
-        placer.place(CLASSES[pick_weighted(rng, weights)].design(rng, 0.3), attempts=6)
+        present = [one.design.kind for one in placer.placed]
+        spare = {
+            kind: weight for kind, weight in weights.items() if present.count(kind) < CLASSES[kind].at_most
+        }
+        placer.place(CLASSES[pick_weighted(rng, spare)].design(rng, 0.3), attempts=6)
     return placer.placed
 
 
