@@ -137,7 +137,7 @@ class _Reader:
             instances=tuple(encode_rle(mask) for mask in instances),
             ignore=ignore,
             boxes=self._boxes(record, number),
-            tags=record.get("tags") or {},
+            tags={**_no_target(record), **(record.get("tags") or {})},
         )
 
     def _record(self, number: int, offset: int) -> dict[str, Any]:
@@ -186,3 +186,9 @@ class _Reader:
         if not isinstance(value, list):
             raise ValueError(f"it must be a list, but is {type(value).__name__}")
         return value
+
+
+def _no_target(record: dict[str, Any]) -> dict[str, str]:
+    """The tag of a record whose author says that there is no target, unlike an empty label image."""
+    says_so = "mask" in record and record["mask"] in (None, []) and not record.get("instances")
+    return {"target": "none"} if says_so else {}

@@ -82,8 +82,7 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
     info = dataset_info(name)
     if info.splits and split not in info.splits:
         raise UserError(f"dataset {name!r} has no split {split!r}.{did_you_mean(split, info.splits)}")
-    module, _, attribute = info.factory.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
+    factory = _factory(info)
     given = {**info.split_options.get(split, {}), **_checked_options(name, factory, options)}
     for parameter in inspect.signature(factory).parameters.values():
         is_required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
@@ -92,8 +91,17 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
     return factory(split, **given)
 
 
-def option_types(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword option -> its type annotation, for a function or a class that opens a dataset."""
+def opener_options(name: str) -> dict[str, Any]:
+    """The options of a dataset's opener: name -> type annotation. Imports the dataset's module."""
+    return _option_types(_factory(dataset_info(name)))
+
+
+def _factory(info: DatasetInfo) -> Callable[..., Any]:
+    module, _, attribute = info.factory.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _option_types(factory: Callable[..., Any]) -> dict[str, Any]:
     annotations = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     parameters = inspect.signature(factory).parameters.values()
     return {p.name: annotations.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -103,7 +111,7 @@ def _checked_options(name: str, factory: Callable[..., Any], options: Mapping[st
     """Refuse unknown options and convert the values of known ones to their declared types."""
     from pydantic import TypeAdapter, ValidationError
 
-    types = option_types(factory)
+    types = _option_types(factory)
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in types:

