@@ -26,6 +26,7 @@ SIZE_TAG = "target-size"
 """Breakdown key made here: the target's share of the image."""
 
 _SIZES = ((0.001, "under 0.1 %"), (0.01, "0.1 to 1 %"), (0.1, "1 to 10 %"), (np.inf, "over 10 %"))
+_SIZE_NAMES = [*(name for _, name in _SIZES), "no target", "unknown"]
 
 
 def score_file(path: Path | str, protocols: Sequence[Protocol]) -> QueryTable:
@@ -107,7 +108,8 @@ def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for tag, by_value in rows.items():
         result[tag] = {}
-        for value, indices in sorted(by_value.items()):
+        order = _SIZE_NAMES.index if tag == SIZE_TAG else str
+        for value, indices in sorted(by_value.items(), key=lambda item: order(item[0])):
             part = table.select(np.array(indices, dtype=np.int64))
             ratios = apply(STRICT, part)
             metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}

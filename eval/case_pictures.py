@@ -1,0 +1,124 @@
+"""Chosen queries drawn side by side: what was asked, what was answered before, and after."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from envs.masks import decode_rle
+from envs.rollout import Rollout
+from eval.cases import choose_cases
+from eval.drawing import BOX, NEGATIVE, POSITIVE, PREDICTED, TRUE, data_url, draw_panel
+from eval.metrics import shared_queries
+from eval.queries import QueryTable
+from eval.runner import Samples
+from prompter.types import PromptSet
+from rewards.replay import read_rollouts
+
+_KEY = "".join(
+    f'<span class="key"><i style="background:rgb{colour}"></i>{name}</span>'
+    for colour, name in (
+        (TRUE, "true mask"),
+        (PREDICTED, "predicted mask"),
+        (BOX, "box"),
+        (POSITIVE, "positive point"),
+        (NEGATIVE, "negative point"),
+    )
+)
+
+
+def case_pictures(
+    samples: Samples | None,
+    before: tuple[Path | None, QueryTable | None],
+    after: tuple[Path, QueryTable],
+) -> list[str]:
+    """Chosen queries with their pictures, as parts of a page (HTML).
+
+    Args:
+        samples: where the images come from, in the order of the file `after`; masks are drawn on
+            grey where they do not hold a query.
+        before, after: a file of rollouts and its table; `before` may be (None, None).
+    """
+    table_before, table_after = before[1], after[1]
+    if table_before is not None:
+        table_before, table_after = shared_queries(table_before, table_after)
+    groups = choose_cases(table_after, table_before)
+    wanted = {table_after.sample_ids[row] for group in groups for row in group.rows}
+    if not wanted:
+        return []
+    lines_after = _pick(after[0], wanted)
+    lines_before = {} if before[0] is None else _pick(before[0], wanted)
+    body = ["<h2>Queries</h2>", f"<p>{_KEY}</p>"]
+    for group in groups:
+        body.append(f'<h2>{escape(group.title)}</h2><p class="soft">{escape(group.note)}</p>')
+        for row in group.rows:
+            sample = table_after.sample_ids[row]
+            line, rollout = lines_after[sample]
+            scores = (
+                None if table_before is None else float(table_before.scores[row]),
+                float(table_after.scores[row]),
+            )
+            earlier = lines_before[sample][1] if sample in lines_before else None
+            body.append(_case(rollout, earlier, scores, _image(samples, line, rollout)))
+    return body
+
+
+def _pick(path: Path, wanted: set[str]) -> dict[str, tuple[int, Rollout]]:
+    """Find rollouts of a file by sample: sample -> (line number from 0, rollout)."""
+    return {
+        rollout.sample_id: (line, rollout)
+        for line, rollout in enumerate(read_rollouts(path))
+        if rollout.sample_id in wanted
+    }
+
+
+def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
+    """The image of a rollout, or a grey one where the samples do not hold it."""
+    if samples is not None and line < len(samples):
+        sample = samples[line]
+        if sample.sample_id == rollout.sample_id:
+            return sample.load_image()
+    return Image.new("RGB", rollout.image_size, (120, 126, 134))
+
+
+def _case(
+    after: Rollout, before: Rollout | None, scores: tuple[float | None, float], image: Image.Image
+) -> str:
+    size = (after.image_size[1], after.image_size[0])
+    true = None if after.target is None else decode_rle(after.target, size)
+    none = true is not None and not true.any()
+    asked = "nothing in the image fits" if none else "true mask"
+    shots = [_figure(draw_panel(image, true=true, fill_true=True), asked)]
+    texts = []
+    for name, one, score in (("before", before, scores[0]), ("after", after, scores[1])):
+        if one is None or score is None:
+            continue
+        label = name if before is not None else "predicted"
+        predicted = None if one.prediction is None else decode_rle(one.prediction, size)
+        prompts = one.answer if isinstance(one.answer, PromptSet) else None
+        picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
+        if prompts is None:
+            said = "did not parse"
+        else:
+            said = "says: no target" if prompts.is_empty else ""
+        caption = f"{label}: <b>IoU {100 * score:.1f}</b>" + (f", {said}" if said else "")
+        shots.append(_figure(picture, caption))
+        texts.append(f"<b>{label}</b><pre>{escape(one.completion)}</pre>")
+    chips = [f"{key}: {value}" for key, value in sorted(after.tags.items())]
+    chip_text = "".join(f"<i>{escape(chip)}</i>" for chip in [after.sample_id, *chips])
+    return (
+        f'<article class="case"><h3>{escape(after.query)}</h3><div class="chips">{chip_text}</div>'
+        f'<div class="shots" style="grid-template-columns:repeat({len(shots)},1fr)">{"".join(shots)}</div>'
+        f"<details><summary>completions</summary>{''.join(texts)}</details></article>"
+    )
+
+
+def _figure(picture: Image.Image, caption: str) -> str:
+    """A picture with a caption of HTML."""
+    width, height = picture.size
+    return (
+        f'<figure><img src="{data_url(picture)}" width="{width}" height="{height}" alt="">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
