@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this interpreter, never a fresh environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor with num_gpus=0 must not lose the devices' names
     "RAY_enable_metrics_collection": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the switch that makes Ray listen on 127.0.0.1 alone
 }
 
 
@@ -27,7 +29,8 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
     Args:
         address: of a running cluster ("auto", "host:6379", "ray://host:10001"), or None for the
             environment variable RAY_ADDRESS; where that is not set either, Ray is started on this
-            machine, bound to 127.0.0.1 and without a dashboard, and ends with this process.
+            machine, on 127.0.0.1, with a token that only its own processes know and without a
+            dashboard, and ends with this process.
         num_cpus: logical CPUs of a Ray started here; None takes all that are there. These are tickets
             that actors reserve, not a limit on threads. Ignored when joining a cluster.
 
@@ -35,6 +38,7 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
         UserError: if there is no cluster at `address`.
     """
     import ray
+    from ray._private import ray_constants
 
     if ray.is_initialized():
         return
@@ -51,14 +55,19 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
         return
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        # Ray asks its callers for a token, because whoever reaches its ports can run code as this user.
+        # One for this Ray alone, instead of a file in the user's home.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     _share_import_path()
+    # Ray read this switch when it was imported, which may have been before the variable was set.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
     )
 
 

@@ -1,0 +1,215 @@
+"""One vLLM engine in this process: fast sampling, with LoRA adapters for the policy's newer versions.
+
+vLLM is imported when the first engine is built, after the environment it reads at import is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from prompter.errors import UserError
+from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.config import SamplerConfig
+from prompter.sampling.pads import collapse_pads
+from prompter.sampling.token_sampler import TokenSampler
+
+if TYPE_CHECKING:
+    from prompter.policy import Policy
+
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core runs in this process
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines must not be bound to the same first cores
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
+"""Largest ranks that vLLM can be built for."""
+_TEXT_TOKENS = 1024
+"""Room for system prompt and query when the context length is not given."""
+_IMAGE_CACHE_GIB = 0.25
+"""Bound of the cache of preprocessed images: unbounded growth has eaten hosts' memory."""
+
+
+class VllmSampler(TokenSampler):
+    """A vLLM engine that samples a policy.
+
+    Args:
+        policy: what to sample from; its weights stay as they are, newer versions come as adapters.
+        config: see `SamplerConfig`.
+        lora_rank: rank of the adapters that `sync_adapter` will be given; None if it never is.
+
+    On a CPU the sampled distribution agrees with transformers' to float32's rounding, and the same
+    seed gives the same completions as `HuggingFaceSampler`.
+    """
+
+    def __init__(
+        self, policy: Policy, config: SamplerConfig | None = None, *, lora_rank: int | None = None
+    ) -> None:
+        super().__init__(policy.processor)
+        self.config = config or SamplerConfig(kind="vllm")
+        self._lora_rank = None if lora_rank is None else _engine_rank(lora_rank)
+        self._adapter: Any = None
+        self._engine = self._build(policy)
+
+    def _build(self, policy: Policy) -> Any:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import torch
+
+        self._on_cpu = not torch.cuda.is_available()
+        set_num_threads = torch.set_num_threads
+        if self.config.threads is not None:
+            set_num_threads(self.config.threads)
+        from vllm import LLM
+
+        on_cpu = self._on_cpu
+        options: dict[str, Any] = {
+            "model": policy.source,
+            "max_model_len": self.config.max_model_len or default_context(policy),
+            "max_num_seqs": self.config.max_num_seqs,
+            "limit_mm_per_prompt": {"image": 1, "video": 0},
+            # The engine's own processor must leave images alone exactly as the trainer's does.
+            "mm_processor_kwargs": {"size": dict(policy.processor.image_processor.size)},
+            "mm_processor_cache_gb": _IMAGE_CACHE_GIB,
+            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
+            "seed": 0,
+            "tensor_parallel_size": self.config.tensor_parallel_size,
+        }
+        if on_cpu:
+            options |= {
+                "dtype": "float32" if self.config.dtype == "auto" else self.config.dtype,
+                "enforce_eager": True,
+                "kv_cache_memory_bytes": int(self.config.kv_cache_gib * 2**30),
+                "skip_mm_profiling": True,
+            }
+        else:
+            options |= {
+                "dtype": self.config.dtype,
+                "enforce_eager": self.config.enforce_eager,
+                "gpu_memory_utilization": self.config.gpu_memory_utilization,
+            }
+        if self.config.tensor_parallel_size > 1:
+            options["distributed_executor_backend"] = "mp"
+        if self._lora_rank is not None:
+            options |= {"enable_lora": True, "max_lora_rank": self._lora_rank, "max_loras": 1}
+        try:
+            return LLM(**options)
+        finally:
+            # vLLM's CPU worker replaces this function by one that refuses; the trainer needs it.
+            torch.set_num_threads = set_num_threads
+
+    def sync_adapter(self, adapter: Path, version: int) -> None:
+        """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`.
+
+        The folder must stay until the next call: the engine reads it when it next samples.
+
+        Raises:
+            UserError: if the engine was built without adapters, or for a smaller rank.
+        """
+        from vllm.lora.request import LoRARequest
+
+        rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+        if self._lora_rank is None or rank > self._lora_rank:
+            raise UserError(
+                f"the adapter in {adapter} has rank {rank}, but the engine was started for rank "
+                f"{self._lora_rank or 0}: pass lora_rank={rank} when opening the sampler"
+            )
+        # A new name and number per version: the prefix cache and the adapter cache are keyed by them.
+        # Numbers must be positive.
+        self._adapter = LoRARequest(f"version_{version}", version + 1, str(adapter))
+        self.version = version
+
+    def _generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[Image.Image],
+        settings: SamplingSettings,
+        seeds: Sequence[int | None],
+        logprobs: bool,
+    ) -> list[list[Completion]]:
+        import torch
+        from vllm import SamplingParams
+
+        prompts = [
+            {
+                "prompt_token_ids": collapse_pads(token_ids, self.pad_id)[0],
+                "multi_modal_data": {"image": image},
+            }
+            for token_ids, image in zip(prompt_ids, images, strict=True)
+        ]
+        parameters = [
+            SamplingParams(
+                n=settings.n,
+                max_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                seed=seed,
+                logprobs=0 if logprobs else None,
+                flat_logprobs=True,
+                detokenize=False,
+                logit_bias=dict.fromkeys(self.suppressed, -100.0),
+            )
+            for seed in seeds
+        ]
+        # vLLM compiles a few small functions of its sampler. On a CPU that takes a C++ compiler and longer
+        # than it saves.
+        with torch.compiler.set_stance("force_eager" if self._on_cpu else "default"):
+            outputs = self._engine.generate(prompts, parameters, use_tqdm=False, lora_request=self._adapter)
+        groups = []
+        for number, (output, wanted) in enumerate(zip(outputs, prompt_ids, strict=True)):
+            if len(output.prompt_token_ids) != len(wanted):
+                raise RuntimeError(
+                    f"vLLM saw {len(output.prompt_token_ids)} tokens of prompt {number}, but the processor "
+                    f"makes {len(wanted)}: image placeholders were not expanded alike"
+                )
+            groups.append([self._completion(one, logprobs) for one in output.outputs])
+        return groups
+
+    def _completion(self, output: Any, logprobs: bool) -> Completion:
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM gave up on a completion: {output.finish_reason}")
+        flat = output.logprobs
+        token_ids = tuple(output.token_ids)
+        return Completion(
+            text=self.decode([token_ids])[0],
+            token_ids=token_ids,
+            logprobs=tuple(flat.logprobs[start] for start in flat.start_indices) if logprobs else None,
+            finish_reason=output.finish_reason,
+        )
+
+    def close(self) -> None:
+        """Free the engine's memory. Safe to call twice."""
+        if self._engine is None:
+            return
+        self._engine.llm_engine.engine_core.shutdown()
+        self._engine = None
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+def default_context(policy: Policy) -> int:
+    """Tokens that suffice for the largest image, `_TEXT_TOKENS` of text and the longest answer."""
+    from transformers import AutoConfig
+
+    image_processor = policy.processor.image_processor
+    side = int(image_processor.patch_size) * int(image_processor.merge_size)
+    image_tokens = int(image_processor.size["longest_edge"]) // side**2
+    needed = image_tokens + _TEXT_TOKENS + policy.settings.max_new_tokens
+    config = AutoConfig.from_pretrained(policy.source)
+    return min(needed, int(config.get_text_config().max_position_embeddings))
+
+
+def _engine_rank(rank: int) -> int:
+    for choice in _ADAPTER_RANKS:
+        if rank <= choice:
+            return choice
+    raise UserError(f"vLLM takes adapters up to rank {_ADAPTER_RANKS[-1]}, but policy.lora.r is {rank}")
