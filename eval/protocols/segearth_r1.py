@@ -28,7 +28,7 @@ PROTOCOL = Protocol(
     quirks=(
         "Masks are compared at 1024 pixels on the long side, never at native resolution.",
         "Any empty mask on an empty target scores 1, so a completion that does not parse does too.",
-        "Of an image's questions only the first is asked (dataset option `questions=first`).",
+        "Of an image's questions only the first is asked (dataset option `question=first`).",
         "The reference code feeds the ground-truth answer text to its model; that part is not reproduced.",
     ),
 )

@@ -42,7 +42,7 @@ PROTOCOL = Protocol(
     quirks=(
         "False positives on empty targets never lower cIoU.",
         "P@0.5 leaves out completions without a mask, so failing to answer raises it.",
-        "Of an image's questions one is drawn at random (dataset option `questions=random:0`).",
+        "Of an image's questions one is drawn at random (dataset option `question=random:0`).",
         "The reference segmenter sees the image squashed to 840 x 840; ours sees it as it is.",
     ),
 )

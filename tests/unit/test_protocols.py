@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def restate_lisa(cases: list[Case]) -> dict[str, float | None]:
 
 def restate_segearth(cases: list[Case]) -> dict[str, float | None]:
     both_sum, either_sum, ious = np.zeros(2), np.zeros(2), []
-    hits = {threshold: 0 for threshold in (0.5, 0.6, 0.7, 0.8, 0.9)}
+    hits = dict.fromkeys((0.5, 0.6, 0.7, 0.8, 0.9), 0)
     for case in cases:
         both, either = two_class_counts(case)
         iou = both / (either + 1e-5)
@@ -399,3 +400,54 @@ def test_a_failed_segmenter_leaves_the_query_out_everywhere() -> None:
     table = build_table([good, failed], list(View))
     for name, protocol in PROTOCOLS.items():
         assert apply(protocol, table)["gIoU"].value() == pytest.approx(1.0, abs=1e-4), name
+
+
+def documented_cases() -> dict[str, Case]:
+    """The cases of docs/protocols.md: a 10 x 10 image, a target of 40 pixels, a prediction of 20."""
+    target, prediction, none = (np.zeros((10, 10), bool) for _ in range(3))
+    target[0:4] = True  # 40 pixels
+    prediction[3:5] = True  # 20 pixels, 10 of them on the target
+    ignore = np.zeros((10, 10), bool)
+    ignore[4] = True  # the 10 pixels of the prediction that miss the target
+    some = PromptSet((Instance(box=(0, 0, 10, 10)),))
+    tight = PromptSet((Instance(box=(0, 0, 10, 4)),))
+    failed = ParseFailure(FailureKind.NOT_JSON, "", "")
+    return {
+        "target, 20 pixels predicted, 10 right": Case(target, None, some, prediction),
+        "the same, the 10 wrong ones under ignore": Case(target, ignore, some, prediction),
+        "the same, outside the answer's box": Case(target, None, tight, prediction),
+        "target, answer `[]`": Case(target, None, PromptSet(), none),
+        "target, completion does not parse": Case(target, None, failed, none),
+        "no target, answer `[]`": Case(none, None, PromptSet(), none),
+        "no target, 20 pixels predicted": Case(none, None, some, prediction),
+        "no target, an answer whose mask is empty": Case(none, None, some, none),
+        "no target, completion does not parse": Case(none, None, failed, none),
+    }
+
+
+def documented_table() -> list[str]:
+    """One Markdown row a case: IoU, and what enters the sums of intersections and unions."""
+    names = list(PROTOCOLS)
+    rows = ["| case | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, case in documented_cases().items():
+        rollout = replace(case.rollout(0), image_size=(10, 10))
+        plain = build_table([rollout], (View.NATIVE, View.NATIVE_WITH_IGNORED, View.NATIVE_CLIPPED))
+        areas = dict(plain.areas)
+        areas[View.PADDED_1024] = areas[View.NATIVE]
+        areas[View.SQUARE_480] = areas[View.SQUARE_840] = areas[View.NATIVE_WITH_IGNORED]
+        cells = []
+        for name in names:
+            ratios = apply(PROTOCOLS[name], replace(plain, areas=areas))
+            both, either = ratios["cIoU"].numerator[0], ratios["cIoU"].denominator[0]
+            cells.append(f"{ratios['gIoU'].numerator[0]:.2f}, {both:.0f}/{either:.0f}")
+        rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def test_the_documentation_says_what_the_code_does() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
+    for row in documented_table():
+        assert row in page, f"docs/protocols.md lacks or contradicts: {row}"
+    for protocol in PROTOCOLS.values():
+        for quirk in protocol.quirks:
+            assert quirk in page, f"docs/protocols.md lacks: {quirk}"
