@@ -21,6 +21,7 @@ from prompter.config import StrictModel
 from prompter.config_files import dump_yaml, load_model
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import ImageSettings
+from prompter.sampling.config import SamplerConfig
 
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "beta": 0.0,  # no KL term, hence no reference model (DAPO, Dr. GRPO)
@@ -129,39 +130,6 @@ class EvalConfig(StrictModel):
     samples: int | None = Field(default=200, ge=1)
     options: dict[str, Any] | None = None
     every_steps: int = Field(default=0, ge=0)
-
-
-class SamplerConfig(StrictModel):
-    """What samples completions.
-
-    Args:
-        kind: `hf` (transformers, in this process), `vllm` (one engine, in this process) or `ray` (a
-            pool of vLLM engines, each an actor).
-        engines: number of engines of a pool.
-        num_cpus, num_gpus: what Ray reserves per engine; fractions share a device.
-        threads: CPU threads of an engine; null lets it choose. Two pools that spin on the same cores
-            slow each other down manyfold, so pools, trainer and executor should add up to the cores.
-        tensor_parallel_size: GPUs that one engine spans.
-        max_model_len: tokens of prompt and answer together; null is the model's limit.
-        max_num_seqs: completions that an engine samples at once.
-        gpu_memory_utilization: share of a GPU's memory that an engine takes.
-        dtype: of the sampled copy; `auto` follows the trained copy.
-        enforce_eager: do not capture CUDA graphs: starts sooner, samples slower.
-        batch_size: completions at once, `hf` only.
-    """
-
-    kind: Literal["hf", "vllm", "ray"] = "ray"
-    engines: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=1, ge=0)
-    num_gpus: float = Field(default=0, ge=0)
-    threads: int | None = Field(default=None, ge=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    max_model_len: int | None = Field(default=None, ge=1)
-    max_num_seqs: int = Field(default=64, ge=1)
-    gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    enforce_eager: bool = False
-    batch_size: int = Field(default=64, ge=1)
 
 
 class RayConfig(StrictModel):

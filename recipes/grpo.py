@@ -1,0 +1,217 @@
+"""GRPO with a frozen segmenter's mask IoU as the reward. Readable top to bottom.
+
+    prompter train recipes/configs/synthetic-aerial.yaml
+
+    samples --policy--> requests --sampler (Ray pool of vLLM engines)--> groups of completions
+    completions --parse--> prompts --executor (frozen SAM, in its own actor)--> masks --IoU--> rewards
+    groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter--> sampler, next version
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from prompter.errors import UserError
+from prompter.run_folder import RunFolder
+from recipes.config import TrainConfig, check_trainer_keys
+
+CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""Files a checkpoint needs to be resumed; TRL writes `trainer_state.json` last."""
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
+    """Train a policy as a config says; evaluate before and after; write the run folder.
+
+    Args:
+        config: the run.
+        resume: continue the run in `config.run_dir` from its newest whole checkpoint.
+
+    Raises:
+        UserError: for anything wrong with the config, the data or the run folder, before any work.
+    """
+    _quiet()
+    check_trainer_keys(config)
+    # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
+    import torch
+    from transformers import set_seed
+
+    from envs.datasets import open_dataset
+    from envs.executors import open_executors
+    from prompter.policy import load_policy, load_weights
+    from prompter.sampling.base import SamplingSettings
+    from prompter.sampling.config import open_sampler
+    from recipes.evaluation import evaluate_policy
+    from recipes.grpo_trainer import SegmentationGRPOTrainer
+    from recipes.rollout_loop import RolloutLoop
+    from recipes.scoring import PhaseTimes, RolloutScorer
+    from recipes.training_log import TrainingLog
+    from rewards.registry import build_reward
+
+    set_seed(config.seed)
+    policy = load_policy(config.policy.model, config.policy.setting_overrides())
+    reward = build_reward(config.rewards)
+    source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
+    held_out = open_dataset(
+        config.eval.dataset or config.dataset.name,
+        config.eval.split,
+        **(config.dataset.options if config.eval.options is None else config.eval.options),
+    )
+    samples = len(source) if config.dataset.samples is None else min(config.dataset.samples, len(source))
+    arguments = grpo_arguments(config, policy.settings.max_new_tokens)
+    _check_sizes(config, arguments, samples)
+
+    # 2. The run folder, and where to resume from.
+    folder = RunFolder.create(config.run_dir, resume=resume)
+    checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    if resume:
+        folder.truncate_to_step(done)
+    folder.write_config(config.model_dump(mode="json"))
+
+    # 3. Who works: frozen segmenters, the trained policy, and the engines that sample it.
+    configs = config.executor if isinstance(config.executor, list) else [config.executor]
+    if config.sampler.kind == "ray" or any(executor.pool == "ray" for executor in configs):
+        from prompter.ray_runtime import ensure_ray
+
+        ensure_ray(config.ray.address, config.ray.num_cpus)
+    executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
+    device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+    model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
+    rank = None if config.policy.lora is None else config.policy.lora.r
+    sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
+    try:
+        times = PhaseTimes()
+        group_size = arguments.num_generations
+        settings = SamplingSettings(
+            max_new_tokens=arguments.max_completion_length,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            top_k=arguments.top_k,
+            n=group_size,
+        )
+        scorer = RolloutScorer(
+            policy, executors, reward, aggregate=config.group.executors, seed=config.seed
+        )
+        loop = RolloutLoop(policy, sampler, scorer, source, config.group, settings, config.seed, times)
+        # 4. Before.
+        evaluate_policy("before", folder, held_out, policy, sampler, executors, config)
+        # 5. Training: TRL's loop, our rollouts.
+        log = TrainingLog(folder, arguments.max_steps, done)
+        trainer = SegmentationGRPOTrainer(
+            model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
+        )
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        # 6. After, with the sampler on the trained weights.
+        trainer.synchronise()
+        evaluate_policy("after", folder, held_out, policy, sampler, executors, config)
+        save_trained(trainer.model, policy, folder)
+        trainer.close()
+    finally:
+        sampler.close()
+        for executor in executors.values():
+            executor.close()
+    return folder
+
+
+def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
+    """TRL's `GRPOConfig` from the config's `trainer:` section, with what is set elsewhere put in."""
+    from trl import GRPOConfig
+
+    given = dict(config.trainer)
+    given.setdefault("max_completion_length", max_completion_length)
+    given.setdefault("logging_steps", 1)
+    # One adapter file a checkpoint; the full state is needed to resume, so never `save_only_model`.
+    return GRPOConfig(
+        output_dir=str(Path(config.run_dir) / "checkpoints"), seed=config.seed, disable_tqdm=True, **given
+    )
+
+
+def with_adapters(model: Any, config: TrainConfig) -> Any:
+    """Wrap a model with LoRA adapters; with `lora: null` return it as it is, all weights trained."""
+    from prompter.policy import LORA_TARGETS
+
+    lora = config.policy.lora
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, adapters)
+
+
+def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
+    """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens."""
+    final = folder.checkpoints_dir / "final"
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    merged.save_pretrained(final)
+    policy.save_protocol(final)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written completely, or None.
+
+    A process killed while saving leaves a folder without its last file, or with half of it.
+    """
+    numbered = [
+        (int(path.name.removeprefix("checkpoint-")), path)
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit()
+    ]
+    for _, path in sorted(numbered, reverse=True):
+        if not all((path / name).is_file() for name in CHECKPOINT_FILES):
+            continue
+        try:
+            json.loads((path / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        return path
+    return None
+
+
+def _check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
+    """Refuse what TRL would accept and then do something else with."""
+    if config.policy.lora is None and config.sampler.kind != "hf":
+        raise UserError(
+            f"policy.lora is null, but sampler.kind {config.sampler.kind!r} follows the trainer by adapters: "
+            "give policy.lora, or take sampler.kind hf"
+        )
+    if arguments.max_steps <= 0:
+        raise UserError("trainer.max_steps must be given: a run's length is counted in optimiser steps")
+    prompts = arguments.generation_batch_size // arguments.num_generations
+    if samples < prompts:
+        raise UserError(
+            f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
+            "lower trainer.per_device_train_batch_size"
+        )
+    window = arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
+    if window > 1 and arguments.save_steps % window:
+        raise UserError(
+            f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of rollouts, "
+            f"but is {arguments.save_steps}: a run resumed inside a window would train on other rollouts"
+        )
+
+
+def _quiet() -> None:
+    """Silence what the libraries say to developers; errors still show."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    for name in ("transformers", "trl", "trl.trainer.grpo_trainer", "accelerate", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
