@@ -18,6 +18,9 @@ from envs.masks import Mask
 from envs.sample import RGB
 from prompter.types import PromptSet
 
+SERVING_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
+"""What a segmenter may raise on one sample. Such a sample fails alone, as a value."""
+
 
 @dataclass(frozen=True)
 class Embedding:

@@ -16,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.assets import cache_folder
-from envs.executors.base import Embedding, Executor, ExecutorFailure, Segmentation
+from envs.executors.base import SERVING_ERRORS, Embedding, Executor, ExecutorFailure, Segmentation
 from envs.executors.cache import DiskCache, MemoryCache, StorageType, StoredEmbedding, pack, unpack
 from envs.executors.config import ExecutorConfig
 from envs.sample import RGB, content_hash
 from prompter.types import PromptSet
-
-SERVING_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
-"""What a segmenter may raise on one sample. Such a sample fails alone, as a value."""
 
 MEGABYTE = 1_000_000
 

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.executors.base import Embedding, Executor, ExecutorFailure, Segmentation
+from envs.executors.base import SERVING_ERRORS, Embedding, Executor, ExecutorFailure, Segmentation
 from envs.executors.upsample import MaskUpsampler
+from envs.masks import Mask
 from prompter.types import Instance, PromptSet
 
-SERVING_ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError)
-"""What a segmenter may raise on one sample. Such a sample fails alone, as a value."""
+
+FULL_MASK_BYTES = 256_000_000
+"""Bound on the instance masks of one image that are held at full resolution at once."""
 
 
 @dataclass(frozen=True)
@@ -160,27 +162,41 @@ class PromptableExecutor(Executor):
         geometry = self.geometry(embedding)
         upsampler = MaskUpsampler(geometry.low, geometry.padded, geometry.used, (height, width), logits.device)
         finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
-        full, stability = upsampler.masks(logits, self.mask_threshold)
+        users: list[list[int]] = [[] for _ in range(len(logits))]
+        for number, mine in enumerate(rows):
+            for i in mine:
+                users[i].append(number)
+        unions: list[Tensor | None] = [None] * len(rows)
+        stability = torch.empty(len(logits), device=logits.device)
+        kept: dict[int, Mask] = {}
+        # Full masks exist for a few instances at a time: an 8,000-pixel image has 64 MB of them each.
+        step = max(1, FULL_MASK_BYTES // (height * width))
+        for start in range(0, len(logits), step):
+            part = slice(start, start + step)
+            full, stability[part] = upsampler.masks(logits[part], self.mask_threshold)
+            for i, mask in enumerate(full, start=start):
+                for number in users[i]:
+                    union = unions[number]
+                    unions[number] = mask.clone() if union is None else union.logical_or_(mask)
+                if keep[0]:
+                    kept[i] = mask.cpu().numpy().copy()
         predicted = ious.float().cpu().numpy()
-        stable = stability.float().cpu().numpy()
+        stable = stability.cpu().numpy()
         low_res = logits.cpu().numpy() if keep[1] else None
         results: list[Segmentation | ExecutorFailure] = []
-        for mine in rows:
-            if not mine:
+        for mine, union in zip(rows, unions, strict=True):
+            if union is None:
                 results.append(_empty_segmentation((height, width), keep))
             elif not all(finite[i] for i in mine):
                 results.append(ExecutorFailure("the segmenter gave logits that are not finite", retryable=False))
             else:
-                union = full[mine[0]].clone()
-                for i in mine[1:]:
-                    union |= full[i]
                 results.append(
                     Segmentation(
                         mask=union.cpu().numpy(),
                         predicted_ious=predicted[mine],
                         stability=stable[mine],
                         low_res_logits=None if low_res is None else low_res[mine],
-                        instance_masks=tuple(full[i].cpu().numpy().copy() for i in mine) if keep[0] else None,
+                        instance_masks=tuple(kept[i] for i in mine) if keep[0] else None,
                     )
                 )
         return results
