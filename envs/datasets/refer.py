@@ -41,7 +41,7 @@ class Reference:
 @dataclass(frozen=True)
 class _Image:
     file_name: str
-    size: tuple[int, int]  # (height, width)
+    size: tuple[int, int] | None  # (height, width), where the file says it
 
 
 def read_references(
@@ -166,7 +166,7 @@ class ReferReader:
         image = self._images[reference.image_id]
         path = self._image_folder / image.file_name
         width, height = image_size(path)
-        if (height, width) != image.size:
+        if image.size is not None and (height, width) != image.size:
             raise UserError(
                 f"image {path}: it is {height} x {width} (height x width), "
                 f"but {self._instances} says {image.size[0]} x {image.size[1]}."
@@ -228,7 +228,8 @@ def _images(images: JsonArray, wanted: set[int]) -> dict[int, _Image]:
         with blaming(images.where(index)):
             identity = int(image["id"])
             if identity in wanted:
-                size = (int(image["height"]), int(image["width"]))
+                has_size = "height" in image and "width" in image
+                size = (int(image["height"]), int(image["width"])) if has_size else None
                 found[identity] = _Image(str(image["file_name"]), size)
     return found
 

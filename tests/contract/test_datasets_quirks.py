@@ -15,15 +15,9 @@ from envs.datasets.vrsbench import percent_box
 from envs.masks import decode_rle, encode_rle
 from envs.sample import Sample, SampleSource
 from prompter.errors import UserError
-from tests.fixtures.layouts import (
-    FIXTURES,
-    build_lasers,
-    build_rrsis_d,
-    lisa_file,
-    write_json,
-    write_parquet,
-)
-from tests.fixtures.scenes import HEIGHT, WIDTH, make_scene
+from tests.fixtures.layouts import FIXTURES, build_lasers, lisa_file, write_parquet
+from tests.fixtures.refer_layouts import build_rrsis_d
+from tests.fixtures.scenes import HEIGHT, WIDTH, make_scene, write_json
 
 
 def opened(key: str, root: Path, split: str | None = None, **changes: Any) -> SampleSource:
