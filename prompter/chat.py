@@ -24,7 +24,11 @@ _SHORT_TEXT: dict[str, str] = {
 
 
 def system_prompt(
-    action_space: ActionSpace, frame_kind: FrameKind, *, instructions: Instructions = "full", think: bool = True
+    action_space: ActionSpace,
+    frame_kind: FrameKind,
+    *,
+    instructions: Instructions = "full",
+    think: bool = True,
 ) -> str:
     """Return the system prompt.
 
@@ -52,9 +56,7 @@ def system_prompt(
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def build_messages(
-    query: str, system: str, *, question: QuestionPosition = "after"
-) -> list[dict[str, Any]]:
+def build_messages(query: str, system: str, *, question: QuestionPosition = "after") -> list[dict[str, Any]]:
     """Return the chat for one query: a system turn, then a user turn with one image and the query.
 
     Args:

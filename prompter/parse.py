@@ -110,12 +110,16 @@ def _instance(entry: Any, number: int, action_space: ActionSpace, frame: Frame) 
     if corners is not None and (corners[2] <= corners[0] or corners[3] <= corners[1]):
         raise _Refused(FailureKind.DEGENERATE_BOX, f"bbox_2d of {where} has no area: {box!r:.80}")
     points = {
-        key: tuple(frame.point_to_image((x, y)) for x, y in _points(entry.get(key), f"{key} of {where}", frame))
+        key: tuple(
+            frame.point_to_image((x, y)) for x, y in _points(entry.get(key), f"{key} of {where}", frame)
+        )
         for key in ("positive_points", "negative_points")
     }
     if corners is None and not points["positive_points"]:
         raise _Refused(FailureKind.WRONG_SHAPE, f"{where} has neither bbox_2d nor positive_points")
-    image_box = None if corners is None else frame.box_to_image((corners[0], corners[1], corners[2], corners[3]))
+    image_box = (
+        None if corners is None else frame.box_to_image((corners[0], corners[1], corners[2], corners[3]))
+    )
     instance = Instance(image_box, points["positive_points"], points["negative_points"])
     violation = action_space.violation(instance)
     if violation is not None:

@@ -169,7 +169,7 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     """
     from transformers import AutoConfig, AutoProcessor
 
-    name = str(source)
+    name = resolve_source(str(source))
     try:
         family = AutoConfig.from_pretrained(name).model_type
         processor = AutoProcessor.from_pretrained(name)
@@ -193,6 +193,25 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
         )
     _pin_pixel_limits(policy)
     return policy
+
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+"""Checkpoints that come with the package."""
+
+
+def resolve_source(source: str) -> str:
+    """Turn `shipped:NAME` into the folder of a checkpoint that comes with the package.
+
+    Raises:
+        UserError: if there is no such checkpoint.
+    """
+    scheme, colon, name = source.partition(":")
+    if not colon or scheme != "shipped":
+        return source
+    known = [path.parent.name for path in SHIPPED.glob("*/config.json")]
+    if name not in known:
+        raise UserError(f"no policy {name!r} is shipped.{did_you_mean(name, known)}")
+    return str(SHIPPED / name)
 
 
 def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
@@ -219,7 +238,9 @@ def _pin_pixel_limits(policy: Policy) -> None:
     """
     limits = policy.settings.image
     low, high = (
-        (limits.side**2, limits.side**2) if limits.side is not None else (limits.min_pixels, limits.max_pixels)
+        (limits.side**2, limits.side**2)
+        if limits.side is not None
+        else (limits.min_pixels, limits.max_pixels)
     )
     image_processor = policy.processor.image_processor
     image_processor.size = {"shortest_edge": low, "longest_edge": high}
@@ -228,7 +249,9 @@ def _pin_pixel_limits(policy: Policy) -> None:
             setattr(image_processor, name, value)
 
 
-def load_weights(policy: Policy, *, dtype: torch.dtype | str = "auto", device: str = "cpu") -> PreTrainedModel:
+def load_weights(
+    policy: Policy, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
+) -> PreTrainedModel:
     """Load a policy's weights as a transformers image-text-to-text model on `device`."""
     from transformers import AutoModelForImageTextToText
 

@@ -19,6 +19,7 @@ from prompter.config import StrictModel
 from prompter.policy import FAMILIES, ImageSettings, Policy, PolicySettings, load_policy
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = (

@@ -82,7 +82,10 @@ def _greedy(model: PreTrainedModel, policy: Policy, asked: list[tuple[str, Any]]
         for query, _ in asked
     ]
     inputs = processor(
-        text=texts, images=[policy.model_image(image) for _, image in asked], return_tensors="pt", padding=True
+        text=texts,
+        images=[policy.model_image(image) for _, image in asked],
+        return_tensors="pt",
+        padding=True,
     )
     output = model.generate(**inputs, max_new_tokens=policy.settings.max_new_tokens, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]

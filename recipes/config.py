@@ -122,6 +122,8 @@ class EvalConfig(StrictModel):
         split: held-out split.
         samples: the first so many of it; null is all.
         options: the set's own options; null is the training set's.
+        references: baselines (`eval.baselines`, such as `baseline:oracle-box`) evaluated on the same samples,
+            to set the policy between a floor and a ceiling.
         every_steps: evaluate during training too, every so many optimiser steps; 0 does not.
     """
 
@@ -129,6 +131,7 @@ class EvalConfig(StrictModel):
     split: str = "val"
     samples: int | None = Field(default=200, ge=1)
     options: dict[str, Any] | None = None
+    references: list[str] = Field(default_factory=list)
     every_steps: int = Field(default=0, ge=0)
 
 

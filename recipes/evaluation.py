@@ -3,46 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from envs.sample import SampleSource
 from envs.segmentation import Segmenter
-from eval.answerers import SamplerAnswerer
-from eval.runner import EvaluationRun, evaluate
+from eval.answerers import Answerer, SamplerAnswerer, build_answerer
+from eval.metrics import STRICT, score_file
+from eval.runner import evaluate
 from prompter.policy import Policy
 from prompter.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import TrainConfig
 
+CHUNK = 60
+"""Queries answered and segmented at a time."""
 
-def evaluate_policy(
-    name: str,
-    folder: RunFolder,
-    held_out: SampleSource,
-    policy: Policy,
-    sampler: Sampler,
-    executors: Mapping[str, Segmenter],
-    config: TrainConfig,
-) -> EvaluationRun:
-    """Answer the held-out samples greedily and segment the answers; write `run_dir/eval/NAME`.
 
-    The evaluation is resumable like any other: what an interrupted run did is not done again.
+class HeldOutEvaluation:
+    """Answers the held-out samples and writes `run_dir/eval/NAME`, resumable like any evaluation.
+
+    Args:
+        folder: the training run's folder.
+        held_out: samples training never sees.
+        executors: the segmenters training uses, by name; their embeddings stay cached.
+        config: the run.
     """
-    settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
-    identity: dict[str, Any] = {
-        "dataset": config.eval.dataset or config.dataset.name,
-        "split": config.eval.split,
-        "policy": config.policy.model,
-        "policy_version": sampler.version,
-        "executors": list(executors),
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        held_out: SampleSource,
+        executors: Mapping[str, Segmenter],
+        config: TrainConfig,
+    ) -> None:
+        self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
+
+    def policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
+        """Evaluate the sampler's present version greedily; log its gIoU under that step."""
+        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+        answerer = SamplerAnswerer(policy, sampler, settings)
+        files = self._evaluate(name, answerer, sampler.version)
+        if not self.folder.has_metrics(sampler.version, "eval"):
+            self.folder.log_metrics(sampler.version, _figures(files), kind="eval")
+
+    def references(self) -> None:
+        """Evaluate the configured baselines, such as the floor and the ceiling of this set."""
+        for name in self.config.eval.references:
+            answerer = build_answerer(name)
+            try:
+                self._evaluate(name.partition(":")[2] or name, answerer, -1)
+            finally:
+                answerer.close()
+
+    def _evaluate(self, name: str, answerer: Answerer, version: int) -> Mapping[str, Path]:
+        identity: dict[str, Any] = {
+            "dataset": self.config.eval.dataset or self.config.dataset.name,
+            "split": self.config.eval.split,
+            "answerer": name if version < 0 else self.config.policy.model,
+            "policy_version": version,
+            "executors": list(self.executors),
+        }
+        return evaluate(
+            self.held_out,
+            answerer,
+            self.executors,
+            self.folder.path / "eval" / name,
+            config=identity,
+            limit=self.config.eval.samples,
+            chunk=CHUNK,
+            step=version,
+        ).rollouts
+
+
+def _figures(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Strict figures of the first executor, and each executor's gIoU."""
+    tables = {name: score_file(path, [STRICT]) for name, path in files.items()}
+    figures = {
+        name: {metric: ratio.value() for metric, ratio in STRICT.metrics(table).items()}
+        for name, table in tables.items()
     }
-    return evaluate(
-        held_out,
-        SamplerAnswerer(policy, sampler, settings),
-        executors,
-        folder.path / "eval" / name,
-        config=identity,
-        limit=config.eval.samples,
-        chunk=60,
-        step=sampler.version,
-    )
+    first = next(iter(figures.values()))
+    return {**first, "by_executor": {name: values["gIoU"] for name, values in figures.items()}}

@@ -1,10 +1,10 @@
 """GRPO with a frozen segmenter's mask IoU as the reward. Readable top to bottom.
 
-    prompter train recipes/configs/synthetic-aerial.yaml
+prompter train recipes/configs/synthetic-aerial.yaml
 
-    samples --policy--> requests --sampler (Ray pool of vLLM engines)--> groups of completions
-    completions --parse--> prompts --executor (frozen SAM, in its own actor)--> masks --IoU--> rewards
-    groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter--> sampler, next version
+samples --policy--> requests --sampler (Ray pool of vLLM engines)--> groups of completions
+completions --parse--> prompts --executor (frozen SAM, in its own actor)--> masks --IoU--> rewards
+groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter--> sampler, next version
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.policy import load_policy, load_weights
     from prompter.sampling.base import SamplingSettings
     from prompter.sampling.config import open_sampler
-    from recipes.evaluation import evaluate_policy
+    from recipes.evaluation import HeldOutEvaluation
     from recipes.grpo_trainer import SegmentationGRPOTrainer
     from recipes.rollout_loop import RolloutLoop
     from recipes.scoring import PhaseTimes, RolloutScorer
@@ -94,21 +94,23 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             top_k=arguments.top_k,
             n=group_size,
         )
-        scorer = RolloutScorer(
-            policy, executors, reward, aggregate=config.group.executors, seed=config.seed
-        )
+        scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
         loop = RolloutLoop(policy, sampler, scorer, source, config.group, settings, config.seed, times)
         # 4. Before.
-        evaluate_policy("before", folder, held_out, policy, sampler, executors, config)
+        evaluation = HeldOutEvaluation(folder, held_out, executors, config)
+        evaluation.policy("before", policy, sampler)
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done)
         trainer = SegmentationGRPOTrainer(
             model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
         )
+        if config.eval.every_steps:
+            trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # 6. After, with the sampler on the trained weights.
         trainer.synchronise()
-        evaluate_policy("after", folder, held_out, policy, sampler, executors, config)
+        evaluation.policy("after", policy, sampler)
+        evaluation.references()
         save_trained(trainer.model, policy, folder)
         trainer.close()
     finally:
@@ -129,6 +131,20 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
     return GRPOConfig(
         output_dir=str(Path(config.run_dir) / "checkpoints"), seed=config.seed, disable_tqdm=True, **given
     )
+
+
+def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
+    """A callback that evaluates the policy every so many optimiser steps, but not after the last."""
+    from transformers import TrainerCallback
+
+    class Evaluate(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % every == 0 and state.global_step < state.max_steps:
+                trainer.synchronise()
+                name = f"step-{state.global_step:06d}"
+                evaluation.policy(name, trainer.loop.policy, trainer.loop.sampler)
+
+    return Evaluate()
 
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:
@@ -195,11 +211,13 @@ def _check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
             "lower trainer.per_device_train_batch_size"
         )
-    window = arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
+    window = (
+        arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
+    )
     if window > 1 and arguments.save_steps % window:
         raise UserError(
-            f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of rollouts, "
-            f"but is {arguments.save_steps}: a run resumed inside a window would train on other rollouts"
+            f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
+            f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on other rollouts"
         )
 
 

@@ -40,7 +40,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(
-        self, *, model: Any, args: GRPOConfig, processor: Any, samples: int, loop: RolloutLoop, log: TrainingLog
+        self,
+        *,
+        model: Any,
+        args: GRPOConfig,
+        processor: Any,
+        samples: int,
+        loop: RolloutLoop,
+        log: TrainingLog,
     ) -> None:
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"

@@ -70,7 +70,11 @@ class RolloutScorer:
         self.aggregate, self.seed = aggregate, seed
 
     def score(
-        self, indices: Sequence[int], samples: Sequence[Sample], groups: Sequence[Sequence[Completion]], step: int
+        self,
+        indices: Sequence[int],
+        samples: Sequence[Sample],
+        groups: Sequence[Sequence[Completion]],
+        step: int,
     ) -> list[ScoredGroup]:
         """Score groups side by side; all completions of a call are decoded together.
 
@@ -157,7 +161,7 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     ious = [iou for rollout in rollouts if (iou := mask_iou(rollout)) is not None]
     return {
         "reward": _mean(rewards),
-        "reward_std_within_group": _mean(
+        "reward_std": _mean(
             [
                 float(np.std([reward for reward in group.rewards if reward is not None]))
                 for group in groups
@@ -166,11 +170,12 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
         ),
         "giou": _mean(ious),
         "groups": len(groups),
-        "groups_without_spread": sum(not group.has_spread for group in groups),
+        "frac_reward_zero_std": _mean([float(not group.has_spread) for group in groups]),
         "completions": completions,
         "rollouts": len(rollouts),
         "images": len({image_key(samples[group.index]) for group in groups}),
         "parse_failures": sum(failures.values()),
+        "parse_failure_rate": sum(failures.values()) / max(1, len(rollouts)),
         "parse_failure_kinds": {str(kind): failures[kind] for kind in FailureKind if failures[kind]},
         "executor_failures": sum(rollout.executor_error is not None for rollout in rollouts),
         "unscored_completions": sum(reward is None for group in groups for reward in group.rewards),

@@ -118,6 +118,7 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         policy = load_policy(config.init)
     model = load_weights(policy, dtype=torch.float32)
     learner = ColdStartModel(model, policy, AuxiliaryWeights(**config.auxiliary.model_dump()))
+    commit = _commit()
     history: list[dict[str, float]] = []
     started = time.time()
 
@@ -141,12 +142,18 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
             model.eval()
             figures = probe(model, policy, held_out, samples=config.probe_samples)
             model.train()
-            history.append({"step": state.global_step, "samples": state.global_step * config.batch_size,
-                            "minutes": round((time.time() - started) / 60, 2), **figures})
+            history.append(
+                {
+                    "step": state.global_step,
+                    "samples": state.global_step * config.batch_size,
+                    "minutes": round((time.time() - started) / 60, 2),
+                    **figures,
+                }
+            )
             print(json.dumps(history[-1]), flush=True)
             model.save_pretrained(output)
             policy.save_protocol(output)
-            _write_card(output, config, command, history)
+            _write_card(output, config, command, commit, history)
 
     arguments = TrainingArguments(
         output_dir=str(output / "trainer"),
@@ -195,9 +202,13 @@ class _Wrapped:
         return {"batch": self.collate(examples)}
 
 
-def _write_card(
-    output: Path, config: ColdStartConfig, command: str, history: list[dict[str, float]]
-) -> None:
+def _commit() -> str:
+    """The commit the code stands at when training starts, for the card."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _write_card(output: Path, config: ColdStartConfig, command: str, history: list[dict[str, float]]) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     lines = [
         "# Cold start",
@@ -205,8 +216,8 @@ def _write_card(
         "A small Qwen3-VL trained from scratch by `recipes/sft.py`; meant to be improved by GRPO.",
         "",
         f"- command: `{command}`",
-        f"- commit: {commit.stdout.strip() or 'unknown'}",
-        f"- data: {config.dataset} ({config.split}), seed {config.seed}, {config.options or 'default options'}",
+        f"- commit: {commit}",
+        f"- data: {config.dataset} ({config.split}), seed {config.seed}, options {config.options}",
         "- licence: Apache-2.0, like the code; the data are drawn by the code",
         "",
         "Greedy answers on validation samples, without a segmenter (`recipes/cold_start_probe.py`):",

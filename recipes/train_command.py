@@ -27,9 +27,10 @@ def run(args: argparse.Namespace) -> int:
         print(dump_config(config), end="")
         return 0
     from recipes.grpo import train
+    from recipes.training_report import comparison_lines, write_training_report
 
     folder = train(config, resume=args.resume)
-    from recipes.training_report import write_training_report
-
-    print(write_training_report(folder))
+    report = write_training_report(folder)
+    print(*comparison_lines(folder), sep="\n")
+    print(report)
     return 0

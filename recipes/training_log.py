@@ -38,7 +38,9 @@ class TrainingLog:
             self.folder.log_metrics(step, summary, kind="summary")
             self._bar.close()
             return
-        record = {**self._pending, "seconds": dict(seconds), "trl": _finite(logs)}
+        # TRL's own reward figures leave out the groups that were dropped; ours do not.
+        theirs = {key: value for key, value in logs.items() if "reward" not in key}
+        record = {**_finite(theirs), **self._pending, "seconds": dict(seconds)}
         self._pending = {}
         self.folder.log_metrics(step, record)
         self._bar.set_postfix_str(_postfix(record), refresh=False)
