@@ -17,7 +17,7 @@ from prompter.action import ActionSpace
 from prompter.coords import Frame
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 
-_FENCE = re.compile(r"^```[a-zA-Z]*\s*|\s*```$")
+_LANGUAGE = re.compile(r"[a-zA-Z]*")
 
 
 class _Refused(Exception):
@@ -75,11 +75,14 @@ def _answer_text(text: str) -> str:
         body = body if closing < 0 else body[:closing]
     else:
         body = text.rpartition("</think>")[2]
-    body = _FENCE.sub("", body.strip())
+    body = body.strip()
+    if body.startswith("```"):
+        body = _LANGUAGE.sub("", body[3:], count=1)
+    body = body.removesuffix("```")
     # A reply such as "Here it is: ```json […] ```" without answer tags: take the fenced part.
     if opening < 0 and not body.startswith(("[", "{")) and "```" in body:
         fenced = body.split("```")[1]
-        body = re.sub(r"^[a-zA-Z]*\s*", "", fenced)
+        body = _LANGUAGE.sub("", fenced, count=1)
     body = body.strip()
     if not body:
         raise _Refused(FailureKind.NO_ANSWER, "the completion holds no answer")
@@ -107,7 +110,11 @@ def _instance(entry: Any, number: int, action_space: ActionSpace, frame: Frame) 
         )
     box = entry.get("bbox_2d")
     corners = None if box is None else _numbers(box, 4, f"bbox_2d of {where}", frame)
-    if corners is not None and (corners[2] <= corners[0] or corners[3] <= corners[1]):
+    image_box = (
+        None if corners is None else frame.box_to_image((corners[0], corners[1], corners[2], corners[3]))
+    )
+    # In the image frame: two numbers a rounding error apart may fall together there.
+    if image_box is not None and (image_box[2] <= image_box[0] or image_box[3] <= image_box[1]):
         raise _Refused(FailureKind.DEGENERATE_BOX, f"bbox_2d of {where} has no area: {box!r:.80}")
     points = {
         key: tuple(
@@ -117,9 +124,6 @@ def _instance(entry: Any, number: int, action_space: ActionSpace, frame: Frame) 
     }
     if corners is None and not points["positive_points"]:
         raise _Refused(FailureKind.WRONG_SHAPE, f"{where} has neither bbox_2d nor positive_points")
-    image_box = (
-        None if corners is None else frame.box_to_image((corners[0], corners[1], corners[2], corners[3]))
-    )
     instance = Instance(image_box, points["positive_points"], points["negative_points"])
     violation = action_space.violation(instance)
     if violation is not None:
