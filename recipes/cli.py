@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("recipes.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"),
+    "data": Command("envs.datasets.data_command", "list, check and show datasets"),
     "train": Command("recipes.train_command", "train a policy by GRPO, as a config says"),
     "sft": Command("recipes.sft", "cold start: teach a small policy the format and rough localisation"),
     "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from envs.masks import Mask, mask_to_box
+from envs.masks import Mask
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
@@ -30,9 +30,10 @@ class Example:
         image_id: samples of one image share it.
         image: PIL RGB at the size the model sees.
         query, answer: texts.
-        coverage: float32 [rows, columns]: share of each merged vision token's cell that is target.
-        boxes: float32 [rows, columns, 4]: XYXY of the target object covering most of the cell, as
-            shares of the image's sides; meaningful where coverage > 0.
+        coverage: float32 [instances, rows, columns]: share of each merged vision token's cell that
+            belongs to each target object, in the order of the answer.
+        numbers: int64 [instances, 6]: x1, y1, x2, y2 of each object's box and x, y of its first
+            interior point, in the model frame.
     """
 
     image_id: str
@@ -40,7 +41,7 @@ class Example:
     query: str
     answer: str
     coverage: NDArray[np.float32]
-    boxes: NDArray[np.float32]
+    numbers: NDArray[np.int64]
 
 
 def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
@@ -61,37 +62,38 @@ def make_example(sample: Sample, policy: Policy, form: AnswerForm) -> Example:
     prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
     image = policy.model_image(sample.load_image())
     cell = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
-    coverage, boxes = cell_targets(masks, (image.height // cell, image.width // cell))
-    answer = policy.render(prompts, sample.image_size)
-    return Example(sample.image_id, image, sample.query, answer, coverage, boxes)
+    grid = (image.height // cell, image.width // cell)
+    return Example(
+        sample.image_id,
+        image,
+        sample.query,
+        policy.render(prompts, sample.image_size),
+        cell_coverage(masks, grid),
+        _model_numbers(masks, policy, sample.image_size),
+    )
 
 
-def cell_targets(
-    masks: Sequence[Mask], grid: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Share of each cell that is target, and the box of the object that covers it most.
+def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each cell that each object covers.
 
     Args:
         masks: one bool [height, width] per object.
         grid: (rows, columns) of cells.
 
     Returns:
-        coverage float32 [rows, columns] and boxes float32 [rows, columns, 4] (shares of the sides).
+        float32 [objects, rows, columns].
     """
-    coverage = np.zeros(grid, np.float32)
-    largest = np.zeros(grid, np.float32)
-    boxes = np.zeros((*grid, 4), np.float32)
-    for mask in masks:
-        box = mask_to_box(mask)
-        if box is None:
-            continue
-        height, width = mask.shape
-        share = cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
-        coverage += share
-        mine = share > largest
-        boxes[mine] = np.asarray(box, np.float32) / np.asarray([width, height] * 2, np.float32)
-        largest = np.maximum(largest, share)
-    return np.clip(coverage, 0.0, 1.0), boxes
+    shares = [cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
+
+
+def _model_numbers(masks: Sequence[Mask], policy: Policy, image_size: tuple[int, int]) -> NDArray[np.int64]:
+    frame = policy.frame(image_size)
+    rows = []
+    for instance in oracle_prompts(masks, box=True, points=1).instances:
+        assert instance.box is not None
+        rows.append([*frame.box_to_model(instance.box), *frame.point_to_model(instance.positive_points[0])])
+    return np.asarray(rows, np.int64).reshape(-1, 6)
 
 
 class ExampleStream(IterableDataset):
@@ -133,7 +135,10 @@ class Collator:
         labels: int64 [batch, length], -100 outside the answer and its end token.
         pixel_values, image_grid_thw: of the distinct images, as the processor makes them.
         image_index: int64 [batch], which distinct image a sequence shows.
-        coverage: float32 [batch, cells]; boxes: float32 [batch, cells, 4], cells in row-major order.
+        instance: int64 [batch, length], which object of the answer a token speaks of; -1 outside.
+        coverage: float32 [objects of the batch, cells] in row-major order; first_object: int64
+            [batch + 1], where each sequence's objects begin.
+        numbers: int64 [objects of the batch, 6], see `Example`.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -159,10 +164,12 @@ class Collator:
         input_ids = torch.full((len(rows), length), tokenizer.pad_token_id)
         attention_mask = torch.zeros_like(input_ids)
         labels = torch.full_like(input_ids, -100)
+        instance = torch.full_like(input_ids, -1)
         for number, (row, prompt_length) in enumerate(zip(rows, prompts, strict=True)):
             input_ids[number, : len(row)] = torch.tensor(row)
             attention_mask[number, : len(row)] = 1
             labels[number, prompt_length : len(row)] = torch.tensor(row[prompt_length:])
+            instance[number, prompt_length : len(row)] = torch.tensor(self._objects(row[prompt_length:]))
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -171,9 +178,23 @@ class Collator:
             "pixel_values": pixels["pixel_values"],
             "image_grid_thw": pixels["image_grid_thw"],
             "image_index": torch.tensor([places[example.image_id] for example in examples]),
-            "coverage": torch.from_numpy(np.stack([example.coverage.ravel() for example in examples])),
-            "boxes": torch.from_numpy(np.stack([example.boxes.reshape(-1, 4) for example in examples])),
+            "instance": instance,
+            "coverage": torch.from_numpy(
+                np.concatenate(
+                    [
+                        one.coverage.reshape(len(one.coverage), int(np.prod(one.coverage.shape[1:])))
+                        for one in examples
+                    ]
+                )
+            ),
+            "first_object": torch.tensor([0, *np.cumsum([len(one.coverage) for one in examples])]),
+            "numbers": torch.from_numpy(np.concatenate([one.numbers for one in examples])),
         }
+
+    def _objects(self, answer_ids: Sequence[int]) -> list[int]:
+        """Which object of the answer each token belongs to: they begin with a brace."""
+        pieces = self.policy.processor.tokenizer.convert_ids_to_tokens(list(answer_ids))
+        return list(np.cumsum(["{" in piece for piece in pieces]) - 1)
 
     def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
         processor = self.policy.processor

@@ -75,7 +75,7 @@ def _mean(values: Any) -> float:
     return round(float(np.mean(values)), 4) if len(values) else 0.0
 
 
-def _greedy(model: PreTrainedModel, policy: Policy, asked: list[tuple[str, Any]]) -> list[str]:
+def _greedy(model: Any, policy: Policy, asked: list[tuple[str, Any]]) -> list[str]:
     processor = policy.processor
     texts = [
         processor.apply_chat_template(policy.messages(query), tokenize=False, add_generation_prompt=True)

@@ -67,7 +67,7 @@ class LoraConfig(StrictModel):
     """
 
     r: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0)
+    alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] | None = None
 

@@ -217,7 +217,8 @@ def _check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
     if window > 1 and arguments.save_steps % window:
         raise UserError(
             f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
-            f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on other rollouts"
+            f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on "
+            "other rollouts"
         )
 
 

@@ -52,11 +52,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         prompts = [[{"role": "user", "content": ""}]] * samples
+        self._grpo: Any = args
+        self._group_size = int(self._grpo.num_generations)
+        self._rows = Dataset.from_dict({"prompt": prompts, "index": list(range(samples))})
         super().__init__(
             model=model,
             args=args,
             processing_class=processor,
-            train_dataset=Dataset.from_dict({"prompt": prompts, "index": list(range(samples))}),
+            train_dataset=self._rows,
             reward_funcs=[self._reward],
         )
         self.remove_callback(PrinterCallback)
@@ -100,7 +103,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         if self._optimise_since is not None:
             self.loop.times.add("optimise", time.perf_counter() - self._optimise_since)
             self._optimise_since = None
-        group_size = self.num_generations
+        group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
         with self.loop.times("sync"):
             self.synchronise()
@@ -126,12 +129,12 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
         TRL splits a window into `steps_per_generation` parts and silently loses a remainder.
         """
-        parts = self.args.steps_per_generation
+        parts = self._grpo.steps_per_generation
         groups = list(window.groups)
         spare = [group for group in window.all_groups if not any(group is one for one in groups)]
-        while (not groups or len(groups) * self.num_generations % parts) and spare and len(groups) < wanted:
+        while (not groups or len(groups) * self._group_size % parts) and spare and len(groups) < wanted:
             groups.append(spare.pop(0))
-        while len(groups) * self.num_generations % parts:
+        while len(groups) * self._group_size % parts:
             groups.pop()
         return groups
 
@@ -155,19 +158,18 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         if self._optimise_since is not None:
             self.loop.times.add("optimise", time.perf_counter() - self._optimise_since)
             self._optimise_since = time.perf_counter()
-        mode = "train" if self.model.training else "eval"
-        averaged = {key: sum(values) / len(values) for key, values in self._metrics[mode].items() if values}
+        averaged = {key: sum(values) / len(values) for key, values in self._metrics["train"].items() if values}
         self.run_log.step(self.state.global_step, {**averaged, **logs}, self.loop.times.take())
         super().log(logs, start_time)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         """TRL's sampler, except that a resumed run sees the epoch's own order, not the first epoch's."""
         return _EpochRepeatSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
+            data_source=self._rows if dataset is None else dataset,
+            mini_repeat_count=self._group_size,
+            batch_size=self._grpo.generation_batch_size // self._group_size,
+            repeat_count=self._grpo.num_iterations * self._grpo.steps_per_generation,
+            shuffle=bool(self._grpo.shuffle_dataset),
             seed=self.args.seed,
         )
 
@@ -180,4 +182,4 @@ class _EpochRepeatSampler(RepeatSampler):
     """Shuffles by (seed, epoch); accelerate's loader calls `set_epoch`."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(self.seed + epoch)
+        self.generator.manual_seed(int(self.seed or 0) + epoch)

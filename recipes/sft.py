@@ -34,7 +34,8 @@ class AuxiliaryConfig(StrictModel):
 
     place: float = 0.2
     target: float = 1.0
-    extent: float = 1.0
+    extent: float = 0.3
+    look: float = 0.3
     number_spread: float = Field(default=8.0, gt=0)
 
 
@@ -208,8 +209,9 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _write_card(output: Path, config: ColdStartConfig, command: str, history: list[dict[str, float]]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+def _write_card(
+    output: Path, config: ColdStartConfig, command: str, commit: str, history: list[dict[str, float]]
+) -> None:
     lines = [
         "# Cold start",
         "",
