@@ -23,6 +23,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -239,14 +240,18 @@ def _members(archive: Path, kind: PackageKind) -> Iterator[tuple[str, Callable[[
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
                 if not info.is_dir():
-                    yield _inner_name(info.filename, kind), lambda info=info: bundle.open(info)
+                    yield _inner_name(info.filename, kind), partial(bundle.open, info)
         return
     with tarfile.open(archive, "r:*") as tar:
         for entry in tar:
             if entry.isfile():
                 handle = tar.extractfile(entry)
                 assert handle is not None  # a plain file always has content
-                yield _inner_name(entry.name, kind), lambda handle=handle: handle
+                yield _inner_name(entry.name, kind), partial(_itself, handle)
+
+
+def _itself(handle: IO[bytes]) -> IO[bytes]:
+    return handle
 
 
 def _inner_name(name: str, kind: PackageKind) -> str:

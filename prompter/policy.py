@@ -255,5 +255,5 @@ def load_weights(
     """Load a policy's weights as a transformers image-text-to-text model on `device`."""
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
+    model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
     return model.to(device)

@@ -181,7 +181,7 @@ def _build_model(sizes: SmallPolicySize, tokenizer: PreTrainedTokenizerFast) -> 
     rotary = head // 2
     third = rotary // 3
     grid = sizes.image_side // sizes.patch_size
-    identifier = tokenizer.convert_tokens_to_ids
+    identifier: Any = tokenizer.convert_tokens_to_ids
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -221,7 +221,7 @@ def _build_model(sizes: SmallPolicySize, tokenizer: PreTrainedTokenizerFast) -> 
         vision_end_token_id=identifier("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    model = Qwen3VLForConditionalGeneration(config)
+    model: Any = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
         model.model.visual.pos_embed.weight.normal_(0.0, 0.5)
         embeddings = model.get_input_embeddings().weight

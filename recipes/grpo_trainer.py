@@ -53,7 +53,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         processor.tokenizer.padding_side = "left"
         prompts = [[{"role": "user", "content": ""}]] * samples
         self._grpo: Any = args
-        self._group_size = int(self._grpo.num_generations)
+        self._group_size = int(args.num_generations or 1)
         self._rows = Dataset.from_dict({"prompt": prompts, "index": list(range(samples))})
         super().__init__(
             model=model,
@@ -71,7 +71,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
         self._last_loaded_step = -1
-        self.vllm_generation = self
+        self.vllm_generation: Any = self
 
     # What TRL asks of `vllm_generation`.
 
@@ -158,7 +158,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         if self._optimise_since is not None:
             self.loop.times.add("optimise", time.perf_counter() - self._optimise_since)
             self._optimise_since = time.perf_counter()
-        averaged = {key: sum(values) / len(values) for key, values in self._metrics["train"].items() if values}
+        own = self._metrics["train"]
+        averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
         self.run_log.step(self.state.global_step, {**averaged, **logs}, self.loop.times.take())
         super().log(logs, start_time)
 
