@@ -100,13 +100,13 @@ def fit_size(
     width, height = image_size
     if max(width, height) / min(width, height) > 200:
         raise ValueError(f"the image's aspect ratio must be at most 200, but its size is {image_size}")
-    fitted_width = max(factor, round(width / factor) * factor)
-    fitted_height = max(factor, round(height / factor) * factor)
+    fitted_width = round(width / factor) * factor
+    fitted_height = round(height / factor) * factor
     if fitted_width * fitted_height > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
         fitted_width = max(factor, math.floor(width / shrink / factor) * factor)
         fitted_height = max(factor, math.floor(height / shrink / factor) * factor)
-    elif fitted_width * fitted_height < min_pixels:
+    elif fitted_width * fitted_height < min_pixels:  # so is a side that was rounded to nothing
         grow = math.sqrt(min_pixels / (width * height))
         fitted_width = math.ceil(width * grow / factor) * factor
         fitted_height = math.ceil(height * grow / factor) * factor
