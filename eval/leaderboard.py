@@ -78,19 +78,21 @@ def published_rows(numbers: Iterable[PublishedNumber]) -> list[Row]:
 
 
 def build_board(benchmark: str, rows: Sequence[Row]) -> Board:
-    """Group rows by system; groups are sorted by their best gIoU, then by any other metric's best."""
+    """Group rows by system; groups are sorted by gIoU on the main split (average, test), best first."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.system, []).append(row)
     named = [name for row in rows for name in row.values]
     metrics = dict.fromkeys([*(name for name in METRIC_ORDER if name in named), *named])
-    ordered = sorted(groups.values(), key=_best, reverse=True)
+    ordered = sorted(groups.values(), key=_rank, reverse=True)
     return Board(benchmark, tuple(metrics), tuple(tuple(group) for group in ordered))
 
 
-def _best(group: Sequence[Row]) -> tuple[float, float]:
+def _rank(group: Sequence[Row]) -> tuple[float, float]:
+    """Best gIoU on the split that stands for the benchmark, else on any; then the best of any metric."""
+    main = [row for row in group if row.split.split(",")[0] in ("average", "test")]
     return (
-        max((row.values.get("gIoU", -1.0) for row in group), default=-1.0),
+        max((row.values.get("gIoU", -1.0) for row in main or group), default=-1.0),
         max((value for row in group for value in row.values.values()), default=-1.0),
     )
 
@@ -124,10 +126,10 @@ def html(boards: Sequence[Board]) -> str:
         for group in board.groups:
             for index, row in enumerate(group):
                 rows.append([escape(cell) for cell in _cells(board, row, first=index == 0)])
-                classes.append("ours" if row.is_run else "")
+                classes.append(("first " if index == 0 else "") + ("ours" if row.is_run else ""))
         body.append(f"<h2>{escape(board.benchmark)}</h2>")
-        body.append(f'<div class="panel narrow">{table(rows, classes=classes)}</div>')
-    return page("Leaderboard", body)
+        body.append(f'<div class="panel narrow board">{table(rows, classes=classes)}</div>')
+    return page("Leaderboard", body, wide=True)
 
 
 _NOTE = (
@@ -138,10 +140,7 @@ _NOTE = (
 
 
 def _cells(board: Board, row: Row, *, first: bool) -> list[str]:
-    values = [
-        f"{row.values[name]:.2f}".rstrip("0").rstrip(".") if name in row.values else ""
-        for name in board.metrics
-    ]
+    values = [_number(row.values[name]) if name in row.values else "" for name in board.metrics]
     return [
         row.system if first else "",
         row.split,
@@ -151,3 +150,9 @@ def _cells(board: Board, row: Row, *, first: bool) -> list[str]:
         row.source,
         row.status,
     ]
+
+
+def _number(value: float) -> str:
+    """At least one decimal, at most two: 55.0, 73.36."""
+    text = f"{value:.2f}"
+    return text[:-1] if text.endswith("0") else text

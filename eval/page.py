@@ -35,7 +35,10 @@ tr:last-child td{border-bottom:0}
 .narrow{padding:10px 12px}.narrow th,.narrow td{padding:4px 7px;font-size:13px}
 .narrow td:first-child,.narrow th:first-child{white-space:nowrap}
 tr.ours td{background:color-mix(in srgb,var(--accent) 10%,transparent);font-weight:600}
-tr.group td{background:var(--chip);font-weight:600;text-align:left}
+main.wide{max-width:1480px}
+.board tr.first td{border-top:2px solid var(--line)}.board td:first-child{font-weight:600}
+.board td:nth-child(-n+4),.board th:nth-child(-n+4),.board td:nth-last-child(-n+2),
+.board th:nth-last-child(-n+2){text-align:left}.board td:nth-last-child(2){white-space:normal}
 svg.chart{display:block;width:100%;height:auto}
 svg .grid{stroke:var(--line)}svg .tick{fill:var(--soft);font-size:11.5px}
 svg .chart-title{fill:var(--ink);font-size:13.5px;font-weight:600}
@@ -58,12 +61,13 @@ margin:6px 0;font-size:12.5px}
 """
 
 
-def page(title: str, body: Sequence[str]) -> str:
+def page(title: str, body: Sequence[str], *, wide: bool = False) -> str:
     """A whole HTML page. `title` is plain text; the parts of `body` are HTML."""
+    main = '<main class="wide">' if wide else "<main>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>{main}\n"
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
@@ -80,6 +84,7 @@ def table(rows: Sequence[Sequence[str]], *, classes: Sequence[str] = ()) -> str:
     for index, row in enumerate(rows[1:]):
         name = classes[index] if index < len(classes) else ""
         cells = "".join(f"<td>{cell}</td>" for cell in row)
+        name = name.strip()
         body.append(f'<tr class="{name}">{cells}</tr>' if name else f"<tr>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 

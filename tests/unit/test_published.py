@@ -100,7 +100,8 @@ def test_every_number_is_on_the_leaderboard() -> None:
     pages = markdown(boards), html(boards)
     for page in pages:
         for number in NUMBERS:
-            assert f"{number.value:.2f}".rstrip("0").rstrip(".") in page
+            text = f"{number.value:.2f}"
+            assert (text[:-1] if text.endswith("0") else text) in page
 
 
 def test_our_runs_stand_out_and_keep_their_protocol() -> None:
@@ -108,9 +109,9 @@ def test_our_runs_stand_out_and_keep_their_protocol() -> None:
     board = build_board("earthreason", [*published_rows(of_benchmark(NUMBERS, "earthreason")), ours])
     assert board.groups[0] == (ours,)  # the best gIoU comes first
     text = markdown([board])
-    assert "| **ours \\| pipe** | **test** | **zero-shot** | **strict** | **99** |" in text
+    assert "| **ours \\| pipe** | **test** | **zero-shot** | **strict** | **99.0** |" in text
     page = html([board])
-    assert page.count('class="ours"') == 1
+    assert page.count('class="first ours"') == 1
     HTMLParser().feed(page)
 
 
@@ -141,7 +142,7 @@ def test_report_sets_a_run_beside_the_published_rows(
     assert report_command.run(arguments) == 0
     printed = capsys.readouterr().out
     row = "| **some/checkpoint + mobile-sam** | **test, question=all, first 20 queries** | **zero-shot** |"
-    assert f"{row} **strict** | **50** |" in printed
+    assert f"{row} **strict** | **50.0** |" in printed
     assert "Think2Seg-RS" in printed and "SegEarth-R1" in printed and "RRSIS-D" not in printed
     assert printed.strip().splitlines()[-1] == str(tmp_path / "board" / "leaderboard.html")
     assert (tmp_path / "board" / "leaderboard.md").read_text() in printed
