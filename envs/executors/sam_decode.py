@@ -1,8 +1,9 @@
-"""Decode many prompts on one image with SAM's mask decoder, at a fraction of the package's cost.
+"""Decode many prompts on one image with SAM's or SAM 2's mask decoder, at a fraction of the packages' cost.
 
 `segment_anything.MaskDecoder` repeats the image embedding for every prompt and projects all 4,096
 image tokens again in every attention, although a prompt has fewer than a dozen tokens. `SamDecoder`
-takes the package's own modules and weights, and computes the same function with fewer operations:
+takes the package's own modules and weights (or those of `sam2`, which differ by one more token and by
+feature maps of higher resolution that join the upscaling), and computes the same function with fewer operations:
 
 - Before the first image-to-token attention, image keys, values and queries depend on the image
   alone: they are computed once per image (`ImageSide`) and shared by its prompts.
@@ -13,7 +14,8 @@ takes the package's own modules and weights, and computes the same function with
   image-to-token attention is applied to the tokens' values, not to the image.
 - The last attention is computed for the tokens that are read, and one mask is upscaled.
 
-The result equals the package's to about 1e-5 in the logits (float32; a test holds 1e-4).
+In float32 the logits differ from the packages' by rounding alone: on real tiles both were 7e-5 from
+the result in float64, for logits of up to 60 (tests hold the difference).
 Notation in shape comments: B prompts, T tokens of a prompt, H heads, D channels of a head,
 C channels of the model (256), N image tokens (4,096).
 """
@@ -45,11 +47,14 @@ class ImageSlice:
         keys: [n, C] image tokens with the "no mask" embedding added.
         place: [n, C] positional encoding of the tokens.
         first_queries: [H, D, n] queries of the first image-to-token attention.
+        upscale_biases: what the two upscaling layers add: each layer's bias, and with SAM 2 its feature
+            map, [n, 4 * C / 4] and [4 * n, 4 * C / 8].
     """
 
     keys: Tensor
     place: Tensor
     first_queries: Tensor
+    upscale_biases: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -163,12 +168,13 @@ class _RunningAttention:
 
 
 class SamDecoder:
-    """The mask decoder of `segment_anything` for many prompts of one image.
+    """The mask decoder of `segment_anything` or `sam2` for many prompts of one image.
 
     Args:
         prompt_encoder, mask_decoder: the package's modules, in eval mode; used, never changed.
         multimask: "single" reads mask 0, as `multimask_output=False`; "best" reads the one of masks
-            1 to 3 with the highest predicted IoU.
+            1 to 3 with the highest predicted IoU. SAM 2 built with `dynamic_multimask_via_stability`
+            (its default) also reads the latter where mask 0 is unstable.
         batch, image_tokens: prompts per batch and image tokens per slice; None takes what suits the
             device. They change the speed and the last bits of the result, nothing else.
     """
@@ -190,17 +196,29 @@ class SamDecoder:
         self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
         with torch.inference_mode():
             self.place = prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous().to(self.dtype)
-            self.output_tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
+            tokens = [mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight]
+            # SAM 2 puts a token before them that says whether there is an object; single images do not need its
+            # answer, but the other tokens attend to it.
+            self._leading = int(getattr(mask_decoder, "pred_obj_scores", False))
+            if self._leading:
+                tokens.insert(0, mask_decoder.obj_score_token.weight)
+            self.output_tokens = torch.cat(tokens)
             first, _, _, second, _ = mask_decoder.output_upscaling
             self._upscale_weights = [_as_linear(first), _as_linear(second)]
+        self._dynamic = multimask == "single" and getattr(mask_decoder, "dynamic_multimask_via_stability", False)
         layers = mask_decoder.transformer.layers
         self._to_image = [_FoldedAttention(layer.cross_attn_token_to_image) for layer in layers]
         self._to_tokens = [_FoldedAttention(layer.cross_attn_image_to_token) for layer in layers]
         self._final = _FoldedAttention(mask_decoder.transformer.final_attn_token_to_image)
 
     @torch.inference_mode()
-    def prepare(self, embedding: Tensor) -> ImageSide:
-        """Compute what all prompts of an image share, from its embedding [C, height, width]."""
+    def prepare(self, embedding: Tensor, high_res: tuple[Tensor, Tensor] | None = None) -> ImageSide:
+        """Compute what all prompts of an image share.
+
+        Args:
+            embedding: [C, h, w].
+            high_res: SAM 2's feature maps [C / 8, 4 h, 4 w] and [C / 4, 2 h, 2 w].
+        """
         keys = embedding.to(self.device, self.dtype).flatten(1).t()
         keys = keys + self.prompt_encoder.no_mask_embed.weight.to(self.dtype)
         keys = keys.contiguous()
@@ -208,17 +226,32 @@ class SamDecoder:
         layer = self.mask_decoder.transformer.layers[0]
         to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         heads = to_image.num_heads
+        first_bias, second_bias = self._upscale_biases(high_res)
         step = self.image_tokens
         slices = []
         for start in range(0, len(keys), step):
             part = slice(start, start + step)
             queries = to_tokens.q_proj(with_place[part]).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous()
-            slices.append(ImageSlice(keys[part], self.place[part], queries))
+            biases = (first_bias[part], second_bias[part].flatten(0, 1))
+            slices.append(ImageSlice(keys[part], self.place[part], queries, biases))
         return ImageSide(
             slices=tuple(slices),
             first_keys=to_image.k_proj(with_place).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous(),
             first_values=to_image.v_proj(keys).unflatten(1, (heads, -1)).transpose(0, 1).contiguous(),
         )
+
+    def _upscale_biases(self, high_res: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """What the upscaling layers add per image token: [N, 4 * C / 4] and [N, 4, 4 * C / 8] (views if constant)."""
+        (_, first), (_, second) = self._upscale_weights
+        height, width = self.grid
+        if high_res is None:
+            return first.expand(height * width, -1), second.expand(height * width, 4, -1)
+        fine, coarse = (feature.to(self.device, self.dtype) for feature in high_res)
+        # [channels, rows, columns] -> image token, quarter, (quarter's quarter,) channel.
+        coarse = coarse.unflatten(2, (width, 2)).unflatten(1, (height, 2)).permute(1, 3, 2, 4, 0)
+        fine = fine.unflatten(2, (width, 2, 2)).unflatten(1, (height, 2, 2)).permute(1, 4, 2, 5, 3, 6, 0)
+        tokens = height * width
+        return coarse.reshape(tokens, -1) + first, fine.reshape(tokens, 4, -1) + second
 
     @torch.inference_mode()
     def decode(self, side: ImageSide, sparse: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,14 +291,17 @@ class SamDecoder:
             queries = self._after_attention(layer, queries, self._to_image[i].finish(reading.result()))
         updated = self._image_update(len(others), queries, tokens)
         # Only the IoU token and the mask tokens that may be read go on; tokens no longer meet each other.
-        read = slice(0, 2 if self.multimask == "single" else 1 + self.mask_decoder.num_mask_tokens)
+        only_first = self.multimask == "single" and not self._dynamic
+        count = 2 if only_first else 1 + self.mask_decoder.num_mask_tokens
+        read = slice(self._leading, self._leading + count)
         reading = _RunningAttention(self._final.fold_queries(queries[:, read] + tokens[:, read]))
         for number, part in enumerate(side.slices):
             keys[number] = updated(keys[number], part)
             reading.add(keys[number] + part.place, keys[number])
         out = transformer.norm_final_attn(queries[:, read] + self._final.finish(reading.result()))
         hyper, ious = self._read_out(out)
-        return self._upscale(keys, hyper), ious
+        logits = self._upscale(keys, side, hyper)
+        return self._choose(logits, ious) if self._dynamic else (logits[:, 0], ious[:, 0])
 
     @staticmethod
     def _after_attention(layer: Any, queries: Tensor, attended: Tensor) -> Tensor:
@@ -294,33 +330,59 @@ class SamDecoder:
         return update
 
     def _read_out(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Final tokens [B, 1 + masks, C] -> hypernetwork output [B, C / 8] and predicted IoU [B] of one mask."""
+        """Final tokens [B, 1 + masks, C] -> hypernetwork outputs [B, C / 8, K] and predicted IoU [B, K].
+
+        K masks are candidates: mask 0, or the best of the others, or (dynamic) both in this order.
+        """
         ious = self.mask_decoder.iou_prediction_head(out[:, 0])  # [B, masks]
         mlps = self.mask_decoder.output_hypernetworks_mlps
+        candidates = []
         if self.multimask == "single":
-            return mlps[0](out[:, 1]), ious[:, 0]
-        best = ious[:, 1:].argmax(dim=1) + 1
-        hyper = torch.stack([mlp(out[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
-        rows = torch.arange(len(best), device=best.device)
-        return hyper[rows, best], ious[rows, best]
+            candidates.append((mlps[0](out[:, 1]), ious[:, 0]))
+        if self.multimask == "best" or self._dynamic:
+            best = ious[:, 1:].argmax(dim=1) + 1
+            hyper = torch.stack([mlp(out[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
+            rows = torch.arange(len(best), device=best.device)
+            candidates.append((hyper[rows, best], ious[rows, best]))
+        return torch.stack([c[0] for c in candidates], dim=2), torch.stack([c[1] for c in candidates], dim=1)
 
-    def _upscale(self, keys: list[Tensor], hyper: Tensor) -> Tensor:
-        """Image tokens (slices [B, n, C]) and one hypernetwork output [B, C / 8] -> logits [B, 4 h, 4 w].
+    def _choose(self, logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
+        """SAM 2's rule for one mask: mask 0 if it is stable, else the best of the others.
+
+        Args:
+            logits: [B, 2, 4 h, 4 w], mask 0 and the best other.
+            ious: [B, 2].
+        """
+        delta = self.mask_decoder.dynamic_multimask_stability_delta
+        first = logits[:, 0].flatten(1)
+        inner = (first > delta).sum(dim=1)
+        outer = (first > -delta).sum(dim=1)
+        stability = torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
+        stable = stability >= self.mask_decoder.dynamic_multimask_stability_thresh
+        return (
+            torch.where(stable[:, None, None], logits[:, 0], logits[:, 1]),
+            torch.where(stable, ious[:, 0], ious[:, 1]),
+        )
+
+    def _upscale(self, keys: list[Tensor], side: ImageSide, hyper: Tensor) -> Tensor:
+        """Image tokens (slices [B, n, C]) and hypernetwork outputs [B, C / 8, K] -> logits [B, K, 4 h, 4 w].
 
         A transposed convolution of size 2 and stride 2 is a linear map from one pixel to four.
         """
         _, norm, activation, _, _ = self.mask_decoder.output_upscaling
-        (first, first_bias), (second, second_bias) = self._upscale_weights
+        (first, _), (second, _) = self._upscale_weights
+        batch = len(hyper)
         logits = []
-        for part in keys:
-            x = F.linear(part, first, first_bias).unflatten(-1, (4, -1))  # [B, n, 4, C / 4]
-            x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-            x = activation(F.linear(x, second, second_bias))  # [B, n, 4, 4 * C / 8]
-            logits.append(x.view(len(hyper), -1, hyper.shape[-1]) @ hyper[:, :, None])
+        for tokens, part in zip(keys, side.slices, strict=True):
+            first_bias, second_bias = part.upscale_biases
+            x = torch.baddbmm(first_bias[None], tokens, first.t().expand(batch, -1, -1)).unflatten(-1, (4, -1))
+            x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)).flatten(1, 2)
+            x = activation(torch.baddbmm(second_bias[None], x, second.t().expand(batch, -1, -1)))
+            logits.append(x.view(batch, -1, hyper.shape[1]) @ hyper)  # [B, 16 n, K]
         # Rows and columns of the pixel, of its quarter, and of the quarter's quarter.
         height, width = self.grid
-        quarters = torch.cat(logits, dim=1).view(-1, height, width, 2, 2, 2, 2)
-        return quarters.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * height, 4 * width)
+        quarters = torch.cat(logits, dim=1).view(batch, height, width, 2, 2, 2, 2, -1)
+        return quarters.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(batch, -1, 4 * height, 4 * width)
 
 
 def _as_linear(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
