@@ -9,14 +9,19 @@ The runner knows only `Answerer`. `build_answerer` makes one from what a user ty
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from PIL import Image
+from pydantic import ValidationError
 
 from envs.sample import Sample
 from envs.segmentation import image_key
 from eval.baselines import BASELINES, Baseline
+from prompter.config_files import describe_validation_error
 from prompter.errors import UserError, did_you_mean
 from prompter.jsonl import to_line
 from prompter.sampling.base import Sampler, SamplingRequest, SamplingSettings
@@ -124,7 +129,8 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
     Args:
         policy: see the module's docstring.
         options: for an endpoint, the fields of `eval.endpoint.EndpointSettings`; for a checkpoint,
-            overrides of `prompter.policy.PolicySettings`; none for a baseline.
+            overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
+            `adapter` (folder of a LoRA adapter); none for a baseline.
 
     Raises:
         UserError: if the name or an option is unknown.
@@ -140,4 +146,40 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
         from eval.endpoint import build_endpoint
 
         return SamplerAnswerer(*build_endpoint(rest, options or {}))
-    raise UserError(f"There is no policy {policy!r}; give baseline:NAME or openai:URL#MODEL.")
+    return _open_checkpoint(policy, dict(options or {}))
+
+
+def _open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
+    """Open a checkpoint greedily; options `sampler` and `adapter` are taken out, the rest is its protocol."""
+    from prompter.policy import load_policy
+    from prompter.sampling.config import SamplerConfig, open_sampler
+
+    given = options.pop("sampler", {})
+    adapter = options.pop("adapter", None)
+    try:
+        config = SamplerConfig.model_validate({"kind": _default_sampler(), **given})
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, "the option sampler", data=given)) from None
+    rank = None if adapter is None else _adapter_rank(Path(adapter))
+    policy = load_policy(source, options)
+    if config.kind == "ray":
+        from prompter.ray_runtime import ensure_ray
+
+        ensure_ray()
+    sampler = open_sampler(policy, config, lora_rank=rank)
+    if adapter is not None:
+        sampler.sync_adapter(Path(adapter), 1)
+    settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+    return SamplerAnswerer(policy, sampler, settings)
+
+
+def _default_sampler() -> str:
+    """vLLM where it is installed, transformers elsewhere."""
+    return "hf" if importlib.util.find_spec("vllm") is None else "vllm"
+
+
+def _adapter_rank(folder: Path) -> int:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise UserError(f"There is no LoRA adapter in {folder}: it holds no adapter_config.json.")
+    return int(json.loads(path.read_text(encoding="utf-8"))["r"])
