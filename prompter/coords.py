@@ -84,6 +84,10 @@ def _keep_apart(low: int, high: int, limit: int) -> tuple[int, int]:
     return (low, low + 1) if low < limit else (limit - 1, limit)
 
 
+_MAX_ASPECT = 200
+"""Longer side over shorter side that the Qwen-VL image processors still take."""
+
+
 def fit_size(
     image_size: tuple[int, int], *, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
@@ -98,8 +102,10 @@ def fit_size(
         ValueError: if the aspect ratio exceeds 200, which the processors refuse too.
     """
     width, height = image_size
-    if max(width, height) / min(width, height) > 200:
-        raise ValueError(f"the image's aspect ratio must be at most 200, but its size is {image_size}")
+    if max(width, height) / min(width, height) > _MAX_ASPECT:
+        raise ValueError(
+            f"the image's aspect ratio must be at most {_MAX_ASPECT}, but its size is {image_size}"
+        )
     fitted_width = round(width / factor) * factor
     fitted_height = round(height / factor) * factor
     if fitted_width * fitted_height > max_pixels:
@@ -111,3 +117,15 @@ def fit_size(
         fitted_width = math.ceil(width * grow / factor) * factor
         fitted_height = math.ceil(height * grow / factor) * factor
     return fitted_width, fitted_height
+
+
+def largest_area(*, factor: int, min_pixels: int, max_pixels: int) -> int:
+    """A bound on the area of any size that `fit_size` gives, in pixels; at least `max_pixels`.
+
+    It is more than `max_pixels` where the range is narrow or small: rounding up to `min_pixels` adds
+    up to `factor` pixels a side, and a thin image keeps a side of `factor` when it is shrunk.
+    """
+    length = math.sqrt(_MAX_ASPECT)
+    grown = min_pixels + factor * math.sqrt(min_pixels) * (length + 1 / length) + factor**2
+    shrunk = factor * math.sqrt(max_pixels) * length
+    return max(max_pixels, math.ceil(grown), math.ceil(shrunk))

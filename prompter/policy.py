@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from prompter.action import ActionSpace, render_answer
 from prompter.chat import Instructions, QuestionPosition, build_messages, system_prompt
 from prompter.config import StrictModel
-from prompter.coords import Frame, FrameKind, fit_size
+from prompter.coords import Frame, FrameKind, fit_size, largest_area
 from prompter.errors import UserError, did_you_mean
 from prompter.files import atomic_write
 from prompter.parse import parse_completion
@@ -54,6 +54,12 @@ class ImageSettings(StrictModel):
     side: int | None = Field(default=None, ge=16)
     min_pixels: int = Field(default=256 * 256, ge=1)
     max_pixels: int = Field(default=1024 * 1024, ge=1)
+
+    @model_validator(mode="after")
+    def _check_range(self) -> ImageSettings:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+        return self
 
 
 class PolicySettings(StrictModel):
@@ -167,22 +173,23 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     Raises:
         UserError: if there is no such checkpoint, its family is unknown, or its settings are bad.
     """
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoProcessor, PreTrainedConfig
 
     name = resolve_source(str(source))
     try:
-        family = AutoConfig.from_pretrained(name).model_type
+        # The bare file: a family that this transformers does not know is refused by name, too.
+        family = str(PreTrainedConfig.get_config_dict(name)[0].get("model_type"))
+        if family not in FAMILIES:
+            raise UserError(
+                f"policy {name!r} is of model family {family!r}, which is not supported."
+                f"{did_you_mean(family, FAMILIES)}"
+            )
         processor = AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"policy {name!r} is neither a checkpoint folder nor a model the hub could give: {reason}"
+            f"policy {name!r} is neither a checkpoint folder nor a model the hub could give: "
+            f"{_first_line(error)}"
         ) from None
-    if family not in FAMILIES:
-        raise UserError(
-            f"policy {name!r} is of model family {family!r}, which is not supported."
-            f"{did_you_mean(family, FAMILIES)}"
-        )
     settings = _load_settings(Path(name), overrides or {})
     policy = Policy(name, family, settings, processor)
     side = settings.image.side
@@ -222,6 +229,8 @@ def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not JSON: {error}") from None
+        if not isinstance(saved, dict):
+            raise UserError(f"{path} should be a JSON object, but is a {type(saved).__name__}")
     try:
         return PolicySettings.model_validate({**saved, **overrides})
     except ValidationError as error:
@@ -237,11 +246,12 @@ def _pin_pixel_limits(policy: Policy) -> None:
     its own, narrower limits would resize them again and every coordinate would be in a wrong frame.
     """
     limits = policy.settings.image
-    low, high = (
-        (limits.side**2, limits.side**2)
-        if limits.side is not None
-        else (limits.min_pixels, limits.max_pixels)
-    )
+    if limits.side is not None:
+        low = high = limits.side**2
+    else:
+        factor = policy._factor
+        low = factor**2  # a size that was rounded down may be below min_pixels, and must stay
+        high = largest_area(factor=factor, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
     image_processor = policy.processor.image_processor
     image_processor.size = {"shortest_edge": low, "longest_edge": high}
     for name, value in (("min_pixels", low), ("max_pixels", high)):
@@ -252,8 +262,22 @@ def _pin_pixel_limits(policy: Policy) -> None:
 def load_weights(
     policy: Policy, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
 ) -> PreTrainedModel:
-    """Load a policy's weights as a transformers image-text-to-text model on `device`."""
+    """Load a policy's weights as a transformers image-text-to-text model on `device`.
+
+    Raises:
+        UserError: if the checkpoint holds no weights, or none that can be read.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the weights of policy {policy.source!r} cannot be read: {_first_line(error)}"
+        ) from None
     return model.to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What the policy is asked: the system prompt says frame, schema and limits; the query stands where it should."""
+"""What the policy is asked: the prompt says frame, schema and limits; the query stands where it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading answers: what was rendered is read back, harmless wrapping is forgiven, faults have one kind each."""
+"""Reading answers: what was rendered is read back, wrapping is forgiven, faults have one kind each."""
 
 from __future__ import annotations
 
