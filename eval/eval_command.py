@@ -14,7 +14,7 @@ baseline:NAME, openai:URL#MODEL. Segmenters: FAMILY[:MODEL][,key=value…], repe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
     configs = [parse_executor(text) for text in arguments.executor]
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
-    sources = [(_open_benchmark(arguments, text), text, folder) for text, folder in targets]
-    answerer = build_answerer(arguments.policy, parse_options(arguments.policy_option))
+    sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
+    options = parse_options(arguments.policy_option)
+    answerer = build_answerer(arguments.policy, options)
     reports = []
     try:
         executors = open_executors(configs)
         try:
             named = {executor_name(config): one for config, one in zip(configs, executors, strict=True)}
             for source, text, folder in sources:
-                identity = _identity(arguments, text, configs)
+                identity = {
+                    **run_identity(arguments, text, arguments.policy, options, configs),
+                    "label": arguments.label,
+                    "training": arguments.training,
+                }
                 evaluate(
                     source,
                     answerer,
@@ -159,7 +164,12 @@ def _folder(arguments: argparse.Namespace, benchmark: str) -> Path:
     return arguments.out / benchmark.replace(":", "-") if several else arguments.out
 
 
-def _open_benchmark(arguments: argparse.Namespace, text: str) -> Any:
+def open_benchmark(arguments: argparse.Namespace, text: str) -> Any:
+    """Open `NAME:SPLIT` with the command's dataset options.
+
+    Raises:
+        UserError: if the split is missing, or the dataset cannot be opened.
+    """
     name, split = split_name(text)
     if not split:
         raise UserError(f"Give the split as well, as in --benchmark {name}:test.")
@@ -171,23 +181,25 @@ def _open_benchmark(arguments: argparse.Namespace, text: str) -> Any:
     return open_dataset(name, split, **options)
 
 
-def _identity(
-    arguments: argparse.Namespace, benchmark: str, configs: Sequence[ExecutorConfig]
+def run_identity(
+    arguments: argparse.Namespace,
+    benchmark: str,
+    policy: str,
+    policy_options: Mapping[str, Any],
+    configs: Sequence[ExecutorConfig],
 ) -> dict[str, Any]:
-    """What makes a run this run; a folder that holds another is not resumed."""
+    """What makes a run this run, JSON-ready; a folder that holds another is not resumed."""
     return {
         "benchmark": benchmark,
-        "dataset_options": dict(parse_options(arguments.dataset_option)),
-        "policy": arguments.policy,
-        "policy_options": dict(parse_options(arguments.policy_option)),
+        "dataset_options": parse_options(arguments.dataset_option),
+        "policy": policy,
+        "policy_options": dict(policy_options),
         "executors": {
             executor_name(config): config.model_dump(mode="json", include=set(RESULT_FIELDS))
             for config in configs
         },
         "limit": arguments.limit,
         "skip_bad": arguments.skip_bad,
-        "label": arguments.label,
-        "training": arguments.training,
     }
 
 
