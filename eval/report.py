@@ -32,7 +32,11 @@ _TRAIN_CHARTS = (
     ("reward_std", "Spread of the reward within groups"),
     ("parse_failure_rate", "Parse failures"),
     ("frac_reward_zero_std", "Groups without spread"),
+    ("completion_tokens", "Completion length, tokens"),
     ("completions/mean_length", "Completion length, tokens"),
+    ("empty_answers", 'Answers that say "no target"'),
+    ("instances_per_answer", "Instances per answer"),
+    ("sampling/sampling_logp_difference/mean", "Sampler against trainer: mean |log-probability difference|"),
     ("entropy", "Entropy of the policy"),
     ("kl", "KL to the reference"),
     ("loss", "Loss"),
@@ -234,14 +238,30 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if not main:
         return []
     small = []
+    drawn: set[str] = set()
     for key, title in _TRAIN_CHARTS:
+        if title in drawn:
+            continue
         chart = line_chart([Series(title, _points_of(train, key))], title=title, width=480, height=210)
         if chart:
+            drawn.add(title)
             small.append(f'<div class="panel">{chart}</div>')
+    phases = line_chart(_phases(train), title="Seconds per phase", width=480, height=210)
+    if phases:
+        small.append(f'<div class="panel">{phases}</div>')
     body = ["<h2>Learning curve</h2>", f'<div class="panel">{main}</div>']
     if small:
         body.append(f'<div class="grid2">{"".join(small)}</div>')
     return body
+
+
+def _phases(train: Sequence[Mapping[str, Any]]) -> list[Series]:
+    """A line per phase of a training step, from the lines' `seconds`."""
+    lines = [
+        {"step": line["step"], **line["seconds"]} for line in train if isinstance(line.get("seconds"), dict)
+    ]
+    names = dict.fromkeys(name for line in lines for name in line if name != "step")
+    return [Series(name, _points_of(lines, name)) for name in names]
 
 
 def _points_of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float | None]]:
