@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,24 @@ class HeldOutEvaluation:
             chunk=CHUNK,
             step=version,
         ).rollouts
+
+
+def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:
+    """Remove the evaluations that a resumed run makes again.
+
+    Those of policies after step `done`, which will be trained anew, and the final one if the run goes
+    on beyond it. An unfinished evaluation of a policy that stays is resumed.
+
+    Args:
+        folder: the training run's folder.
+        done: the step the run resumes from.
+        last: the step it will end at.
+    """
+    for path in (folder.path / "eval").glob("*"):
+        run = RunFolder(path)
+        version = run.read_config().get("policy_version") if run.config_path.exists() else None
+        if isinstance(version, int) and (version > done or (path.name == "after" and version < last)):
+            shutil.rmtree(path)
 
 
 def _figures(files: Mapping[str, Path]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError
 from prompter.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
@@ -45,7 +46,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.policy import load_policy, load_weights
     from prompter.sampling.base import SamplingSettings
     from prompter.sampling.config import open_sampler
-    from recipes.evaluation import HeldOutEvaluation
+    from recipes.evaluation import HeldOutEvaluation, forget_evaluations
     from recipes.grpo_trainer import SegmentationGRPOTrainer
     from recipes.rollout_loop import RolloutLoop
     from recipes.scoring import PhaseTimes, RolloutScorer
@@ -63,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     )
     samples = len(source) if config.dataset.samples is None else min(config.dataset.samples, len(source))
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
-    _check_sizes(config, arguments, samples)
+    check_sizes(config, arguments, samples)
 
     # 2. The run folder, and where to resume from.
     folder = RunFolder.create(config.run_dir, resume=resume)
@@ -71,10 +72,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
     if resume:
         folder.truncate_to_step(done)
+        forget_evaluations(folder, done, arguments.max_steps)
     folder.write_config(config.model_dump(mode="json"))
 
     # 3. Who works: frozen segmenters, the trained policy, and the engines that sample it.
-    configs = config.executor if isinstance(config.executor, list) else [config.executor]
+    configs = executor_configs(config)
     if config.sampler.kind == "ray" or any(executor.pool == "ray" for executor in configs):
         from prompter.ray_runtime import ensure_ray
 
@@ -95,7 +97,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             n=group_size,
         )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
-        loop = RolloutLoop(policy, sampler, scorer, source, config.group, settings, config.seed, times)
+        loop = RolloutLoop(
+            policy,
+            sampler,
+            scorer,
+            source,
+            config.group,
+            settings,
+            config.seed,
+            times,
+            samples=samples,
+        )
         # 4. Before.
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
         evaluation.policy("before", policy, sampler)
@@ -106,7 +118,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         )
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if checkpoint is None or done < arguments.max_steps:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        else:
+            trainer.restore(checkpoint, done)
         # 6. After, with the sampler on the trained weights.
         trainer.synchronise()
         evaluation.policy("after", policy, sampler)
@@ -120,17 +135,28 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
+def executor_configs(config: TrainConfig) -> list[ExecutorConfig]:
+    """The segmenters a config names, one or several, as a list."""
+    return config.executor if isinstance(config.executor, list) else [config.executor]
+
+
 def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
-    """TRL's `GRPOConfig` from the config's `trainer:` section, with what is set elsewhere put in."""
+    """TRL's `GRPOConfig` from the config's `trainer:` section, with what is set elsewhere put in.
+
+    Raises:
+        UserError: if TRL refuses a value.
+    """
     from trl import GRPOConfig
 
     given = dict(config.trainer)
     given.setdefault("max_completion_length", max_completion_length)
     given.setdefault("logging_steps", 1)
     # One adapter file a checkpoint; the full state is needed to resume, so never `save_only_model`.
-    return GRPOConfig(
-        output_dir=str(Path(config.run_dir) / "checkpoints"), seed=config.seed, disable_tqdm=True, **given
-    )
+    output = str(Path(config.run_dir) / "checkpoints")
+    try:
+        return GRPOConfig(output_dir=output, seed=config.seed, disable_tqdm=True, **given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
 
 
 def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
@@ -196,8 +222,21 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
-    """Refuse what TRL would accept and then do something else with."""
+def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
+    """Refuse what TRL would accept and then do something else with.
+
+    Args:
+        config: the run.
+        arguments: TRL's `GRPOConfig` made from it.
+        samples: size of the training set.
+
+    Raises:
+        UserError: saying which key to change.
+    """
+    names = [one.name for one in executor_configs(config)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"executor {name!r} is named twice: rewards are told apart by executor name")
     if config.policy.lora is None and config.sampler.kind != "hf":
         raise UserError(
             f"policy.lora is null, but sampler.kind {config.sampler.kind!r} follows the trainer by adapters: "

@@ -174,6 +174,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             seed=self.args.seed,
         )
 
+    def restore(self, checkpoint: Path, step: int) -> None:
+        """Load the weights of a checkpoint without training, for a run whose training had ended.
+
+        TRL's own resumption would go on to the end of the epoch, beyond `max_steps`.
+        """
+        self._load_from_checkpoint(str(checkpoint))
+        self.state.global_step = step
+
     def close(self) -> None:
         """Remove the adapters written for the sampler."""
         shutil.rmtree(self._adapters, ignore_errors=True)

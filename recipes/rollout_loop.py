@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from envs.sample import Sample, SampleSource
 from envs.segmentation import image_key
@@ -50,6 +51,7 @@ class RolloutLoop:
         settings: how to sample; `n` is the group size.
         seed: of sampling and of drawing further prompts.
         times: where phases are timed.
+        samples: size of the training set: further prompts are drawn from the first so many.
     """
 
     def __init__(
@@ -62,7 +64,10 @@ class RolloutLoop:
         settings: SamplingSettings,
         seed: int,
         times: PhaseTimes,
+        *,
+        samples: int,
     ) -> None:
+        self.samples = samples
         self.policy, self.sampler, self.scorer, self.source = policy, sampler, scorer, source
         self.group, self.settings, self.seed, self.times = group, settings, seed, times
 
@@ -87,7 +92,7 @@ class RolloutLoop:
             if missing <= 0 or attempt + 1 == rounds:
                 break
             rng = np.random.default_rng([self.seed, step, attempt])
-            asked = [int(index) for index in rng.choice(len(self.source), size=missing, replace=False)]
+            asked = [int(index) for index in rng.choice(self.samples, size=missing, replace=False)]
         if self.group.zero_spread == "keep":
             kept = everything
         metrics = describe_groups(everything, samples)
@@ -109,11 +114,13 @@ class RolloutLoop:
             for index in indices:
                 samples.setdefault(index, self.source[index])
             chosen = [samples[index] for index in indices]
-            images = {image_key(sample): sample.load_image() for sample in chosen}
-            requests = [
-                self.policy.request(sample.query, images[image_key(sample)], image_key(sample))
-                for sample in chosen
-            ]
+            images: dict[str, Image.Image] = {}
+            requests = []
+            for sample in chosen:
+                key = image_key(sample)
+                if key not in images:
+                    images[key] = sample.load_image()
+                requests.append(self.policy.request(sample.query, images[key], key))
         with self.times("sample"):
             seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
