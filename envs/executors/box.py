@@ -33,7 +33,8 @@ class BoxExecutor(Executor):
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
         """See `Executor.encode`. There is nothing to keep but the size."""
         return [
-            Embedding({}, (image.shape[1], image.shape[0]), (image.shape[0], image.shape[1])) for image in images
+            Embedding({}, (image.shape[1], image.shape[0]), (image.shape[0], image.shape[1]))
+            for image in images
         ]
 
     def decode(

@@ -174,8 +174,8 @@ class DiskCache:
         path = self._path(key)
         if len(content) > self.cap_bytes or path.exists():
             return
-        # Room is reserved before the file appears, so that the cap holds at every moment. If this process dies in
-        # between, the account is too high until the next eviction measures the folder again.
+        # Room is reserved before the file appears, so that the cap holds at every moment. If this process
+        # dies in between, the account is too high until the next eviction measures the folder again.
         with self._locked():
             total = self._read_total() + len(content)
             if total > self.cap_bytes:
@@ -206,7 +206,7 @@ class DiskCache:
         return sum(size for _, size, _ in self._files())
 
     def _evict(self, target_bytes: int) -> int:
-        """Remove the least recently used entries until at most `target_bytes` are left; return what is left."""
+        """Remove the least recently used entries down to `target_bytes`; return the bytes left."""
         files = sorted(self._files())
         total = sum(size for _, size, _ in files)
         for _, size, name in files:

@@ -181,7 +181,11 @@ class CachedExecutor:
         Raises:
             ValueError: if the sequences differ in length.
         """
-        for what, sequence in (("prompt sets", prompts), ("keys", image_keys), ("mask prompts", mask_prompts)):
+        for what, sequence in (
+            ("prompt sets", prompts),
+            ("keys", image_keys),
+            ("mask prompts", mask_prompts),
+        ):
             if sequence is not None and len(sequence) != len(images):
                 raise ValueError(f"got {len(images)} images, but {len(sequence)} {what}")
         which, distinct = distinct_images(images, image_keys)
@@ -221,6 +225,18 @@ class CachedExecutor:
                 results[index] = result
         self._count(prompts, results)
         return results
+
+    def embeddings(self, images: Sequence[RGB]) -> list[Embedding]:
+        """Embeddings of distinct images, looked up or computed as `segment` does.
+
+        Raises:
+            RuntimeError: if an image cannot be encoded.
+        """
+        found = self._embed(images)
+        for item in found:
+            if isinstance(item, ExecutorFailure):
+                raise RuntimeError(item.message)
+        return [item for item in found if isinstance(item, Embedding)]
 
     def submit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -79,6 +79,12 @@ class ExecutorConfig(StrictModel):
         if family not in FAMILIES:
             raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, FAMILIES)}")
         return family
+
+    @classmethod
+    def from_text(cls, text: str, **fields: Any) -> ExecutorConfig:
+        """Read "family" or "family:model" as the command line gives it, with other fields as they are."""
+        family, _, model = text.partition(":")
+        return cls(family=family, model=model or None, **fields)
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ class FoldedExecutor(PromptableExecutor):
         super().__init__(identity, resolve_device(config.device), config.mask_threshold)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.encode_batch = config.encode_batch
-        # Positions are encoded in float32 whatever the model's type: 1,024 pixels do not fit in bfloat16's 8 bits.
+        # Positions are encoded in float32 whatever the model's type: bfloat16's 8 bits hold no 1,024 pixels.
         self.prompt_encoder: Any = freeze(prompt_encoder).to(self.device)
         self.mask_decoder: Any = freeze(mask_decoder).to(self.device, self.dtype)
         self.decoder = SamDecoder(self.prompt_encoder, self.mask_decoder, config.multimask)
@@ -66,7 +66,7 @@ class FoldedExecutor(PromptableExecutor):
         """See `PromptableExecutor.decode_image`."""
         logits = torch.empty((len(instances), *self.low_res), device=self.device)
         ious = torch.empty(len(instances), device=self.device)
-        # A padding token would change the attention, so prompts share a batch only if they have equally many tokens.
+        # A padding token would change the attention, so only prompts of equally many tokens share a batch.
         buckets: dict[int, list[tuple[int, Tensor]]] = {}
         for index, (instance, given) in enumerate(zip(instances, mask_prompts, strict=True)):
             tokens = self.prompt_tokens(embedding, instance)

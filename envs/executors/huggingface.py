@@ -92,7 +92,7 @@ class HuggingFaceExecutor(PromptableExecutor):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Executor.encode`. Tensors are "level0", "level1", …, the last one the image embedding, float32."""
+        """See `Executor.encode`. Tensors "level0", "level1", …, float32, the image embedding last."""
         embeddings = []
         for start in range(0, len(images), self.encode_batch):
             part = images[start : start + self.encode_batch]
@@ -119,7 +119,9 @@ class HuggingFaceExecutor(PromptableExecutor):
             return [intermediate[0], embedding]  # the decoder reads the first intermediate map only
         # As `get_image_embeddings` does, but its projections stay in float32 while the encoder may not.
         encoder = self.model.vision_encoder
-        levels = [level.float() for level in encoder(batch, return_dict=True).fpn_hidden_states]
+        maps = encoder(batch, return_dict=True).fpn_hidden_states
+        # SAM 3 has one more, of half the image embedding's resolution, which its tracker leaves out as well.
+        levels = [level.float() for level in maps[: len(self.model.backbone_feature_sizes)]]
         levels[0] = self.model.mask_decoder.conv_s0(levels[0])
         levels[1] = self.model.mask_decoder.conv_s1(levels[1])
         levels[-1] = levels[-1] + self.model.no_memory_embedding.view(1, -1, 1, 1)
@@ -142,7 +144,7 @@ class HuggingFaceExecutor(PromptableExecutor):
         logits = torch.empty((len(instances), *self.low_res), device=self.device)
         ious = torch.empty(len(instances), device=self.device)
         inputs = self._decoder_inputs(embedding)
-        # A prompt's tokens attend to each other, so only prompts of equal shape share a call; a mask prompt shares none.
+        # A prompt's tokens attend to each other: only prompts of equal shape share a call, mask prompts none.
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, (instance, mask) in enumerate(zip(instances, mask_prompts, strict=True)):
             points = len(instance.positive_points) + len(instance.negative_points)
@@ -205,7 +207,9 @@ def build_huggingface(config: ExecutorConfig) -> HuggingFaceExecutor:
     """
     path: Path = local_path(config, "a folder saved by `transformers`")
     if not path.is_dir():
-        raise UserError(f"executor model {config.model!r} is a file, but a folder with `config.json` was expected.")
+        raise UserError(
+            f"executor model {config.model!r} is a file, but a folder with `config.json` was expected."
+        )
     try:
         settings, _ = transformers.PretrainedConfig.get_config_dict(str(path))
     except OSError:
@@ -217,13 +221,21 @@ def build_huggingface(config: ExecutorConfig) -> HuggingFaceExecutor:
             f"{path} holds a model of type {model_type!r}, which is no promptable segmenter known here."
             f"{did_you_mean(model_type, PORTS)}"
         )
+    if port.model_class == "EdgeTamModel":
+        # Comparing a config with its defaults builds the default one, which asks the hub for its backbone.
+        for name in ("EdgeTamConfig", "EdgeTamVisionConfig"):
+            getattr(transformers, name).has_no_defaults_at_init = True
     try:
         model, report = getattr(transformers, port.model_class).from_pretrained(
             str(path), dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be loaded as {port.model_class}: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{path} cannot be loaded as {port.model_class}: {str(error).splitlines()[0]}"
+        ) from None
     if report["missing_keys"] or report["mismatched_keys"]:
         name = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[0]
-        raise UserError(f"{path} does not hold all weights of {port.model_class}: {name} is missing or differs.")
+        raise UserError(
+            f"{path} does not hold all weights of {port.model_class}: {name} is missing or differs."
+        )
     return HuggingFaceExecutor(model, port, config, fingerprint(config, path, preprocessing=PREPROCESSING))

@@ -45,5 +45,7 @@ def build_mobile_sam(config: ExecutorConfig) -> SamExecutor:
     modules = build_modules()
     load_strictly(modules, load_state_dict(path), path, "MobileSAM")
     identity = fingerprint(config, path, preprocessing=PREPROCESSING)
-    encoder = modules["image_encoder"].eval().fold()
+    encoder = modules["image_encoder"]
+    assert isinstance(encoder, TinyViT)
+    encoder.eval().fold()
     return SamExecutor(encoder, modules["prompt_encoder"], modules["mask_decoder"], config, identity)

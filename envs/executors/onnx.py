@@ -67,7 +67,9 @@ class OnnxExecutor(PromptableExecutor):
         if device.type == "cuda":
             if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
                 if config.device != "auto":
-                    raise UserError("this onnxruntime has no CUDA: install onnxruntime-gpu or set device: cpu.")
+                    raise UserError(
+                        "this onnxruntime has no CUDA: install onnxruntime-gpu or set device: cpu."
+                    )
             else:
                 providers.insert(0, "CUDAExecutionProvider")
         self._encoder = _open(encoder, options, providers)
@@ -134,19 +136,25 @@ def _open(path: Path, options: Any, providers: list[str]) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises classes of its own, without a common base
-        raise UserError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0][:200]}") from None
+        raise UserError(
+            f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0][:200]}"
+        ) from None
 
 
 def _require(path: Path, what: str, found: Any, wanted: Sequence[str]) -> None:
     names = [item.name for item in found]
     for name in wanted:
         if name not in names:
-            raise UserError(f"{path} has no {what} {name!r} (it has {', '.join(names)}), so it is no SAM 2 as exported.")
+            raise UserError(
+                f"{path} has no {what} {name!r} (it has {', '.join(names)}), so it is no SAM 2 as exported."
+            )
 
 
 def _find_part(folder: Path, part: str) -> Path:
     """The one `.onnx` or `.ort` file of a folder whose name contains `part`."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".onnx", ".ort") and part in path.name]
+    files = [
+        path for path in sorted(folder.rglob("*")) if path.suffix in (".onnx", ".ort") and part in path.name
+    ]
     if len(files) != 1:
         raise UserError(f"{folder} must hold one .onnx or .ort file named *{part}*, but holds {len(files)}.")
     return files[0]
@@ -163,7 +171,9 @@ def build_onnx(config: ExecutorConfig) -> OnnxExecutor:
     else:
         folder = local_path(config, "a folder with a SAM 2 encoder and decoder in ONNX")
         if not folder.is_dir():
-            raise UserError(f"executor model {config.model!r} is a file, but a folder with two files was expected.")
+            raise UserError(
+                f"executor model {config.model!r} is a file, but a folder with two files was expected."
+            )
         encoder, decoder = _find_part(folder, "encoder"), _find_part(folder, "decoder")
     identity = fingerprint(config, encoder, preprocessing=PREPROCESSING)
     return OnnxExecutor(encoder, decoder, config, identity)

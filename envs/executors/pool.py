@@ -181,7 +181,11 @@ class ExecutorPool:
             ExecutorPoolDead: if no actor is left and none may be started again.
             ValueError: if the sequences differ in length.
         """
-        for what, sequence in (("prompt sets", prompts), ("keys", image_keys), ("mask prompts", mask_prompts)):
+        for what, sequence in (
+            ("prompt sets", prompts),
+            ("keys", image_keys),
+            ("mask prompts", mask_prompts),
+        ):
             if sequence is not None and len(sequence) != len(images):
                 raise ValueError(f"got {len(images)} images, but {len(sequence)} {what}")
         with self._lock:
@@ -267,7 +271,7 @@ class ExecutorPool:
         mask_prompts: Sequence[NDArray[np.float32] | None] | None,
         results: list[Segmentation | ExecutorFailure],
     ) -> list[_Request]:
-        """One request per distinct image, which is put into the object store once; bad images are answered."""
+        """One request per distinct image, put into the object store once; bad images are answered."""
         which, distinct = distinct_images(images, image_keys)
         members: list[list[int]] = [[] for _ in distinct]
         for index, number in enumerate(which):
@@ -292,7 +296,7 @@ class ExecutorPool:
         return requests
 
     def _enqueue(self, request: _Request, avoid: int | None = None) -> None:
-        """Queue a request at the first slot of its order: a running one, else a starting one, else `avoid`."""
+        """Queue a request at the first slot of its order that runs, else that starts, else `avoid`."""
         living = [self._slots[number] for number in request.order if not self._slots[number].gone]
         if not living:
             self._raise_if_dead(request.last_error)
@@ -307,7 +311,9 @@ class ExecutorPool:
                 request = slot.waiting.popleft()
                 if not slot.in_flight:
                     slot.busy_since = time.monotonic()
-                reference = slot.actor.segment.remote([request.image], request.prompts, request.mask_prompts, *keep)
+                reference = slot.actor.segment.remote(
+                    [request.image], request.prompts, request.mask_prompts, *keep
+                )
                 slot.in_flight[reference] = request
 
     def _receive(self, results: list[Segmentation | ExecutorFailure]) -> None:

@@ -20,7 +20,6 @@ from envs.executors.upsample import MaskUpsampler
 from envs.masks import Mask
 from prompter.types import Instance, PromptSet
 
-
 FULL_MASK_BYTES = 256_000_000
 """Bound on the instance masks of one image that are held at full resolution at once."""
 
@@ -155,12 +154,19 @@ class PromptableExecutor(Executor):
         return self._assemble(embedding, rows, logits, ious, keep)
 
     def _assemble(
-        self, embedding: Embedding, rows: list[list[int]], logits: Tensor, ious: Tensor, keep: tuple[bool, bool]
+        self,
+        embedding: Embedding,
+        rows: list[list[int]],
+        logits: Tensor,
+        ious: Tensor,
+        keep: tuple[bool, bool],
     ) -> list[Segmentation | ExecutorFailure]:
         """Unite the masks of each prompt set; `rows` holds its instances' places in `logits`."""
         width, height = embedding.image_size
         geometry = self.geometry(embedding)
-        upsampler = MaskUpsampler(geometry.low, geometry.padded, geometry.used, (height, width), logits.device)
+        upsampler = MaskUpsampler(
+            geometry.low, geometry.padded, geometry.used, (height, width), logits.device
+        )
         finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
         users: list[list[int]] = [[] for _ in range(len(logits))]
         for number, mine in enumerate(rows):
@@ -188,7 +194,9 @@ class PromptableExecutor(Executor):
             if union is None:
                 results.append(_empty_segmentation((height, width), keep))
             elif not all(finite[i] for i in mine):
-                results.append(ExecutorFailure("the segmenter gave logits that are not finite", retryable=False))
+                results.append(
+                    ExecutorFailure("the segmenter gave logits that are not finite", retryable=False)
+                )
             else:
                 results.append(
                     Segmentation(

@@ -71,7 +71,7 @@ def preprocess(image: RGB, side: int = SIDE) -> Tensor:
     """Image [height, width, 3] uint8 RGB -> float32 [3, side, side], resized, normalised, zero padded."""
     height, width = resized_size((image.shape[1], image.shape[0]), side)
     resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    mean, std = np.float32(PIXEL_MEAN), np.float32(PIXEL_STD)
+    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
     padded = np.zeros((3, side, side), np.float32)
     padded[:, :height, :width] = ((resized - mean) / std).transpose(2, 0, 1)
     return torch.from_numpy(padded)
@@ -122,7 +122,7 @@ class SamExecutor(FoldedExecutor):
         return self.decoder.prepare(embedding.tensors["image"])
 
     def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
-        """As in `SamPredictor`: a box is two corner points, and points without a box get one padding point."""
+        """As in `SamPredictor`: a box is two corner points, points without a box get a padding point."""
         width, height = embedding.image_size
         across, down = embedding.input_size[1] / width, embedding.input_size[0] / height
         coordinates, labels = point_arrays(instance)
@@ -183,6 +183,20 @@ def build_image_encoder(state: Mapping[str, Tensor]) -> ImageEncoderViT:
     )
 
 
+def build_modules(state: Mapping[str, Tensor]) -> torch.nn.ModuleDict:
+    """SAM with fresh weights, of a checkpoint's architecture and under its parameter names.
+
+    Raises:
+        KeyError: if the tensors are not SAM's.
+    """
+    image_encoder = build_image_encoder(state)
+    patch = image_encoder.patch_embed.proj.kernel_size[0]
+    prompt_encoder, mask_decoder = build_prompt_modules(image_encoder.img_size, patch)
+    return torch.nn.ModuleDict(
+        {"image_encoder": image_encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
+    )
+
+
 def build_segment_anything(config: ExecutorConfig) -> SamExecutor:
     """Build SAM from a `.pth` checkpoint.
 
@@ -191,17 +205,14 @@ def build_segment_anything(config: ExecutorConfig) -> SamExecutor:
     """
     path: Path = local_path(config, "a SAM checkpoint (.pth)")
     if path.is_dir():
-        raise UserError(f"executor model {config.model!r} is a folder, but a SAM checkpoint (.pth) was expected.")
+        raise UserError(
+            f"executor model {config.model!r} is a folder, but a SAM checkpoint (.pth) was expected."
+        )
     state = load_state_dict(path)
     try:
-        image_encoder = build_image_encoder(state)
+        modules = build_modules(state)
     except (KeyError, ValueError, IndexError):
         raise UserError(f"{path} is no checkpoint of SAM ViT-B, ViT-L or ViT-H.") from None
-    patch = image_encoder.patch_embed.proj.kernel_size[0]
-    prompt_encoder, mask_decoder = build_prompt_modules(image_encoder.img_size, patch)
-    modules = torch.nn.ModuleDict(
-        {"image_encoder": image_encoder, "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
-    )
     load_strictly(modules, state, path, "SAM")
-    identity = fingerprint(config, path, preprocessing=PREPROCESSING)
-    return SamExecutor(image_encoder, prompt_encoder, mask_decoder, config, identity)
+    parts = (modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
+    return SamExecutor(*parts, config, fingerprint(config, path, preprocessing=PREPROCESSING))

@@ -61,7 +61,10 @@ class Sam2Executor(FoldedExecutor):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Executor.encode`. Tensors: "image" [256, 64, 64], "coarse" [64, 128, 128], "fine" [32, 256, 256]."""
+        """See `Executor.encode`.
+
+        Tensors: "image" [256, h, w], "coarse" [64, 2 h, 2 w], "fine" [32, 4 h, 4 w], with h = w = side / 16.
+        """
         embeddings = []
         for start in range(0, len(images), self.encode_batch):
             part = images[start : start + self.encode_batch]
@@ -73,8 +76,12 @@ class Sam2Executor(FoldedExecutor):
                 image_features = image_features + bias.view(1, -1, 1, 1)
             for i, image in enumerate(part):
                 maps = {"image": image_features[i], "coarse": coarse[i], "fine": fine[i]}
-                tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()}
-                embeddings.append(Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side)))
+                tensors = {
+                    name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()
+                }
+                embeddings.append(
+                    Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side))
+                )
         return embeddings
 
     def geometry(self, embedding: Embedding) -> Geometry:
@@ -87,7 +94,7 @@ class Sam2Executor(FoldedExecutor):
         return self.decoder.prepare(tensors["image"], (tensors["fine"], tensors["coarse"]))
 
     def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
-        """As in `SAM2ImagePredictor`: a box is two points labelled 2 and 3 before all others, then padding."""
+        """As in `SAM2ImagePredictor`: a box is two points labelled 2 and 3, before the others; then padding."""
         points, labels = point_arrays(instance)
         if instance.box is not None:
             x1, y1, x2, y2 = instance.box
@@ -125,8 +132,10 @@ def published_config(state: Mapping[str, Tensor], path: Path) -> str:
     if size is None:
         raise UserError(f"{path} is no checkpoint of SAM 2 or SAM 2.1 in a published size.")
     # An embedding that only SAM 2.1 has.
-    return f"configs/sam2.1/sam2.1_hiera_{size}.yaml" if "no_obj_embed_spatial" in state else (
-        f"configs/sam2/sam2_hiera_{size}.yaml"
+    return (
+        f"configs/sam2.1/sam2.1_hiera_{size}.yaml"
+        if "no_obj_embed_spatial" in state
+        else (f"configs/sam2/sam2_hiera_{size}.yaml")
     )
 
 
@@ -171,8 +180,8 @@ def _targets(node: Any) -> list[str]:
     return []
 
 
-def build_sam2_package(config: ExecutorConfig) -> Sam2Executor:
-    """Build SAM 2 or 2.1 from a checkpoint (.pt).
+def load_model(config: ExecutorConfig) -> tuple[Any, Path]:
+    """The package's model with a checkpoint's weights, on the CPU, and the checkpoint's path.
 
     Raises:
         UserError: if the file is missing or is no such checkpoint.
@@ -188,7 +197,9 @@ def build_sam2_package(config: ExecutorConfig) -> Sam2Executor:
         )
     path = local_path(config, "a SAM 2 checkpoint (.pt)")
     if path.is_dir():
-        raise UserError(f"executor model {model_id!r} is a folder, but a SAM 2 checkpoint (.pt) was expected.")
+        raise UserError(
+            f"executor model {model_id!r} is a folder, but a SAM 2 checkpoint (.pt) was expected."
+        )
     state = load_state_dict(path)
     beside = path.with_suffix(".yaml")
     if beside.is_file():
@@ -196,4 +207,14 @@ def build_sam2_package(config: ExecutorConfig) -> Sam2Executor:
     else:
         model = build_sam2(published_config(state, path), device="cpu")
     load_strictly(model, state, path, "this SAM 2")
+    return model, path
+
+
+def build_sam2_package(config: ExecutorConfig) -> Sam2Executor:
+    """Build SAM 2 or 2.1 from a checkpoint (.pt).
+
+    Raises:
+        UserError: if the file is missing or is no such checkpoint.
+    """
+    model, path = load_model(config)
     return Sam2Executor(model, config, fingerprint(config, path, preprocessing=PREPROCESSING))

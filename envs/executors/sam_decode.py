@@ -3,7 +3,8 @@
 `segment_anything.MaskDecoder` repeats the image embedding for every prompt and projects all 4,096
 image tokens again in every attention, although a prompt has fewer than a dozen tokens. `SamDecoder`
 takes the package's own modules and weights (or those of `sam2`, which differ by one more token and by
-feature maps of higher resolution that join the upscaling), and computes the same function with fewer operations:
+feature maps of higher resolution that join the
+upscaling), and computes the same function with fewer operations:
 
 - Before the first image-to-token attention, image keys, values and queries depend on the image
   alone: they are computed once per image (`ImageSide`) and shared by its prompts.
@@ -33,9 +34,10 @@ from torch.nn import functional as F
 
 MultimaskPolicy = Literal["single", "best"]
 
-CPU_BATCH, CPU_IMAGE_TOKENS = 1, 1024
-"""On a CPU: prompts per batch, and image tokens per slice, so that what is computed stays in the
-core's cache (1,024 x 256 floats are 1 MiB) and no large block is asked of the operating system."""
+CPU_BATCH, CPU_IMAGE_TOKENS = 4, 512
+"""Prompts per batch and image tokens per slice on a CPU: what is computed at a time (2 MiB of float32)
+stays in the cores' caches, and no block is large enough to be asked of the operating system anew."""
+
 GPU_BATCH, GPU_IMAGE_TOKENS = 64, 4096
 
 
@@ -197,15 +199,17 @@ class SamDecoder:
         with torch.inference_mode():
             self.place = prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous().to(self.dtype)
             tokens = [mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight]
-            # SAM 2 puts a token before them that says whether there is an object; single images do not need its
-            # answer, but the other tokens attend to it.
+            # SAM 2 puts a token before them that says whether there is an object; single images do not need
+            # its answer, but the other tokens attend to it.
             self._leading = int(getattr(mask_decoder, "pred_obj_scores", False))
             if self._leading:
                 tokens.insert(0, mask_decoder.obj_score_token.weight)
             self.output_tokens = torch.cat(tokens)
             first, _, _, second, _ = mask_decoder.output_upscaling
             self._upscale_weights = [_as_linear(first), _as_linear(second)]
-        self._dynamic = multimask == "single" and getattr(mask_decoder, "dynamic_multimask_via_stability", False)
+        self._dynamic = multimask == "single" and getattr(
+            mask_decoder, "dynamic_multimask_via_stability", False
+        )
         layers = mask_decoder.transformer.layers
         self._to_image = [_FoldedAttention(layer.cross_attn_token_to_image) for layer in layers]
         self._to_tokens = [_FoldedAttention(layer.cross_attn_image_to_token) for layer in layers]
@@ -231,7 +235,9 @@ class SamDecoder:
         slices = []
         for start in range(0, len(keys), step):
             part = slice(start, start + step)
-            queries = to_tokens.q_proj(with_place[part]).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous()
+            queries = (
+                to_tokens.q_proj(with_place[part]).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous()
+            )
             biases = (first_bias[part], second_bias[part].flatten(0, 1))
             slices.append(ImageSlice(keys[part], self.place[part], queries, biases))
         return ImageSide(
@@ -241,7 +247,7 @@ class SamDecoder:
         )
 
     def _upscale_biases(self, high_res: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """What the upscaling layers add per image token: [N, 4 * C / 4] and [N, 4, 4 * C / 8] (views if constant)."""
+        """What the upscaling layers add per image token: [N, 4 * C / 4] and [N, 4, 4 * C / 8]."""
         (_, first), (_, second) = self._upscale_weights
         height, width = self.grid
         if high_res is None:
@@ -375,7 +381,9 @@ class SamDecoder:
         logits = []
         for tokens, part in zip(keys, side.slices, strict=True):
             first_bias, second_bias = part.upscale_biases
-            x = torch.baddbmm(first_bias[None], tokens, first.t().expand(batch, -1, -1)).unflatten(-1, (4, -1))
+            x = torch.baddbmm(first_bias[None], tokens, first.t().expand(batch, -1, -1)).unflatten(
+                -1, (4, -1)
+            )
             x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)).flatten(1, 2)
             x = activation(torch.baddbmm(second_bias[None], x, second.t().expand(batch, -1, -1)))
             logits.append(x.view(batch, -1, hyper.shape[1]) @ hyper)  # [B, 16 n, K]

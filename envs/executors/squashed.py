@@ -21,7 +21,7 @@ def squash(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Tensor:
-    """Image [height, width, 3] uint8 RGB -> float32 [3, side, side] on `device`, as `sam2`'s `SAM2Transforms`."""
+    """Image [height, width, 3] uint8 RGB -> float32 [3, side, side], as `sam2`'s `SAM2Transforms`."""
     pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).float().div_(255)
     return normalize(resize(pixels, [side, side], antialias=True), list(mean), list(std))
 

@@ -113,13 +113,13 @@ class WindowAttention(nn.Module):
         down, across = -(-height // window), -(-width // window)  # windows, rounded up
         qkv = self.qkv(self.norm(x))
         if (down * window, across * window) != (height, width):
-            # The published model pads its windows with zeros BEFORE the norm, and padded positions are attended to:
-            # their query, key and value are those of a zero vector.
+            # The published model pads its windows with zeros BEFORE the norm, and padded positions are
+            # attended to: their query, key and value are those of a zero vector.
             blank = self.qkv(self.norm(x.new_zeros(dim)))
             padded = blank.expand(batch, down * window, across * window, 3 * dim).clone()
             padded[:, :height, :width] = qkv
             qkv = padded
-        # [B, down, window, across, window, heads, 3 * head_dim] -> [B * windows, heads, window^2, 3 * head_dim]
+        # [B, down, window, across, window, heads, 3 * D] -> [B * windows, heads, window^2, 3 * D]
         qkv = qkv.view(batch, down, window, across, window, heads, 3 * self.head_dim)
         qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, window * window, 3 * self.head_dim)
         q, k, v = qkv.split(self.head_dim, dim=-1)
@@ -232,13 +232,13 @@ class TinyViT(nn.Module):
             x = layer(x)
         return self.neck(_channels_first(x))
 
-    def fold(self) -> TinyViT:
+    def fold(self) -> None:
         """Merge batch norms into convolutions, drop the classifier, use channels-last memory.
 
-        For inference only; the state dict no longer has the checkpoint's names. Returns self.
+        For inference only; the state dict no longer has the checkpoint's names.
         """
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.fold()
         self.norm_head, self.head = nn.Identity(), nn.Identity()
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -45,8 +45,8 @@ def local_path(config: ExecutorConfig, what: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"executor model {config.model!r} is no local path and could not be fetched from the hub ({cause}): "
-            f"give a local path to {what}."
+            f"executor model {config.model!r} is no local path and could not be fetched from the hub "
+            f"({cause}): give a local path to {what}."
         ) from None
 
 

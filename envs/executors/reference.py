@@ -1,0 +1,128 @@
+"""The published packages' own predictors, used the way others put a segmenter into a reward.
+
+One image is set, then one instance at a time is predicted. The benchmark times this, and tests hold
+the executors to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.executors import build_executor
+from envs.executors.base import Embedding, Executor, ExecutorFailure
+from envs.executors.config import ExecutorConfig
+from envs.executors.promptable import freeze, point_arrays, resolve_device
+from envs.executors.weights import load_state_dict, local_path
+from envs.masks import Mask
+from envs.sample import RGB
+from prompter.types import Instance, PromptSet
+
+
+class ReferencePredictor(Protocol):
+    """One image, one prompt at a time, one mask."""
+
+    def set_image(self, image: RGB) -> None:
+        """Encode an image ([height, width, 3] uint8 RGB)."""
+        ...
+
+    def predict(self, instance: Instance) -> tuple[Mask, float, NDArray[np.float32]]:
+        """Mask [height, width], predicted IoU and low-resolution logits [h, w] of one instance."""
+        ...
+
+
+class PackagePredictor:
+    """`SamPredictor` of `segment_anything` or `SAM2ImagePredictor` of `sam2`, which are called alike.
+
+    Args:
+        predictor: the package's predictor.
+        best: take the best of three masks, instead of the single one.
+    """
+
+    def __init__(self, predictor: Any, best: bool) -> None:
+        self.predictor, self.best = predictor, best
+
+    def set_image(self, image: RGB) -> None:
+        """See `ReferencePredictor.set_image`."""
+        self.predictor.set_image(image)
+
+    def predict(self, instance: Instance) -> tuple[Mask, float, NDArray[np.float32]]:
+        """See `ReferencePredictor.predict`."""
+        points, labels = point_arrays(instance)
+        masks, ious, low_res = self.predictor.predict(
+            point_coords=np.array(points, np.float64) if points else None,
+            point_labels=np.array(labels) if points else None,
+            box=None if instance.box is None else np.array(instance.box, np.float64),
+            multimask_output=self.best,
+        )
+        chosen = int(np.argmax(ious))
+        return masks[chosen].astype(np.bool_), float(ious[chosen]), low_res[chosen]
+
+
+class NaivePredictor:
+    """For families without a predictor of their own: the executor, one instance a call."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self._embedding: Embedding | None = None
+
+    def set_image(self, image: RGB) -> None:
+        """See `ReferencePredictor.set_image`."""
+        self._embedding = self.executor.encode([image])[0]
+
+    def predict(self, instance: Instance) -> tuple[Mask, float, NDArray[np.float32]]:
+        """See `ReferencePredictor.predict`."""
+        if self._embedding is None:
+            raise RuntimeError("set an image first")
+        result = self.executor.decode([self._embedding], [PromptSet((instance,))], keep_logits=True)[0]
+        if isinstance(result, ExecutorFailure):
+            raise RuntimeError(result.message)
+        assert result.low_res_logits is not None  # asked for above
+        return result.mask, float(result.predicted_ious[0]), result.low_res_logits[0]
+
+
+def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
+    """The predictor that a peer would use for a config's segmenter, in float32.
+
+    Raises:
+        UserError: if the segmenter or its weights are not to be had.
+    """
+    best = config.multimask == "best"
+    device = resolve_device(config.device)
+    if config.family == "mobile-sam":
+        from segment_anything import SamPredictor
+        from segment_anything.modeling import Sam
+
+        from envs.executors.mobile_sam import build_modules, fetch_weights
+
+        path = fetch_weights() if config.model is None else local_path(config, "a MobileSAM checkpoint (.pt)")
+        modules: Any = build_modules()
+        modules.load_state_dict(load_state_dict(path))
+        sam = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
+        sam.mask_threshold = config.mask_threshold
+        return PackagePredictor(SamPredictor(freeze(sam).to(device)), best)
+    if config.family == "segment-anything":
+        from segment_anything import SamPredictor
+        from segment_anything.modeling import Sam
+
+        from envs.executors.sam import build_modules as build_sam_modules
+
+        state = load_state_dict(local_path(config, "a SAM checkpoint (.pth)"))
+        modules = build_sam_modules(state)
+        modules.load_state_dict(state)
+        sam = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
+        sam.mask_threshold = config.mask_threshold
+        return PackagePredictor(SamPredictor(freeze(sam).to(device)), best)
+    if config.family == "sam2":
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        from envs.executors.sam2 import load_model
+
+        model, _ = load_model(config)
+        predictor = SAM2ImagePredictor(freeze(model).to(device), mask_threshold=config.mask_threshold)
+        side = model.image_size
+        predictor._bb_feat_sizes = [(side // n, side // n) for n in (4, 8, 16)]
+        return PackagePredictor(predictor, best)
+    return NaivePredictor(build_executor(config.model_copy(update={"dtype": "float32", "pool": "local"})))
