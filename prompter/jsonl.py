@@ -29,11 +29,25 @@ def _finite(value: Any) -> Any:
 
 
 def to_line(record: Mapping[str, Any]) -> str:
-    """Return `record` as one line of JSON with its newline; non-finite floats become null."""
+    """Return `record` as one line of JSON with its newline; non-finite floats become null.
+
+    Text is written as it is, unless it holds half a surrogate pair, which UTF-8 cannot say (an
+    endpoint may send one): such a line is escaped.
+    """
     try:
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+        line = _dump(record, escape=False)
     except ValueError:
-        return json.dumps(_finite(record), ensure_ascii=False, separators=(",", ":")) + "\n"
+        record = _finite(record)
+        line = _dump(record, escape=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = _dump(record, escape=True)
+    return line + "\n"
+
+
+def _dump(record: Mapping[str, Any], *, escape: bool) -> str:
+    return json.dumps(record, ensure_ascii=escape, separators=(",", ":"), allow_nan=False)
 
 
 def append_lines(path: Path | str, records: Iterable[Mapping[str, Any]]) -> None:
