@@ -14,15 +14,15 @@ import argparse
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from envs.executors import open_executors
 from eval.answerers import build_answerer
 from eval.charts import bar_chart
-from eval.eval_command import executor_name, open_benchmark, parse_executor, parse_options, run_identity
+from eval.eval_command import open_benchmark, opened, parse_executor, parse_options, run_identity
 from eval.metrics import compare, score_file
 from eval.page import page, table
 from eval.protocols import apply, get_protocols
@@ -106,12 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
     _known(
         [arguments.metric], tuple(apply(protocol, build_table([], [protocol.view, View.NATIVE]))), "metric"
     )
-    configs = [parse_executor(text) for text in arguments.executor]
+    segmenters = [parse_executor(text) for text in arguments.executor]
     shared = parse_options(arguments.policy_option)
-    executors = open_executors(configs)
     cells: list[Cell] = []
-    try:
-        named = {executor_name(config): one for config, one in zip(configs, executors, strict=True)}
+    with opened(segmenters) as named:
         for benchmark in dict.fromkeys(arguments.benchmark):
             samples = open_benchmark(arguments, benchmark)
             first: QueryTable | None = None
@@ -122,20 +120,16 @@ def run(arguments: argparse.Namespace) -> int:
                     **({} if frame == "as-trained" else {"frame": frame}),
                 }
                 folder = arguments.out / _folder_name(benchmark, policy, space, frame)
-                identity = run_identity(arguments, benchmark, policy, options, configs)
-                answerer = build_answerer(policy, options)
-                try:
+                with closing(build_answerer(policy, options)) as answerer:
                     done = evaluate(
                         samples,
                         answerer,
                         named,
                         folder,
-                        config=identity,
+                        config=run_identity(arguments, benchmark, policy, options, segmenters),
                         limit=arguments.limit,
                         chunk=arguments.chunk,
                     )
-                finally:
-                    answerer.close()
                 results = rescore(done.folder, [protocol.name])
                 for executor, path in done.rollouts.items():
                     scored = score_file(path, [protocol])
@@ -143,9 +137,6 @@ def run(arguments: argparse.Namespace) -> int:
                     where = str(folder.relative_to(arguments.out))
                     cells.append(Cell(benchmark, policy, space, frame, executor, *cell, where))
                     first = scored if first is None else first
-    finally:
-        for one in executors:
-            one.close()
     print(write_grid(arguments.out, cells, protocol, arguments.metric))
     return 0
 

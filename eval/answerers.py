@@ -4,6 +4,7 @@ The runner knows only `Answerer`. `build_answerer` makes one from what a user ty
 
     baseline:NAME         a trivial or oracle baseline (`eval.baselines`)
     openai:URL#MODEL      any OpenAI-compatible endpoint (`eval.endpoint`)
+    sam3:FOLDER_OR_ID     SAM 3 asked with the question as text, no policy (`eval.text_segmenter`)
     a folder or hub id    a checkpoint of ours or of Qwen-VL
 """
 
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from PIL import Image
 from pydantic import ValidationError
 
+from envs.masks import RLE
 from envs.sample import Sample
 from envs.segmentation import image_key
 from eval.baselines import BASELINES, Baseline
@@ -35,11 +37,16 @@ class Answer(NamedTuple):
         text: the completion.
         prompts: what the parser read, image frame, or why it could not.
         tokens: number of sampled tokens, or 0 if unknown.
+        masks: one mask (RLE) per instance, from an answerer that segments by itself; None from all
+            others. The executor `own-masks` takes them as they are.
+        scores: the answerer's own score of each of these masks.
     """
 
     text: str
     prompts: PromptSet | ParseFailure
     tokens: int
+    masks: tuple[RLE, ...] | None = None
+    scores: tuple[float, ...] = ()
 
 
 class Answerer(Protocol):
@@ -128,7 +135,8 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
 
     Args:
         policy: see the module's docstring.
-        options: for an endpoint, the fields of `eval.endpoint.EndpointSettings`; for a checkpoint,
+        options: for an endpoint, the fields of `eval.endpoint.EndpointSettings`; for SAM 3, those of
+            `eval.text_segmenter.TextSegmenterSettings`; for a checkpoint,
             overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
             `adapter` (folder of a LoRA adapter); none for a baseline.
 
@@ -146,6 +154,10 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
         from eval.endpoint import build_endpoint
 
         return SamplerAnswerer(*build_endpoint(rest, options or {}))
+    if colon and scheme == "sam3":
+        from eval.text_segmenter import build_sam3
+
+        return build_sam3(rest, options or {})
     return _open_checkpoint(policy, dict(options or {}))
 
 

@@ -8,13 +8,15 @@
     prompter eval --rescore --protocol lisa,rela --out runs/earthreason
 
 A killed run is resumed by running the same command again. Policies: a checkpoint folder or hub id,
-baseline:NAME, openai:URL#MODEL. Segmenters: FAMILY[:MODEL][,key=value…], repeated for several in one pass.
+baseline:NAME, openai:URL#MODEL, sam3:FOLDER_OR_ID (which brings its own masks: --executor own-masks).
+Segmenters: FAMILY[:MODEL][,key=value…], repeated for several in one pass.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ from pydantic import ValidationError
 from envs.datasets.registry import open_dataset, split_name
 from envs.executors import open_executors
 from envs.executors.config import ExecutorConfig
+from envs.segmentation import Segmenter
 from eval.answerers import build_answerer
+from eval.own_masks import NAME as OWN_MASKS
+from eval.own_masks import OwnMasks
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report import ReportInput, write_report
 from eval.results import evaluation_files, rescore, results_text
@@ -46,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:SPLIT",
         help="see `prompter data ls`; repeatable",
     )
-    parser.add_argument("--policy", help="checkpoint folder or hub id, baseline:NAME, or openai:URL#MODEL")
+    parser.add_argument(
+        "--policy", help="checkpoint folder or hub id, baseline:NAME, openai:URL#MODEL, sam3:ID"
+    )
     parser.add_argument(
         "--policy-option",
         action="append",
@@ -87,38 +94,29 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"Give --{name}; `prompter eval --help` shows examples.")
     if arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
-    configs = [parse_executor(text) for text in arguments.executor]
+    segmenters = [parse_executor(text) for text in arguments.executor]
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
     options = parse_options(arguments.policy_option)
-    answerer = build_answerer(arguments.policy, options)
     reports = []
-    try:
-        executors = open_executors(configs)
-        try:
-            named = {executor_name(config): one for config, one in zip(configs, executors, strict=True)}
-            for source, text, folder in sources:
-                identity = {
-                    **run_identity(arguments, text, arguments.policy, options, configs),
-                    "label": arguments.label,
-                    "training": arguments.training,
-                }
-                evaluate(
-                    source,
-                    answerer,
-                    named,
-                    folder,
-                    config=identity,
-                    limit=arguments.limit,
-                    chunk=arguments.chunk,
-                    keep_instances=arguments.keep_instances,
-                )
-                reports.append(_finish(RunFolder(folder), source, text, protocols))
-        finally:
-            for executor in executors:
-                executor.close()
-    finally:
-        answerer.close()
+    with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
+        for source, text, folder in sources:
+            identity = {
+                **run_identity(arguments, text, arguments.policy, options, segmenters),
+                "label": arguments.label,
+                "training": arguments.training,
+            }
+            evaluate(
+                source,
+                answerer,
+                named,
+                folder,
+                config=identity,
+                limit=arguments.limit,
+                chunk=arguments.chunk,
+                keep_instances=arguments.keep_instances,
+            )
+            reports.append(_finish(RunFolder(folder), source, text, protocols))
     for report in reports:
         print(report)
     return 0
@@ -186,7 +184,7 @@ def run_identity(
     benchmark: str,
     policy: str,
     policy_options: Mapping[str, Any],
-    configs: Sequence[ExecutorConfig],
+    segmenters: Sequence[ExecutorConfig | None],
 ) -> dict[str, Any]:
     """What makes a run this run, JSON-ready; a folder that holds another is not resumed."""
     return {
@@ -195,8 +193,10 @@ def run_identity(
         "policy": policy,
         "policy_options": dict(policy_options),
         "executors": {
-            executor_name(config): config.model_dump(mode="json", include=set(RESULT_FIELDS))
-            for config in configs
+            executor_name(config): {}
+            if config is None
+            else config.model_dump(mode="json", include=set(RESULT_FIELDS))
+            for config in segmenters
         },
         "limit": arguments.limit,
         "skip_bad": arguments.skip_bad,
@@ -229,12 +229,30 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def parse_executor(text: str) -> ExecutorConfig:
+@contextmanager
+def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Segmenter | OwnMasks]]:
+    """Open segmenters by name and close them afterwards; None is `own-masks`."""
+    configs = [config for config in segmenters if config is not None]
+    executors = iter(open_executors(configs))
+    named = {executor_name(one): OwnMasks() if one is None else next(executors) for one in segmenters}
+    try:
+        yield named
+    finally:
+        for segmenter in named.values():
+            segmenter.close()
+
+
+def parse_executor(text: str) -> ExecutorConfig | None:
     """Read `FAMILY[:MODEL][,key=value…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
+
+    Returns:
+        None for `own-masks`.
 
     Raises:
         UserError: if the family or a key is unknown, or a value is bad.
     """
+    if text == OWN_MASKS:
+        return None
     head, *options = text.split(",")
     family, colon, model = head.partition(":")
     given: dict[str, Any] = {
@@ -248,8 +266,10 @@ def parse_executor(text: str) -> ExecutorConfig:
         raise UserError(f"--executor {text}: {describe_validation_error(error)}") from None
 
 
-def executor_name(config: ExecutorConfig) -> str:
+def executor_name(config: ExecutorConfig | None) -> str:
     """Name of a segmenter in files and tables: family, model, and what else changes its masks."""
+    if config is None:
+        return OWN_MASKS
     plain = ExecutorConfig(family=config.family, model=config.model)
     changed = [
         f",{name}={getattr(config, name)}"

@@ -19,9 +19,11 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
+from envs.rollout import Rollout
 from envs.sample import Sample
 from envs.segmentation import Segmenter, image_key, make_rollouts
 from eval.answerers import Answer, Answerer
+from eval.own_masks import OwnMasks
 from prompter.errors import UserError
 from prompter.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
 from prompter.run_folder import RunFolder
@@ -58,7 +60,7 @@ class EvaluationRun:
 def evaluate(
     samples: Samples,
     answerer: Answerer,
-    executors: Mapping[str, Segmenter],
+    executors: Mapping[str, Segmenter | OwnMasks],
     out: Path | str,
     *,
     config: Mapping[str, Any],
@@ -120,18 +122,7 @@ def evaluate(
             for name, segmenter in executors.items():
                 if first < segmented[name]:
                     continue
-                rollouts = []
-                for part in _parts_by_pixels(batch):
-                    rollouts += make_rollouts(
-                        batch[part],
-                        [answer.text for answer in answers[part]],
-                        [answer.prompts for answer in answers[part]],
-                        segmenter,
-                        step=step,
-                        executor=name,
-                        completion_tokens=[answer.tokens for answer in answers[part]],
-                        keep_instances=keep_instances,
-                    )
+                rollouts = _segmented(batch, answers, segmenter, name, step, keep_instances)
                 append_lines(files[name], (rollout.to_json() for rollout in rollouts))
                 if name == next(iter(executors)) and progress:
                     for rollout in rollouts:
@@ -139,6 +130,32 @@ def evaluate(
             bar.set_postfix_str(running.text(), refresh=False)
             bar.update(len(batch))
     return EvaluationRun(folder, files)
+
+
+def _segmented(
+    batch: Sequence[Sample],
+    answers: Sequence[Answer],
+    segmenter: Segmenter | OwnMasks,
+    name: str,
+    step: int,
+    keep_instances: bool,
+) -> list[Rollout]:
+    """Segment a chunk's answers, in parts whose images fit the byte budget."""
+    rollouts: list[Rollout] = []
+    for part in _parts_by_pixels(batch):
+        asked = answers[part]
+        prepared = segmenter.of(asked) if isinstance(segmenter, OwnMasks) else segmenter
+        rollouts += make_rollouts(
+            batch[part],
+            [answer.text for answer in asked],
+            [answer.prompts for answer in asked],
+            prepared,
+            step=step,
+            executor=name,
+            completion_tokens=[answer.tokens for answer in asked],
+            keep_instances=keep_instances,
+        )
+    return rollouts
 
 
 def _open_folder(out: Path | str, identity: Mapping[str, Any]) -> RunFolder:
@@ -228,6 +245,7 @@ def _completion_line(sample: Sample, answer: Answer) -> dict[str, Any]:
         "prompts": answer.prompts.to_json() if parsed else None,
         "failure": None if parsed else answer.prompts.to_json(),
         "tokens": answer.tokens,
+        **({} if answer.masks is None else {"masks": list(answer.masks), "scores": list(answer.scores)}),
     }
 
 
@@ -246,7 +264,10 @@ def _stored_answers(batch: Sequence[Sample], lines: Iterator[dict[str, Any]], pa
         else:
             failure = line["failure"]
             prompts = ParseFailure(FailureKind(failure["kind"]), failure["message"], line["completion"])
-        answers.append(Answer(line["completion"], prompts, line["tokens"]))
+        masks = tuple(line["masks"]) if "masks" in line else None
+        answers.append(
+            Answer(line["completion"], prompts, line["tokens"], masks, tuple(line.get("scores", ())))
+        )
     return answers
 
 
