@@ -1,80 +1,96 @@
-"""Score files of rollouts again, without a model.
+"""Score stored rollouts again, without a model.
 
-prompter replay runs/demo/rollouts/step-00000010.jsonl
-prompter replay runs/demo/rollouts/*.jsonl --reward instance_mask_iou=1 --reward valid_answer=0.1
+Any reward can be tried on any rollouts, because a rollout holds its masks. One row is printed per
+reward; `changed` counts the rollouts whose total differs from the one stored with them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prompter.errors import UserError
-from prompter.jsonl import write_lines
-from prompter.types import ParseFailure
-from rewards.registry import REWARDS, WeightedReward, build_reward
-from rewards.replay import replay
+
+TOLERANCE = 1e-9
+"""Totals nearer than this are alike; sums of floats may differ in their last bits."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("files", nargs="+", type=Path, help="files of rollouts (JSON Lines)")
+    """Declare the arguments of `prompter replay`."""
+    parser.add_argument("source", type=Path, help="a file of rollouts (JSON Lines), or a run folder")
     parser.add_argument(
         "--reward",
         action="append",
-        default=[],
-        metavar="NAME[=WEIGHT]",
-        help=f"of {', '.join(REWARDS)}; repeatable (default: mask_iou=1)",
+        metavar="NAME=WEIGHT",
+        help="a reward and its weight; may be given several times (default: mask_iou=1)",
     )
-    parser.add_argument("--out", type=Path, help="folder for the files with their new rewards")
+    parser.add_argument("--output", type=Path, help="write the scored rollouts to this new file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per file: rollouts, mean rewards, failures; return 0."""
-    reward = build_reward(parse_weights(arguments.reward or ["mask_iou=1"]))
-    for path in arguments.files:
-        _replay_file(path, reward, arguments.out)
+    """Score, write the scored rollouts if asked to, and print the table."""
+    from prompter.jsonl import write_lines
+    from rewards.registry import build_reward
+    from rewards.replay import read_rollouts
+
+    reward = build_reward(dict(_weight(text) for text in arguments.reward or ["mask_iou=1"]))
+    if arguments.output is not None and arguments.output.exists():
+        raise UserError(f"{arguments.output} exists already; name a new file with --output.")
+    scores: dict[str, list[float | None]] = defaultdict(list)
+    changed = 0
+
+    def score_all() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for path in _files(arguments.source):
+            for before in read_rollouts(path):
+                after = reward.score(before)
+                for name, value in after.rewards.items():
+                    scores[name].append(value)
+                changed += not _alike(before.rewards.get("total"), after.rewards["total"])
+                yield after.to_json()
+        if not scores:
+            raise UserError(f"{arguments.source} holds no rollouts.")
+
+    if arguments.output is None:
+        for _ in score_all():
+            pass
+    else:
+        write_lines(arguments.output, score_all())
+    print(_table(scores))
+    print(f"changed: {changed} of {len(scores['total'])} rollouts")
     return 0
 
 
-def parse_weights(texts: list[str]) -> dict[str, float]:
-    """Read `NAME=WEIGHT` texts; the weight is 1 where it is not given.
-
-    Raises:
-        UserError: if a weight is not a number or a name is given twice.
-    """
-    weights: dict[str, float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if name in weights:
-            raise UserError(f"The reward {name!r} is given twice.")
-        try:
-            weights[name] = float(value) if equals else 1.0
-        except ValueError:
-            raise UserError(f"The weight of reward {name!r} is not a number: {value!r}.") from None
-    return weights
+def _weight(text: str) -> tuple[str, float]:
+    name, equals, weight = text.partition("=")
+    try:
+        return name, float(weight) if equals else 1.0
+    except ValueError:
+        raise UserError(f"--reward is written NAME=WEIGHT with a number, but got {text!r}.") from None
 
 
-def _replay_file(path: Path, reward: WeightedReward, out: Path | None) -> None:
-    sums: dict[str, float] = {}
-    counts: Counter[str] = Counter()
-    unparsed = unserved = total = 0
-    records = []
-    for number, rollout in enumerate(replay(path, reward), start=1):
-        total = number
-        unparsed += isinstance(rollout.answer, ParseFailure)
-        unserved += rollout.executor_error is not None
-        for name, value in rollout.rewards.items():
-            if value is not None:
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] += 1
-        if out is not None:
-            records.append(rollout.to_json())
-    means = ", ".join(f"{name} {sums[name] / counts[name]:.4f}" for name in counts)
-    print(
-        f"{path}: {total} rollouts, {unparsed} did not parse, {unserved} unsegmented; mean {means or '-'}"
-    )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_lines(out / path.name, records)
+def _files(source: Path) -> Sequence[Path]:
+    from prompter.run_folder import RunFolder
+
+    return sorted(RunFolder.open(source).rollouts_dir.glob("*.jsonl")) if source.is_dir() else [source]
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= TOLERANCE
+
+
+def _table(scores: Mapping[str, Sequence[float | None]]) -> str:
+    """Aligned text: per reward the mean over the scored rollouts, how many those are, and the rest."""
+    rows = [("reward", "mean", "scored", "left out")]
+    for name, values in scores.items():
+        scored = [value for value in values if value is not None]
+        mean = f"{sum(scored) / len(scored):.4f}" if scored else "-"
+        rows.append((name, mean, str(len(scored)), str(len(values) - len(scored))))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)

@@ -31,7 +31,6 @@ from eval.runner import evaluate
 from prompter.errors import UserError
 from prompter.jsonl import read_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
-from rewards import replay_command
 from rewards.replay import read_rollouts
 
 pytestmark = pytest.mark.smoke
@@ -449,15 +448,3 @@ class TestCommands:
         assert contents(tmp_path / "grid") == before
         with pytest.raises(UserError, match="Did you mean 'gIoU'"):
             command(ablation, *words, "--metric", "gIou")
-
-    def test_replay_prints_what_training_would_have_paid(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        done = run(tmp_path / "run")
-        path = done.rollouts["tight"]
-        assert command(replay_command, path, "--reward", "mask_iou=2", "--out", tmp_path / "again") == 0
-        printed = capsys.readouterr().out
-        mean = rescore(done.folder, ["strict"])["tight"]["protocols"]["strict"]["metrics"]["gIoU"]["value"]
-        assert f"60 rollouts, 6 did not parse, 0 unsegmented; mean total {2 * mean:.4f}" in printed
-        rewards = [one.rewards["total"] for one in read_rollouts(tmp_path / "again" / path.name)]
-        assert np.mean(rewards) == pytest.approx(2 * mean)  # type: ignore[arg-type]
