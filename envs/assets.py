@@ -284,7 +284,10 @@ def _extract_folder(archive: Path, kind: PackageKind, folder: str, target: Path)
         staging = Path(temporary) / "folder"
         for name, opener in _members(archive, kind):
             if name.startswith(prefix):
-                path = staging / _safe_relative(name[len(prefix) :])
+                try:
+                    path = staging / _safe_relative(name[len(prefix) :])
+                except ValueError:
+                    raise UserError(f"{archive.name} holds an unsafe path {name!r}: do not use it.") from None
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with opener() as source, open(path, "wb") as handle:
                     shutil.copyfileobj(source, handle, 1 << 20)

@@ -15,7 +15,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -174,19 +174,23 @@ class DiskCache:
         path = self._path(key)
         if len(content) > self.cap_bytes or path.exists():
             return
-        # Room is reserved before the file appears, so that the cap holds at every moment. If this process
-        # dies in between, the account is too high until the next eviction measures the folder again.
-        with self._locked():
+        with ExitStack() as stack, atomic_write(path, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())  # the slow part, before the lock
+            # From making room until the file has its name no other process may add one, so that the cap
+            # holds at every moment. If this process dies in between, the account is too high until the
+            # next eviction measures the folder again.
+            stack.enter_context(self._locked())
             total = self._read_total() + len(content)
             if total > self.cap_bytes:
                 total = self._evict(int(self.cap_bytes * EVICT_TO) - len(content)) + len(content)
             self._write_total(total)
-        with atomic_write(path, "wb") as handle:
-            handle.write(content)
 
     def size_bytes(self) -> int:
         """Bytes of all entries that are on disk now."""
-        return self._measure()
+        with self._locked():  # else an entry removed and one added meanwhile might both be counted
+            return self._measure()
 
     def _files(self) -> list[tuple[float, int, str]]:
         """(time of last use, bytes, path) of every entry."""
