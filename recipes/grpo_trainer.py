@@ -22,8 +22,10 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from envs.segmentation import image_key
 from prompter.sampling.base import Sampler
 from recipes.rollout_loop import RolloutLoop, Window
+from recipes.shared_vision import share_vision, sharing_processor
 from recipes.training_log import TrainingLog
 
 
@@ -49,6 +51,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         loop: RolloutLoop,
         log: TrainingLog,
     ) -> None:
+        # A step's rows show few distinct images: process and encode each once.
+        processor = sharing_processor(processor)
+        share_vision(model)
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         prompts = [[{"role": "user", "content": ""}]] * samples
@@ -112,11 +117,18 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.run_log.collected(step, window, self.sampler_version)
         window.groups = self._fill(window, len(indices))
         self._window = window
+        images: dict[str, Any] = {}
         rows = []
         for group in window.groups:
             sample = window.samples[group.index]
-            image = self.loop.policy.model_image(sample.load_image())
-            row = {"prompt": self.loop.policy.messages(sample.query), "image": image, "index": group.index}
+            key = image_key(sample)
+            if key not in images:
+                images[key] = self.loop.policy.model_image(sample.load_image())
+            row = {
+                "prompt": self.loop.policy.messages(sample.query),
+                "image": images[key],
+                "index": group.index,
+            }
             rows += [row] * group_size
         with self.loop.times("old_logprobs"):
             batch = super()._generate_and_score_completions(rows)
