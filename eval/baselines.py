@@ -76,7 +76,9 @@ def _oracle(sample: Sample, *, box: bool, points: int) -> PromptSet:
     instances = []
     for x1, y1, x2, y2 in sample.boxes:  # a box-only set: the centre of the box is the best guess
         centres = (((x1 + x2) / 2, (y1 + y2) / 2),) * min(points, 1)
-        instances.append(Instance((x1, y1, x2, y2) if box else None, centres))
+        has_area = x2 > x1 and y2 > y1  # VRSBench holds boxes without
+        if centres or (box and has_area):
+            instances.append(Instance((x1, y1, x2, y2) if box and has_area else None, centres))
     return PromptSet(tuple(instances))
 
 

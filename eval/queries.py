@@ -6,6 +6,7 @@ benchmark of any length fits.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,19 +137,19 @@ class TableBuilder:
 
     def __init__(self, views: Iterable[View] = (View.NATIVE,)) -> None:
         self._views = list(dict.fromkeys(views))
-        self._areas: dict[View, list[Counts]] = {view: [] for view in self._views}
+        self._areas: dict[View, array[int]] = {view: array("q") for view in self._views}
         self._sample_ids: list[str] = []
-        self._images: list[int] = []
+        self._images: array[int] = array("q")
         self._image_numbers: dict[tuple[str, str, str], int] = {}
-        self._outcomes: list[int] = []
-        self._has_target: list[bool] = []
-        self._has_mask: list[bool] = []
-        self._scores: list[float] = []
-        self._box_ious: list[float] = []
-        self._executor_scores: list[float] = []
-        self._selection: list[tuple[float, float, float]] = []
-        self._pixels: list[int] = []
-        self._tokens: list[int] = []
+        self._outcomes: array[int] = array("b")
+        self._has_target: array[int] = array("b")
+        self._has_mask: array[int] = array("b")
+        self._scores: array[float] = array("d")
+        self._box_ious: array[float] = array("d")
+        self._executor_scores: array[float] = array("d")
+        self._selection: array[float] = array("d")
+        self._pixels: array[int] = array("q")
+        self._tokens: array[int] = array("q")
         self._tags: list[Mapping[str, str]] = []
         self._known_tags: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
         self._failures: Counter[str] = Counter()
@@ -171,7 +172,8 @@ class TableBuilder:
             native = counts[View.NATIVE]
             score = score_counts(rollout.answer, has_target, native.intersection, native.union)
         for view in self._views:
-            self._areas[view].append(counts[view])
+            one = counts[view]
+            self._areas[view].extend((one.intersection, one.union, one.predicted, one.target))
         image = (rollout.dataset, rollout.split, rollout.image_id)
         tags = tuple(sorted(rollout.tags.items()))
         self._sample_ids.append(rollout.sample_id)
@@ -185,7 +187,7 @@ class TableBuilder:
             float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
         )
         selection = rollout_selection(rollout)
-        self._selection.append(
+        self._selection.extend(
             (np.nan, np.nan, np.nan)
             if selection is None
             else (selection.precision, selection.recall, selection.f1)
@@ -200,9 +202,7 @@ class TableBuilder:
         """Return the table of everything added so far."""
         areas = {}
         for view, counts in self._areas.items():
-            columns = np.array(
-                [(c.intersection, c.union, c.predicted, c.target) for c in counts], dtype=np.int64
-            ).reshape(-1, 4)
+            columns = np.array(counts, dtype=np.int64).reshape(-1, 4)
             areas[view] = Areas(*np.ascontiguousarray(columns.T))
         return QueryTable(
             sample_ids=list(self._sample_ids),
