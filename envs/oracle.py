@@ -72,7 +72,7 @@ def oracle_prompts(masks: Sequence[Mask], *, box: bool, points: int) -> PromptSe
 
 
 def target_masks(sample: Sample) -> list[Mask]:
-    """The masks of a sample's objects, or of the connected components of its target if it tells none apart."""
+    """The masks of a sample's objects, or the connected components of its target if none are told apart."""
     masks = sample.instance_masks()
     if masks or sample.target is None:
         return masks

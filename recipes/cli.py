@@ -31,9 +31,14 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("recipes.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"),
-    "data": Command("envs.datasets.data_command", "list, check and show datasets"),
     "train": Command("recipes.train_command", "train a policy by GRPO, as a config says"),
     "sft": Command("recipes.sft", "cold start: teach a small policy the format and rough localisation"),
+    "eval": Command("eval.eval_command", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "ablate": Command("eval.ablation", "a grid of segmenters, action spaces and frames, as one command"),
+    "report": Command("eval.report_command", "set runs beside published numbers; write the leaderboard"),
+    "validate": Command("eval.validate", "measure a segmenter's ceiling with oracle prompts; no policy"),
+    "data": Command("envs.datasets.data_command", "list, check and show datasets"),
+    "bench": Command("envs.bench", "time the reward path"),
     "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),
 }
 
