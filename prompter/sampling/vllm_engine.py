@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prompter.policy import Policy
 
 _ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # on an error it logs every prompt's pixels; the error itself is raised
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core runs in this process
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines must not be bound to the same first cores
@@ -34,6 +34,8 @@ _ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Largest ranks that vLLM can be built for."""
 _TEXT_TOKENS = 1024
 """Room for system prompt and query when the context length is not given."""
+_CPU_STEP_TOKENS = 2048
+"""Prompt tokens that a CPU engine takes on in one step; more in one step is not faster there."""
 _IMAGE_CACHE_GIB = 0.25
 """Bound of the cache of preprocessed images: unbounded growth has eaten hosts' memory."""
 
@@ -73,9 +75,10 @@ class VllmSampler(TokenSampler):
             from vllm import LLM
 
         on_cpu = self._on_cpu
+        context = self.config.max_model_len or default_context(policy)
         options: dict[str, Any] = {
             "model": policy.source,
-            "max_model_len": self.config.max_model_len or default_context(policy),
+            "max_model_len": context,
             "max_num_seqs": self.config.max_num_seqs,
             "limit_mm_per_prompt": {"image": 1, "video": 0},
             # The engine's own processor must leave images alone exactly as the trainer's does.
@@ -90,8 +93,15 @@ class VllmSampler(TokenSampler):
             options |= {
                 "dtype": "float32" if self.config.dtype == "auto" else self.config.dtype,
                 "enforce_eager": True,
+                # Completions of a group share their prompt in whole blocks; the default of 128 tokens is
+                # longer than many a prompt.
+                "block_size": 32,
                 "kv_cache_memory_bytes": int(self.config.kv_cache_gib * 2**30),
                 "skip_mm_profiling": True,
+                # A prompt whose prefill is split over two steps crashes vLLM on a CPU when it has a seed
+                # ("CPU Generator does not use offset").
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(_CPU_STEP_TOKENS, context),
             }
         else:
             options |= {
@@ -104,7 +114,12 @@ class VllmSampler(TokenSampler):
         if self._lora_rank is not None:
             options |= {"enable_lora": True, "max_lora_rank": self._lora_rank, "max_loras": 1}
         try:
-            return LLM(**options)
+            if not (on_cpu and self._lora_rank is not None):
+                return LLM(**options)
+            from prompter.sampling.single_adapter import one_adapter_for_all
+
+            with one_adapter_for_all():
+                return LLM(**options)
         finally:
             # vLLM's CPU worker replaces this function by one that refuses; the trainer needs it.
             torch.set_num_threads = set_num_threads
