@@ -53,16 +53,24 @@ class RunFolder:
             UserError: if the folder is not empty and `resume` is false, or is a file.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise UserError(f"The run folder {run.path} is a file; give another path.")
-        if not resume and run.path.is_dir() and any(run.path.iterdir()):
-            raise UserError(
-                f"The run folder {run.path} is not empty; give another folder, or resume the run in it."
-            )
+        run.check_usable(resume=resume)
         run.rollouts_dir.mkdir(parents=True, exist_ok=True)
         run.checkpoints_dir.mkdir(exist_ok=True)
         drop_unfinished_line(run.metrics_path)
         return run
+
+    def check_usable(self, *, resume: bool = False) -> None:
+        """Refuse what `create` would refuse, without writing anything.
+
+        Raises:
+            UserError: if the folder is not empty and `resume` is false, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"The run folder {self.path} is a file; give another path.")
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"The run folder {self.path} is not empty; give another folder, or resume the run in it."
+            )
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:

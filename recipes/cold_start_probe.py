@@ -20,7 +20,7 @@ from prompter.types import ParseFailure
 def probe(
     model: PreTrainedModel, policy: Policy, source: SampleSource, *, samples: int, batch_size: int = 60
 ) -> dict[str, float]:
-    """Answer the first `samples` questions greedily and compare with the targets.
+    """Answer the first `samples` questions (all, if there are fewer) greedily and compare with the targets.
 
     Returns:
         points_inside: share of prompts (points, or box centres) inside the target, over answers to
@@ -29,6 +29,7 @@ def probe(
             without / with a target that were answered with an empty list; boxes: share of answers
             that use boxes.
     """
+    samples = min(samples, len(source))
     inside: list[float] = []
     overlaps: list[float] = []
     empties: dict[bool, list[bool]] = {True: [], False: []}

@@ -10,8 +10,10 @@ from typing import Any
 from envs.sample import SampleSource
 from envs.segmentation import Segmenter
 from eval.answerers import Answerer, SamplerAnswerer, build_answerer
+from eval.baselines import BASELINES
 from eval.metrics import STRICT, score_file
 from eval.runner import evaluate
+from prompter.errors import UserError, did_you_mean
 from prompter.policy import Policy
 from prompter.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
@@ -75,6 +77,19 @@ class HeldOutEvaluation:
             chunk=CHUNK,
             step=version,
         ).rollouts
+
+
+def check_references(config: TrainConfig) -> None:
+    """Refuse `eval.references` that are no baselines, before any work rather than after all of it.
+
+    Raises:
+        UserError: naming the first that is unknown.
+    """
+    for name in config.eval.references:
+        scheme, _, rest = name.partition(":")
+        if scheme != "baseline" or rest not in BASELINES:
+            known = [f"baseline:{baseline}" for baseline in BASELINES]
+            raise UserError(f"eval.references: there is no {name!r}.{did_you_mean(name, known)}")
 
 
 def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:

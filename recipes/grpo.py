@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.policy import load_policy, load_weights
     from prompter.sampling.base import SamplingSettings
     from prompter.sampling.config import open_sampler
-    from recipes.evaluation import HeldOutEvaluation, forget_evaluations
+    from recipes.evaluation import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.grpo_trainer import SegmentationGRPOTrainer
     from recipes.rollout_loop import RolloutLoop
     from recipes.scoring import PhaseTimes, RolloutScorer
@@ -65,28 +66,34 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     samples = len(source) if config.dataset.samples is None else min(config.dataset.samples, len(source))
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_sizes(config, arguments, samples)
+    check_references(config)
+    RunFolder(config.run_dir).check_usable(resume=resume)
 
-    # 2. The run folder, and where to resume from.
-    folder = RunFolder.create(config.run_dir, resume=resume)
-    checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-    if resume:
-        folder.truncate_to_step(done)
-        forget_evaluations(folder, done, arguments.max_steps)
-    folder.write_config(config.model_dump(mode="json"))
-
-    # 3. Who works: frozen segmenters, the trained policy, and the engines that sample it.
+    # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
     configs = executor_configs(config)
     if config.sampler.kind == "ray" or any(executor.pool == "ray" for executor in configs):
         from prompter.ray_runtime import ensure_ray
 
         ensure_ray(config.ray.address, config.ray.num_cpus)
-    executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
-    device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
-    model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
-    rank = None if config.policy.lora is None else config.policy.lora.r
-    sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
-    try:
+    with ExitStack() as opened:
+        executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
+        for executor in executors.values():
+            opened.callback(executor.close)
+        device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+        model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
+        rank = None if config.policy.lora is None else config.policy.lora.r
+        sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
+        opened.callback(sampler.close)
+
+        # 3. The run folder, and where to resume from.
+        folder = RunFolder.create(config.run_dir, resume=resume)
+        checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
+        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        if resume:
+            folder.truncate_to_step(done)
+            forget_evaluations(folder, done, arguments.max_steps)
+        folder.write_config(config.model_dump(mode="json"))
+
         times = PhaseTimes()
         group_size = arguments.num_generations
         settings = SamplingSettings(
@@ -116,6 +123,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         trainer = SegmentationGRPOTrainer(
             model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
         )
+        opened.callback(trainer.close)
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
         if checkpoint is None or done < arguments.max_steps:
@@ -127,11 +135,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         evaluation.policy("after", policy, sampler)
         evaluation.references()
         save_trained(trainer.model, policy, folder)
-        trainer.close()
-    finally:
-        sampler.close()
-        for executor in executors.values():
-            executor.close()
     return folder
 
 

@@ -110,6 +110,11 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
     output = Path(config.output_dir)
     source = open_dataset(config.dataset, config.split, **config.options)
     held_out = open_dataset(config.dataset, "val", **config.options)
+    if len(source) < config.queries_per_image:
+        raise UserError(
+            f"dataset {config.dataset} gives {len(source)} samples, fewer than queries_per_image "
+            f"{config.queries_per_image}: not one image is whole"
+        )
     if config.init is None:
         corpus = [source[index].query for index in range(min(len(source), 3000))]
         policy = build_small_policy(
@@ -205,7 +210,10 @@ class _Wrapped:
 
 def _commit() -> str:
     """The commit the code stands at when training starts, for the card."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 

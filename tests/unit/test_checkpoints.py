@@ -12,7 +12,7 @@ import pytest
 from prompter.errors import UserError
 from prompter.run_folder import RunFolder
 from recipes.config import TrainConfig
-from recipes.evaluation import forget_evaluations
+from recipes.evaluation import check_references, forget_evaluations
 from recipes.grpo import CHECKPOINT_FILES, check_sizes, grpo_arguments, newest_checkpoint
 from recipes.rollout_loop import Window
 from recipes.training_log import TrainingLog
@@ -108,6 +108,14 @@ def test_two_executors_of_one_name_are_refused() -> None:
     twice = [{"family": "box"}, {"family": "box", "encode_batch": 2}]
     with pytest.raises(UserError, match="executor 'box' is named twice"):
         check_sizes(config(executor=twice), sizes(), samples=9)
+
+
+@pytest.mark.parametrize("name", ["baseline:oracle", "oracle-box", "openai:http://localhost#m"])
+def test_references_are_checked_before_training(name: str) -> None:
+    check_references(config(eval={"references": ["baseline:centre-point", "baseline:oracle-box"]}))
+    with pytest.raises(UserError, match=r"eval\.references: there is no '") as caught:
+        check_references(config(eval={"references": ["baseline:oracle-box", name]}))
+    assert repr(name) in str(caught.value) and "baseline:" in str(caught.value)
 
 
 def test_trl_gets_the_trainer_section_and_what_is_set_elsewhere(tmp_path: Path) -> None:
