@@ -157,9 +157,11 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
                 }
             )
             print(json.dumps(history[-1]), flush=True)
-            model.save_pretrained(output)
-            policy.save_protocol(output)
-            _write_card(output, config, command, commit, history)
+            # Each export stays, so that one can be chosen that reinforcement learning can still improve.
+            for folder in (output, output / "exports" / f"step-{state.global_step:06d}"):
+                model.save_pretrained(folder)
+                policy.save_protocol(folder)
+                _write_card(folder, config, command, commit, history)
 
     arguments = TrainingArguments(
         output_dir=str(output / "trainer"),

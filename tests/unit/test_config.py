@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.datasets.registry import dataset_info
+from prompter.config_files import load_model
 from prompter.errors import UserError
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config
+from recipes.sft import ColdStartConfig
 from rewards.registry import build_reward
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+COLD_STARTS = sorted((ROOT / "recipes" / "configs").glob("cold-start*.yaml"))
+CONFIGS = sorted(set((ROOT / "recipes" / "configs").glob("*.yaml")) - set(COLD_STARTS))
 
 SMALLEST = """
 run_dir: runs/x
@@ -121,7 +124,7 @@ trainer_values = st.dictionaries(
             "policy": st.fixed_dictionaries(
                 {"model": texts},
                 optional={
-                    "lora": st.none() | st.fixed_dictionaries({"r": st.integers(1, 512), "alpha": numbers}),
+                    "lora": st.none() | st.fixed_dictionaries({"r": st.integers(1, 512), "alpha": st.integers(1, 512)}),
                     "think": st.booleans(),
                     "action_space": st.fixed_dictionaries(
                         {"kind": st.sampled_from(["box", "points", "any"])}
@@ -177,5 +180,12 @@ def test_each_shipped_config_loads_and_names_things_that_exist(path: Path) -> No
     assert config.eval.split != config.dataset.split
 
 
+@pytest.mark.parametrize("path", COLD_STARTS, ids=lambda path: path.stem)
+def test_each_cold_start_config_loads_and_names_things_that_exist(path: Path) -> None:
+    config = load_model(ColdStartConfig, path)
+    assert config.split in dataset_info(config.dataset).splits
+
+
 def test_there_are_shipped_configs() -> None:
+    assert COLD_STARTS
     assert {"synthetic-aerial", "aerial-buildings"} <= {path.stem for path in CONFIGS}
