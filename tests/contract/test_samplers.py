@@ -162,6 +162,19 @@ def test_all_samplers_give_the_same_completions(
         assert all(group[0] == group[1] for group in answers["hf"])
 
 
+def test_more_prompts_than_an_engine_takes_on_at_once(
+    samplers: dict[str, TokenSampler], world: World
+) -> None:
+    """Beyond an engine's `max_num_seqs`, and beyond the prompt tokens it takes on in one step."""
+    requests = world.requests * 3
+    many = SamplingSettings(max_new_tokens=8, n=8, seed=2)
+    assert sum(len(samplers["vllm"].render(one)) for one in requests) * many.n > 2 * 2048
+    groups = ids(samplers["vllm"].sample(requests, many))
+    assert groups == ids(samplers["ray"].sample(requests, many))
+    few = SamplingSettings(max_new_tokens=8, n=1, seed=2)
+    assert [group[:1] for group in groups] == ids(samplers["vllm"].sample(requests, few))
+
+
 def test_token_id_prompts_give_what_chats_give(sampler: TokenSampler, world: World) -> None:
     prompts = [sampler.render(request) for request in world.requests]
     images = [request.image for request in world.requests]
