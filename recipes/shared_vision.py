@@ -27,7 +27,7 @@ def sharing_processor(processor: Any) -> Any:
         def __call__(self, images: Any, *args: Any, **options: Any) -> BatchFeature:
             flat = [image for one in images for image in (one if isinstance(one, list | tuple) else [one])]
             place: dict[int, int] = {}
-            distinct = []
+            distinct: list[Any] = []
             for image in flat:
                 if id(image) not in place:
                     place[id(image)] = len(distinct)

@@ -124,7 +124,8 @@ trainer_values = st.dictionaries(
             "policy": st.fixed_dictionaries(
                 {"model": texts},
                 optional={
-                    "lora": st.none() | st.fixed_dictionaries({"r": st.integers(1, 512), "alpha": st.integers(1, 512)}),
+                    "lora": st.none()
+                    | st.fixed_dictionaries({"r": st.integers(1, 512), "alpha": st.integers(1, 512)}),
                     "think": st.booleans(),
                     "action_space": st.fixed_dictionaries(
                         {"kind": st.sampled_from(["box", "points", "any"])}
