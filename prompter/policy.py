@@ -71,6 +71,7 @@ class PolicySettings(StrictModel):
         instructions: full or short system prompt.
         think: whether it is asked to reason in `<think>` first.
         question: whether the query stands before or after the image.
+        frame: the coordinates it is asked for; None takes those its family was trained to speak.
         max_new_tokens: longest completion.
     """
 
@@ -79,6 +80,7 @@ class PolicySettings(StrictModel):
     instructions: Instructions = "full"
     think: bool = True
     question: QuestionPosition = "after"
+    frame: FrameKind | None = None
     max_new_tokens: int = Field(default=512, ge=8)
 
 
@@ -99,11 +101,16 @@ class Policy:
     processor: Any
 
     @property
+    def frame_kind(self) -> FrameKind:
+        """The kind of coordinates it speaks."""
+        return self.settings.frame or FAMILIES[self.family]
+
+    @property
     def system(self) -> str:
         """The system prompt."""
         return system_prompt(
             self.settings.action_space,
-            FAMILIES[self.family],
+            self.frame_kind,
             instructions=self.settings.instructions,
             think=self.settings.think,
         )
@@ -114,7 +121,7 @@ class Policy:
 
     def frame(self, image_size: tuple[int, int]) -> Frame:
         """The frame in which this policy speaks of an image of (width, height) pixels."""
-        return Frame(FAMILIES[self.family], image_size, self._model_size(image_size))
+        return Frame(self.frame_kind, image_size, self._model_size(image_size))
 
     def model_image(self, image: Image.Image) -> Image.Image:
         """Resize an image (PIL RGB) to the size at which the model sees it."""
