@@ -36,6 +36,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     Raises:
         UserError: for anything wrong with the config, the data or the run folder, before any work.
     """
+    RunFolder(config.run_dir).check_usable(resume=resume)
     _quiet()
     check_trainer_keys(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
@@ -67,7 +68,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_sizes(config, arguments, samples)
     check_references(config)
-    RunFolder(config.run_dir).check_usable(resume=resume)
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
     configs = executor_configs(config)
@@ -268,9 +268,17 @@ def _quiet() -> None:
     """Silence what the libraries say to developers; errors still show."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # TRL imports vLLM where it is installed
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    for name in ("transformers", "trl", "trl.trainer.grpo_trainer", "accelerate", "peft"):
+    for name in (
+        "transformers",
+        "trl",
+        "trl.trainer.grpo_trainer",
+        "accelerate",
+        "peft",
+        "torch.utils.cpp_extension",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
