@@ -108,9 +108,10 @@ def _case(
         texts.append(f"<b>{label}</b><pre>{escape(one.completion)}</pre>")
     chips = [f"{key}: {value}" for key, value in sorted(after.tags.items())]
     chip_text = "".join(f"<i>{escape(chip)}</i>" for chip in [after.sample_id, *chips])
+    columns = f"grid-template-columns:repeat({len(shots)},minmax(0,380px))"
     return (
         f'<article class="case"><h3>{escape(after.query)}</h3><div class="chips">{chip_text}</div>'
-        f'<div class="shots" style="grid-template-columns:repeat({len(shots)},1fr)">{"".join(shots)}</div>'
+        f'<div class="shots" style="{columns}">{"".join(shots)}</div>'
         f"<details><summary>completions</summary>{''.join(texts)}</details></article>"
     )
 

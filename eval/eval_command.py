@@ -32,8 +32,8 @@ from eval.own_masks import NAME as OWN_MASKS
 from eval.own_masks import OwnMasks
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report import ReportInput, write_report
-from eval.results import evaluation_files, rescore, results_text
-from eval.runner import evaluate
+from eval.results import rescore, results_text
+from eval.runner import EvaluationRun, evaluate
 from prompter.config_files import describe_validation_error
 from prompter.errors import UserError
 from prompter.run_folder import RunFolder
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "label": arguments.label,
                 "training": arguments.training,
             }
-            evaluate(
+            done = evaluate(
                 source,
                 answerer,
                 named,
@@ -116,29 +116,27 @@ def run(arguments: argparse.Namespace) -> int:
                 chunk=arguments.chunk,
                 keep_instances=arguments.keep_instances,
             )
-            reports.append(_finish(RunFolder(folder), source, text, protocols))
+            reports.append(_finish(done, source, text, protocols))
     for report in reports:
         print(report)
     return 0
 
 
-def _finish(folder: RunFolder, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
-    """Score a finished run, print its tables, write its report."""
-    results = rescore(folder, protocols)
+def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
+    """Score a finished run, print its tables, write its report with pictures of the first segmenter."""
+    results = rescore(done.folder, protocols)
     print(f"{benchmark}\n{results_text(results)}")
     skipped = list(getattr(source, "skipped", ()))
     if skipped:
         print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
-    config = folder.read_config()
-    note = (
-        f"Policy {config.get('label') or config['policy']}; pictures of {evaluation_files(folder)[0].stem}."
-    )
+    config = done.folder.read_config()
+    executor, rollouts = next(iter(done.rollouts.items()))
     return write_report(
-        folder,
+        done.folder,
         ReportInput(
             title=f"Evaluation on {benchmark}",
-            note=note,
-            after=evaluation_files(folder)[0],
+            note=f"Policy {config.get('label') or config['policy']}; first figures and pictures: {executor}.",
+            after=rollouts,
             samples=source,
             results=results,
             config=config,

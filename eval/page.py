@@ -39,6 +39,7 @@ main.wide{max-width:1480px}
 .board tr.first td{border-top:2px solid var(--line)}.board td:first-child{font-weight:600}
 .board td:nth-child(-n+4),.board th:nth-child(-n+4),.board td:nth-last-child(-n+2),
 .board th:nth-last-child(-n+2){text-align:left}.board td:nth-last-child(2){white-space:normal}
+td small{display:block;color:var(--soft);font-size:11px;line-height:1.2}
 svg.chart{display:block;width:100%;height:auto}
 svg .grid{stroke:var(--line)}svg .tick{fill:var(--soft);font-size:11.5px}
 svg .chart-title{fill:var(--ink);font-size:13.5px;font-weight:600}

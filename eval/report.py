@@ -22,7 +22,7 @@ from eval.page import page, table, tile
 from eval.protocols import get_protocols
 from eval.queries import Outcome, QueryTable, build_table
 from eval.ratios import Bootstrap, Difference, Interval
-from eval.results import percent, with_interval
+from eval.results import percent
 from eval.runner import Samples
 from eval.views import View
 from prompter.run_folder import RunFolder
@@ -282,12 +282,12 @@ def _all_protocols(results: Mapping[str, Any]) -> list[str]:
         rows = [["", *(escape(name) for name in protocols)]]
         for name in names:
             cells = [
-                with_interval(one["metrics"][name]) if name in one["metrics"] else ""
+                _value_over_interval(one["metrics"][name]) if name in one["metrics"] else ""
                 for one in protocols.values()
             ]
             if any(cell not in ("", "-") for cell in cells):
                 rows.append([escape(name), *cells])
-        body.append(f'<div class="panel"><b>{escape(executor)}</b>{table(rows)}</div>')
+        body.append(f'<div class="panel narrow"><b>{escape(executor)}</b>{table(rows)}</div>')
     if not body:
         return []
     quirks = []
@@ -297,10 +297,17 @@ def _all_protocols(results: Mapping[str, Any]) -> list[str]:
     notes = f'<ul class="soft">{"".join(quirks)}</ul>' if quirks else ""
     return [
         "<h2>Under each protocol</h2>",
-        '<p class="soft">Per cent; in brackets 95 % bootstrap intervals, drawing whole images.</p>',
+        '<p class="soft">Per cent; below each value its 95 % bootstrap interval, drawing whole images.</p>',
         *body,
         notes,
     ]
+
+
+def _value_over_interval(metric: Mapping[str, Any]) -> str:
+    """A metric as HTML: its value, and its interval in small print."""
+    interval = metric["by_image"]
+    small = "" if interval is None else f"<small>{percent(interval[0])} to {percent(interval[1])}</small>"
+    return percent(metric["value"]) + small
 
 
 def _breakdowns(before: QueryTable | None, after: QueryTable) -> list[str]:

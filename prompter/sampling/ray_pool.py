@@ -7,6 +7,8 @@ are those that the dead engine would have given.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -164,6 +166,10 @@ class RayVllmPool(TokenSampler):
         environment = {}
         if self.config.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.config.threads)
+            if self.config.threads > 1 and "OMP_WAIT_POLICY" not in os.environ:
+                # Threads that wait by spinning starve as soon as another process wants their cores:
+                # 200 tokens/s instead of 1,900 (two threads on two cores, one of them busy).
+                environment["OMP_WAIT_POLICY"] = "PASSIVE"
         actor = _Engine.options(  # type: ignore[attr-defined]
             num_cpus=self.config.num_cpus,
             num_gpus=self.config.num_gpus,
@@ -176,11 +182,11 @@ class RayVllmPool(TokenSampler):
     def _replace_engine(self, number: int, error: Exception) -> None:
         """Start another engine in place of a dead one, or give up."""
         if getattr(error, "actor_init_failed", False):
-            raise RuntimeError(f"a vLLM engine could not be started: {_last_line(error)}") from error
+            raise RuntimeError(f"a vLLM engine could not be started: {_cause(error)}") from error
         if self.restarts >= self.config.max_restarts:
             raise RuntimeError(
                 f"a vLLM engine died after {self.restarts} others had been replaced, and "
-                f"sampler.max_restarts is {self.config.max_restarts}: {_last_line(error)}"
+                f"sampler.max_restarts is {self.config.max_restarts}: {_cause(error)}"
             ) from error
         self.restarts += 1
         ray.kill(self._engines[number])  # a silent one may still be running
@@ -230,8 +236,6 @@ class _Engine:
 
     def process_id(self) -> int:
         """Id of this process on its node."""
-        import os
-
         return os.getpid()
 
     def load_adapter(self, files: dict[str, bytes], version: int) -> None:
@@ -261,6 +265,9 @@ class _Engine:
         return self._sampler.version, groups
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _cause(error: Exception) -> str:
+    """The innermost exception of a remote traceback on one line, or the message's last line."""
+    text = str(error)
+    exceptions = list(re.finditer(r"^[ \t]*[\w.]*(?:Error|Exception)\b.*", text, re.MULTILINE))
+    lines = text[exceptions[-1].start() :] if exceptions else text.strip().rpartition("\n")[2]
+    return " ".join(lines.split())[:500] or type(error).__name__
