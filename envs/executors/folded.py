@@ -13,8 +13,9 @@ from torch import Tensor
 
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
+from envs.executors.folded_attention import ImageSide
 from envs.executors.promptable import PromptableExecutor, freeze, resolve_device
-from envs.executors.sam_decode import ImageSide, SamDecoder
+from envs.executors.sam_decode import SamDecoder
 from prompter.types import Instance
 
 

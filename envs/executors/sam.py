@@ -21,8 +21,8 @@ from torch import Tensor
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.folded import FoldedExecutor
+from envs.executors.folded_attention import ImageSide
 from envs.executors.promptable import Geometry, freeze, point_arrays
-from envs.executors.sam_decode import ImageSide
 from envs.executors.weights import fingerprint, load_state_dict, load_strictly, local_path
 from envs.sample import RGB
 from prompter.errors import UserError

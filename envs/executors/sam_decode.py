@@ -17,20 +17,19 @@ upscaling), and computes the same function with fewer operations:
 
 In float32 the logits differ from the packages' by rounding alone: on real tiles both were 7e-5 from
 the result in float64, for logits of up to 60 (tests hold the difference).
-Notation in shape comments: B prompts, T tokens of a prompt, H heads, D channels of a head,
-C channels of the model (256), N image tokens (4,096).
+Notation in shape comments: see `envs.executors.folded_attention`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from envs.executors.folded_attention import FoldedAttention, ImageSide, ImageSlice, RunningAttention
 
 MultimaskPolicy = Literal["single", "best"]
 
@@ -39,134 +38,6 @@ CPU_BATCH, CPU_IMAGE_TOKENS = 4, 512
 stays in the cores' caches, and no block is large enough to be asked of the operating system anew."""
 
 GPU_BATCH, GPU_IMAGE_TOKENS = 64, 4096
-
-
-@dataclass(frozen=True)
-class ImageSlice:
-    """What a decoder computes once per image for some of its tokens, whatever the prompts.
-
-    Args:
-        keys: [n, C] image tokens with the "no mask" embedding added.
-        place: [n, C] positional encoding of the tokens.
-        first_queries: [H, D, n] queries of the first image-to-token attention.
-        upscale_biases: what the two upscaling layers add: each layer's bias, and with SAM 2 its feature
-            map, [n, 4 * C / 4] and [4 * n, 4 * C / 8].
-    """
-
-    keys: Tensor
-    place: Tensor
-    first_queries: Tensor
-    upscale_biases: tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class ImageSide:
-    """What a decoder computes once per image.
-
-    Args:
-        slices: the image's tokens, in order.
-        first_keys, first_values: [H, D, N] and [H, N, D] of the first token-to-image attention.
-    """
-
-    slices: tuple[ImageSlice, ...]
-    first_keys: Tensor
-    first_values: Tensor
-
-
-class _FoldedAttention:
-    """One cross attention of the decoder between tokens and image, with its projections folded."""
-
-    def __init__(self, attention: Any) -> None:
-        self.attention = attention
-        self.heads: int = attention.num_heads
-        self.head_dim: int = attention.internal_dim // attention.num_heads
-        self.scale = 1 / math.sqrt(self.head_dim)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[B, T, H * D] -> [B, H, T, D]."""
-        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-
-    def _per_head(self, linear: nn.Linear) -> Tensor:
-        """Weight of a projection C -> H * D as [H, D, C]."""
-        return linear.weight.unflatten(0, (self.heads, self.head_dim))
-
-    def _merge(self, x: Tensor) -> Tensor:
-        """[B, H, T, D] -> projected output [B, T, C]."""
-        return self.attention.out_proj(x.transpose(1, 2).flatten(2))
-
-    def shared_token_to_image(self, q: Tensor, side: ImageSide) -> Tensor:
-        """Tokens (queries [B, T, C] before projection) read an image that all prompts share: [B, T, C]."""
-        batch, tokens, _ = q.shape
-        query = self._split(self.attention.q_proj(q) * self.scale)  # [B, H, T, D]
-        # All prompts of one image in one product per head: [H, B * T, D] @ [H, D, N].
-        query = query.transpose(0, 1).reshape(self.heads, batch * tokens, self.head_dim)
-        weights = torch.softmax(query @ side.first_keys, dim=-1)
-        out = (weights @ side.first_values).view(self.heads, batch, tokens, self.head_dim)
-        return self._merge(out.transpose(0, 1))
-
-    def fold_queries(self, q: Tensor) -> Tensor:
-        """Fold the image's key projection into queries ([B, T, C] before projection): [B, H * T, C]."""
-        query = self._split(self.attention.q_proj(q) * self.scale)  # [B, H, T, D]
-        return (query @ self._per_head(self.attention.k_proj)).flatten(1, 2)
-
-    def finish(self, mixed: Tensor) -> Tensor:
-        """Apply value and output projections to weighted sums of image tokens: [B, H * T, C] -> [B, T, C]."""
-        mixed = mixed.unflatten(1, (self.heads, -1))
-        values = mixed @ self._per_head(self.attention.v_proj).mT  # [B, H, T, D]
-        return self._merge(values + self.attention.v_proj.bias.view(self.heads, 1, self.head_dim))
-
-    def token_keys(self, k: Tensor) -> Tensor:
-        """Keys of tokens ([B, T, C] before projection), scaled: [B, H, T, D]."""
-        return self._split(self.attention.k_proj(k) * self.scale)
-
-    def fold_token_keys(self, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold the image's query projection into keys [B, H, T, D]: [B, H * T, C] and [B, H * T, 1]."""
-        folded = key @ self._per_head(self.attention.q_proj)
-        bias = key @ self.attention.q_proj.bias.view(self.heads, self.head_dim, 1)
-        return folded.flatten(1, 2), bias.flatten(1, 2)
-
-    def token_values(self, v: Tensor) -> Tensor:
-        """Values of tokens ([B, T, C] before projection) with the output projection applied: [B, H * T, C].
-
-        The output bias is spread over the heads, because the weights of each head sum to one.
-        """
-        values = self._split(self.attention.v_proj(v))  # [B, H, T, D]
-        out = self.attention.out_proj
-        folded = values @ out.weight.t().unflatten(0, (self.heads, self.head_dim))  # [B, H, T, C]
-        return (folded + out.bias / self.heads).flatten(1, 2)
-
-    def over_tokens(self, scores: Tensor) -> Tensor:
-        """Softmax over the tokens of each head: [B, H * T, n] -> the transpose [B, n, H * T]."""
-        return torch.softmax(scores.unflatten(1, (self.heads, -1)), dim=2).flatten(1, 2).mT
-
-
-class _RunningAttention:
-    """softmax(queries @ keys) @ values, fed slice by slice of the keys (Milakov and Gimelshein, 2018).
-
-    Args:
-        queries: [B, R, C], scaled.
-    """
-
-    def __init__(self, queries: Tensor) -> None:
-        self.queries = queries
-        # Sums over thousands of image tokens are kept in float32 whatever the model's type.
-        self.top = torch.full((*queries.shape[:2], 1), -math.inf, device=queries.device)
-        self.total = torch.zeros_like(self.top)
-        self.mixed = torch.zeros_like(queries, dtype=torch.float32)
-
-    def add(self, keys: Tensor, values: Tensor) -> None:
-        """Take in the next slice: keys and values, both [B, n, C]."""
-        scores = (self.queries @ keys.mT).float()  # [B, R, n]
-        top = torch.maximum(self.top, scores.amax(dim=-1, keepdim=True))
-        weights = scores.sub_(top).exp_()
-        shrink = (self.top - top).exp_()
-        self.total.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
-        self.mixed.mul_(shrink).add_(weights.to(values.dtype) @ values)
-        self.top = top
-
-    def result(self) -> Tensor:
-        """The attention's output so far, [B, R, C]."""
-        return (self.mixed / self.total).to(self.queries.dtype)
 
 
 class SamDecoder:
@@ -196,6 +67,9 @@ class SamDecoder:
         self.batch = batch or (CPU_BATCH if on_cpu else GPU_BATCH)
         self.image_tokens = image_tokens or (CPU_IMAGE_TOKENS if on_cpu else GPU_IMAGE_TOKENS)
         self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
+        self._dynamic = multimask == "single" and getattr(
+            mask_decoder, "dynamic_multimask_via_stability", False
+        )
         with torch.inference_mode():
             self.place = prompt_encoder.get_dense_pe()[0].flatten(1).t().contiguous().to(self.dtype)
             tokens = [mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight]
@@ -207,13 +81,12 @@ class SamDecoder:
             self.output_tokens = torch.cat(tokens)
             first, _, _, second, _ = mask_decoder.output_upscaling
             self._upscale_weights = [_as_linear(first), _as_linear(second)]
-        self._dynamic = multimask == "single" and getattr(
-            mask_decoder, "dynamic_multimask_via_stability", False
-        )
-        layers = mask_decoder.transformer.layers
-        self._to_image = [_FoldedAttention(layer.cross_attn_token_to_image) for layer in layers]
-        self._to_tokens = [_FoldedAttention(layer.cross_attn_image_to_token) for layer in layers]
-        self._final = _FoldedAttention(mask_decoder.transformer.final_attn_token_to_image)
+            transformer = mask_decoder.transformer
+            reading = [layer.cross_attn_token_to_image for layer in transformer.layers]
+            reading.append(transformer.final_attn_token_to_image)
+            *self._to_image, self._final = [FoldedAttention(a, a.k_proj, self.place) for a in reading]
+            read = [layer.cross_attn_image_to_token for layer in transformer.layers]
+            self._to_tokens = [FoldedAttention(a, a.q_proj, self.place) for a in read]
 
     @torch.inference_mode()
     def prepare(self, embedding: Tensor, high_res: tuple[Tensor, Tensor] | None = None) -> ImageSide:
@@ -227,23 +100,18 @@ class SamDecoder:
         keys = keys + self.prompt_encoder.no_mask_embed.weight.to(self.dtype)
         keys = keys.contiguous()
         with_place = keys + self.place
-        layer = self.mask_decoder.transformer.layers[0]
-        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-        heads = to_image.num_heads
+        to_image, to_tokens = self._to_image[0], self._to_tokens[0]
+        queries = to_tokens.image_heads(to_tokens.attention.q_proj(with_place))
         first_bias, second_bias = self._upscale_biases(high_res)
-        step = self.image_tokens
         slices = []
-        for start in range(0, len(keys), step):
-            part = slice(start, start + step)
-            queries = (
-                to_tokens.q_proj(with_place[part]).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous()
-            )
+        for start in range(0, len(keys), self.image_tokens):
+            part = slice(start, min(start + self.image_tokens, len(keys)))
             biases = (first_bias[part], second_bias[part].flatten(0, 1))
-            slices.append(ImageSlice(keys[part], self.place[part], queries, biases))
+            slices.append(ImageSlice(part, keys[part], queries[:, :, part].contiguous(), biases))
         return ImageSide(
             slices=tuple(slices),
-            first_keys=to_image.k_proj(with_place).unflatten(1, (heads, -1)).permute(1, 2, 0).contiguous(),
-            first_values=to_image.v_proj(keys).unflatten(1, (heads, -1)).transpose(0, 1).contiguous(),
+            first_keys=to_image.image_heads(to_image.attention.k_proj(with_place)),
+            first_values=to_image.image_heads(to_image.attention.v_proj(keys)).mT.contiguous(),
         )
 
     def _upscale_biases(self, high_res: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -282,7 +150,7 @@ class SamDecoder:
         transformer = self.mask_decoder.transformer
         first, *others = transformer.layers
         queries = first.norm1(first.self_attn(q=tokens, k=tokens, v=tokens))
-        attended = self._to_image[0].shared_token_to_image(queries + tokens, side)
+        attended = self._to_image[0].read_shared(queries + tokens, side)
         queries = self._after_attention(first, queries, attended)
         keys = [part.keys[None] for part in side.slices]
         for i, layer in enumerate(others, start=1):
@@ -290,20 +158,22 @@ class SamDecoder:
             updated = self._image_update(i - 1, queries, tokens)
             q = queries + tokens
             queries = layer.norm1(queries + layer.self_attn(q=q, k=q, v=queries))
-            reading = _RunningAttention(self._to_image[i].fold_queries(queries + tokens))
+            to_image = self._to_image[i]
+            reading = RunningAttention(to_image.fold(to_image.queries(queries + tokens)))
             for number, part in enumerate(side.slices):
                 keys[number] = updated(keys[number], part)
-                reading.add(keys[number] + part.place, keys[number])
-            queries = self._after_attention(layer, queries, self._to_image[i].finish(reading.result()))
+                reading.add(keys[number], part.where)
+            queries = self._after_attention(layer, queries, to_image.finish(reading.result()))
         updated = self._image_update(len(others), queries, tokens)
         # Only the IoU token and the mask tokens that may be read go on; tokens no longer meet each other.
         only_first = self.multimask == "single" and not self._dynamic
         count = 2 if only_first else 1 + self.mask_decoder.num_mask_tokens
         read = slice(self._leading, self._leading + count)
-        reading = _RunningAttention(self._final.fold_queries(queries[:, read] + tokens[:, read]))
+        final = self._final.queries(queries[:, read] + tokens[:, read])
+        reading = RunningAttention(self._final.fold(final))
         for number, part in enumerate(side.slices):
             keys[number] = updated(keys[number], part)
-            reading.add(keys[number] + part.place, keys[number])
+            reading.add(keys[number], part.where)
         out = transformer.norm_final_attn(queries[:, read] + self._final.finish(reading.result()))
         hyper, ious = self._read_out(out)
         logits = self._upscale(keys, side, hyper)
@@ -320,17 +190,17 @@ class SamDecoder:
     ) -> Callable[[Tensor, ImageSlice], Tensor]:
         """The image-to-token attention of one layer, as a function of a slice [b, n, C] of image tokens."""
         attention, norm = self._to_tokens[number], self.mask_decoder.transformer.layers[number].norm4
-        token_keys, values = attention.token_keys(queries + tokens), attention.token_values(queries)
+        token_keys, values = attention.keys(queries + tokens), attention.token_values(queries)
         if number == 0:
 
             def update(x: Tensor, part: ImageSlice) -> Tensor:
-                weights = attention.over_tokens((token_keys @ part.first_queries).flatten(1, 2))
+                weights = attention.over_tokens(attention.compare(token_keys, part.first_queries))
                 return norm(torch.baddbmm(x, weights, values))
         else:
-            folded, bias = attention.fold_token_keys(token_keys)
+            folded = attention.fold(token_keys)
 
             def update(x: Tensor, part: ImageSlice) -> Tensor:
-                weights = attention.over_tokens(torch.baddbmm(bias, folded, (x + part.place).mT))
+                weights = attention.over_tokens(folded.scores(x, part.where))
                 return norm(x.baddbmm_(weights, values))
 
         return update
