@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.assets import cache_folder
+from envs.executors.background import BackgroundSegmenter, check_lengths
 from envs.executors.base import SERVING_ERRORS, Embedding, Executor, ExecutorFailure, Segmentation
 from envs.executors.cache import DiskCache, MemoryCache, StorageType, StoredEmbedding, pack, unpack
 from envs.executors.config import ExecutorConfig
@@ -106,7 +106,7 @@ def distinct_images(images: Sequence[RGB], keys: Sequence[str] | None) -> tuple[
     return which, distinct
 
 
-class CachedExecutor:
+class CachedExecutor(BackgroundSegmenter):
     """A segmenter in this process behind a cache of embeddings.
 
     Args:
@@ -133,7 +133,6 @@ class CachedExecutor:
         self.disk = disk
         self.encode_batch = encode_batch
         self.counters = ExecutorCounters()
-        self._background: ThreadPoolExecutor | None = None
 
     @classmethod
     def from_config(cls, config: ExecutorConfig) -> CachedExecutor:
@@ -181,13 +180,7 @@ class CachedExecutor:
         Raises:
             ValueError: if the sequences differ in length.
         """
-        for what, sequence in (
-            ("prompt sets", prompts),
-            ("keys", image_keys),
-            ("mask prompts", mask_prompts),
-        ):
-            if sequence is not None and len(sequence) != len(images):
-                raise ValueError(f"got {len(images)} images, but {len(sequence)} {what}")
+        check_lengths(images, prompts=prompts, image_keys=image_keys, mask_prompts=mask_prompts)
         which, distinct = distinct_images(images, image_keys)
         members: list[list[int]] = [[] for _ in distinct]
         for index, number in enumerate(which):
@@ -238,34 +231,9 @@ class CachedExecutor:
                 raise RuntimeError(item.message)
         return [item for item in found if isinstance(item, Embedding)]
 
-    def submit(
-        self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
-        *,
-        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
-        keep_instances: bool = False,
-        keep_logits: bool = False,
-    ) -> Future[list[Segmentation | ExecutorFailure]]:
-        """Like `segment`, in the background; calls are served one after the other, in order."""
-        if self._background is None:
-            self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{self.name}-segment")
-        return self._background.submit(
-            self.segment,
-            images,
-            prompts,
-            image_keys,
-            mask_prompts=mask_prompts,
-            keep_instances=keep_instances,
-            keep_logits=keep_logits,
-        )
-
     def close(self) -> None:
         """Wait for what was submitted. Safe to call twice."""
-        if self._background is not None:
-            self._background.shutdown()
-            self._background = None
+        self.finish_background()
 
     def _count(self, prompts: Sequence[PromptSet], results: Sequence[Segmentation | ExecutorFailure]) -> None:
         for prompt_set, result in zip(prompts, results, strict=True):

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,7 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
+from envs.executors.background import BackgroundSegmenter, check_lengths
 from envs.executors.base import ExecutorFailure, Segmentation
 from envs.executors.cached import CachedExecutor, ExecutorCounters, distinct_images, image_problem
 from envs.executors.config import ExecutorConfig
@@ -114,7 +114,7 @@ def rendezvous_order(key: str, slots: int) -> list[int]:
     return sorted(range(slots), key=lambda n: weights[n], reverse=True)
 
 
-class ExecutorPool:
+class ExecutorPool(BackgroundSegmenter):
     """Several actors, each with the segmenter a config names. See `segment`.
 
     Args:
@@ -132,7 +132,6 @@ class ExecutorPool:
         self._restarts_left = config.max_restarts
         self._slots = [_Slot(number) for number in range(config.actors)]
         self._lock = threading.Lock()
-        self._background: ThreadPoolExecutor | None = None
         self._closed = False
         threads = config.threads or max(1, int(config.num_cpus))
         # One pool of threads per actor and no more: two that spin against each other slow both down manyfold.
@@ -181,13 +180,7 @@ class ExecutorPool:
             ExecutorPoolDead: if no actor is left and none may be started again.
             ValueError: if the sequences differ in length.
         """
-        for what, sequence in (
-            ("prompt sets", prompts),
-            ("keys", image_keys),
-            ("mask prompts", mask_prompts),
-        ):
-            if sequence is not None and len(sequence) != len(images):
-                raise ValueError(f"got {len(images)} images, but {len(sequence)} {what}")
+        check_lengths(images, prompts=prompts, image_keys=image_keys, mask_prompts=mask_prompts)
         with self._lock:
             if self._closed:
                 raise ExecutorPoolDead(f"the pool of executor {self.name!r} is closed")
@@ -205,29 +198,6 @@ class ExecutorPool:
                     slot.waiting.clear()
                     slot.in_flight.clear()
             return results
-
-    def submit(
-        self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
-        *,
-        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
-        keep_instances: bool = False,
-        keep_logits: bool = False,
-    ) -> Future[list[Segmentation | ExecutorFailure]]:
-        """Like `segment`, in the background; calls are served one after the other, in order."""
-        if self._background is None:
-            self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{self.name}-segment")
-        return self._background.submit(
-            self.segment,
-            images,
-            prompts,
-            image_keys,
-            mask_prompts=mask_prompts,
-            keep_instances=keep_instances,
-            keep_logits=keep_logits,
-        )
 
     def actor_pids(self) -> list[int | None]:
         """Process number of each actor that runs, None for one that starts or is gone; for monitoring."""
@@ -250,9 +220,7 @@ class ExecutorPool:
 
     def close(self) -> None:
         """End the actors. Safe to call twice."""
-        if self._background is not None:
-            self._background.shutdown()
-            self._background = None
+        self.finish_background()
         self._closed = True
         for slot in self._slots:
             if slot.actor is not None and ray.is_initialized():

@@ -3,16 +3,15 @@
 `segment_anything.MaskDecoder` repeats the image embedding for every prompt and projects all 4,096
 image tokens again in every attention, although a prompt has fewer than a dozen tokens. `SamDecoder`
 takes the package's own modules and weights (or those of `sam2`, which differ by one more token and by
-feature maps of higher resolution that join the
-upscaling), and computes the same function with fewer operations:
+feature maps that join the upscaling), and computes the same function with fewer operations:
 
 - Before the first image-to-token attention, image keys, values and queries depend on the image
   alone: they are computed once per image (`ImageSide`) and shared by its prompts.
 - Later projections of image tokens are folded into the few prompt tokens: with k = W_k x + b_k,
-  q . k = (W_k^T q) . x + q . b_k, and the last term is the same for every image token, so that the
-  softmax over image tokens ignores it. Likewise attention weights a sum to one, so
-  sum_n a_n (W_v x_n + b_v) = W_v (sum_n a_n x_n) + b_v, and the output projection of an
-  image-to-token attention is applied to the tokens' values, not to the image.
+  q . k = (W_k^T q) . x + q . b_k. The image tokens' places, which are added to x, are the same for
+  all images: their part of the product is computed from keys of the places, made once. Attention
+  weights a sum to one, so sum_n a_n (W_v x_n + b_v) = W_v (sum_n a_n x_n) + b_v; likewise the output
+  projection of an image-to-token attention is applied to the tokens' values, not to the image.
 - The last attention is computed for the tokens that are read, and one mask is upscaled.
 
 In float32 the logits differ from the packages' by rounding alone: on real tiles both were 7e-5 from

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from envs import bench
-from envs.bench import Workload, bench_executor, make_workload, render
+from envs.bench import bench_executor, render
 from envs.executors.base import ExecutorFailure
 from envs.executors.box import BoxExecutor
 from envs.executors.cached import CachedExecutor
 from envs.executors.config import ExecutorConfig
 from envs.masks import encode_rle
 from envs.sample import Sample
+from envs.workload import Workload, make_workload
 from eval import validate as validation
 from eval.validate import ORACLES, oracle_prompt_set, units_of, validate
 from prompter.errors import UserError

@@ -126,9 +126,9 @@ def test_bad_images_and_prompts_fail_alone() -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="2 images, but 1 prompt sets"):
+    with pytest.raises(ValueError, match="2 images, but 1 prompts"):
         wrap(Toy()).segment([image(1), image(2)], [BOX])
-    with pytest.raises(ValueError, match="2 images, but 1 keys"):
+    with pytest.raises(ValueError, match="2 images, but 1 image keys"):
         wrap(Toy()).segment([image(1), image(2)], [BOX, BOX], ["a"])
 
 
