@@ -24,6 +24,7 @@ import ray
 from PIL import Image
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from prompter.errors import UserError
 from prompter.sampling.base import Completion, SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenSampler
@@ -45,6 +46,9 @@ class RayVllmPool(TokenSampler):
     Ray must be running (`prompter.ray_runtime.ensure_ray`). Engines start in the background: the
     constructor returns at once, `wait_ready` waits, and so does the first call that samples.
 
+    Raises:
+        UserError: if a Ray on this machine alone is too small for the engines, which would wait for ever.
+
     Attributes:
         restarts: engines replaced so far.
         resampled_prompts: prompts that were sampled again because their engine died.
@@ -56,6 +60,7 @@ class RayVllmPool(TokenSampler):
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig()
+        self._check_room()
         self.restarts = 0
         self.resampled_prompts = 0
         self.shipped_images = 0
@@ -65,6 +70,19 @@ class RayVllmPool(TokenSampler):
         self._folder = Path(tempfile.gettempdir()) / f"prompter-adapters-{uuid.uuid4().hex[:12]}"
         self._adapter: tuple[ray.ObjectRef, int] | None = None
         self._engines = [self._start_engine() for _ in range(self.config.engines)]
+
+    def _check_room(self) -> None:
+        if ray.util.get_node_ip_address() != "127.0.0.1":
+            return  # a cluster may grow
+        there = ray.cluster_resources()
+        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+            wanted = self.config.engines * getattr(self.config, key)
+            if wanted > there.get(resource, 0):
+                raise UserError(
+                    f"{self.config.engines} engines of sampler.{key} {getattr(self.config, key):g} need "
+                    f"{wanted:g} {resource}s, but Ray has {there.get(resource, 0):g}: lower sampler.engines "
+                    f"or sampler.{key}" + (", or raise ray.num_cpus" if resource == "CPU" else "")
+                )
 
     def wait_ready(self) -> None:
         """Return when every engine can sample.
