@@ -32,6 +32,7 @@ from prompter.errors import UserError
 from prompter.parse import parse_completion
 from prompter.policy import Policy, PolicySettings, load_policy
 from prompter.sampling.base import Completion, Sampler, SamplingRequest, SamplingSettings
+from prompter.sampling.token_sampler import VISION_TOKENS
 from prompter.types import ParseFailure, PromptSet
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -47,7 +48,8 @@ class EndpointSettings(PolicySettings):
         factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
             resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
         protocol_from: folder or hub id of a checkpoint whose own protocol is used instead of all
-            settings above; for a checkpoint of ours that is served elsewhere.
+            settings above; for a checkpoint of ours that is served elsewhere. It is then also
+            decoded as our own samplers do: see `checkpoint_fields`.
         api_key_env: environment variable that holds the key; none is sent if it is not set.
         concurrency: requests in flight.
         retries: how often a request is tried again after a refused connection, a timeout, or one of
@@ -246,6 +248,17 @@ def _with_image(request: SamplingRequest) -> list[dict[str, Any]]:
     ]
 
 
+def checkpoint_fields(policy: Policy) -> dict[str, Any]:
+    """Fields of a request that make a served checkpoint decode as our own samplers do.
+
+    They never sample a vision token, and know nothing of the penalties in a checkpoint's
+    `generation_config.json`, which servers apply unless told otherwise.
+    """
+    vocabulary = policy.processor.tokenizer.get_vocab()
+    suppressed = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+    return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+
+
 def build_endpoint(
     address: str, options: Mapping[str, Any]
 ) -> tuple[EndpointPolicy | Policy, EndpointSampler, SamplingSettings]:
@@ -264,6 +277,8 @@ def build_endpoint(
     policy: EndpointPolicy | Policy = EndpointPolicy(settings)
     if settings.protocol_from is not None:
         policy = load_policy(settings.protocol_from)
+        body = {**checkpoint_fields(policy), **settings.body}
+        settings = settings.model_copy(update={"body": body})
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1
     )

@@ -18,6 +18,7 @@ from envs.sample import Sample
 from eval.answerers import build_answerer
 from eval.endpoint import EndpointSampler, EndpointSettings
 from prompter.errors import UserError
+from prompter.policy import load_policy
 from prompter.sampling.base import SamplingRequest, SamplingSettings
 from prompter.types import FailureKind, ParseFailure, PromptSet
 
@@ -204,6 +205,27 @@ def test_fields_can_be_added_and_removed(serve: Callable[..., Server]) -> None:
     build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])
     body = server.seen[0]
     assert body["max_completion_tokens"] == 99 and "max_tokens" not in body and "temperature" not in body
+
+
+def test_a_served_checkpoint_of_ours_is_asked_and_decoded_as_in_process(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    policy = load_policy("shipped:small-policy")
+    one = sample(5)
+    bodies: list[dict[str, Any]] = [{}, {"repetition_penalty": None, "logit_bias": {}}]
+    for body in bodies:
+        options = {"protocol_from": "shipped:small-policy", "body": body}
+        build_answerer(f"openai:{server.url}#m", options).answer([one])
+    request = policy.request(one.query, one.load_image())
+    asked, changed = server.seen
+    assert np.array_equal(np.asarray(sent_image(asked)), np.asarray(request.image))
+    kinds = [[part["type"] for part in message["content"]] for message in asked["messages"]]
+    assert kinds == [["text"], ["text", "image_url"]]  # this policy reads the question first
+    assert asked["messages"][0] == request.messages[0] and asked["max_tokens"] == 96
+    vocabulary = policy.processor.tokenizer.get_vocab()
+    never = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    assert asked["logit_bias"] == {str(vocabulary[token]): -100 for token in never}
+    assert asked["repetition_penalty"] == 1.0  # servers would take it from generation_config.json
+    assert changed["logit_bias"] == {} and "repetition_penalty" not in changed
 
 
 def test_a_key_travels_only_where_it_is_safe(
