@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,6 +30,7 @@ from prompter.errors import UserError
 from prompter.jsonl import read_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 from rewards.replay import read_rollouts
+from tests.fixtures.runs import command, contents
 
 pytestmark = pytest.mark.smoke
 
@@ -155,10 +154,6 @@ def run(out: Path, count: int = 60, **settings: object):  # type: ignore[no-unty
         progress=False,
         **settings,  # type: ignore[arg-type]
     )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_one_set_of_completions_is_segmented_by_every_executor(tmp_path: Path) -> None:
@@ -345,13 +340,6 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
         )
         peaks.append(float(output.stdout))
     assert peaks[1] - peaks[0] < 25, peaks
-
-
-def command(module: ModuleType, *words: object) -> int:
-    """Run a command as `prompter` does."""
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args([str(word) for word in words])))
 
 
 class TestCommands:
