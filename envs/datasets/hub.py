@@ -144,13 +144,16 @@ def open_hub_table(place: str, split: str) -> HubTable:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    files: dict[str, list[str]] = {}
     try:
         if is_hub_id(place):
             tables = load_dataset(place)
         else:
-            tables = load_dataset("parquet", data_files=_local_files(Path(place)))
+            files = _local_files(Path(place))
+            tables = load_dataset("parquet", data_files=files)
     except (OSError, ValueError, DatasetsError, pyarrow.ArrowException) as error:
-        raise UserError(f"{place} cannot be loaded as a table: {' '.join(str(error).split())}") from error
+        culprit = _unreadable([path for paths in files.values() for path in paths]) or place
+        raise UserError(f"{culprit} cannot be loaded as a table: {' '.join(str(error).split())}") from error
     table = tables[_pick_split(place, split, list(tables))]
     for column, feature in table.features.items():
         if isinstance(feature, ImageFeature):
@@ -166,6 +169,21 @@ def _local_files(folder: Path) -> dict[str, list[str]]:
         split = next((name for word in words for name, known in _SPLITS.items() if word in known), "test")
         files.setdefault(split, []).append(str(path))
     return files
+
+
+def _unreadable(files: Sequence[str]) -> str | None:
+    """The first parquet file that cannot be read to its end."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    for path in files:
+        try:
+            with ParquetFile(path) as table:
+                for _ in table.iter_batches(batch_size=64):
+                    pass
+        except (OSError, ValueError, pyarrow.ArrowException):
+            return path
+    return None
 
 
 def _pick_split(place: str, split: str, found: list[str]) -> str:

@@ -152,7 +152,7 @@ class ReferReader:
         return RecordSource(self.name, self.split, records, self._sample, skip_bad=skip_bad, skipped=skipped)
 
     def _problem(self, reference: Reference) -> str | None:
-        where = f"{self._instances}, reference {reference.reference_id}"
+        where = self._where(reference)
         if reference.image_id not in self._images:
             return f"{where}: its image {reference.image_id} is not among the images."
         for one in reference.annotation_ids:
@@ -160,17 +160,21 @@ class ReferReader:
                 return f"{where}: its annotation {one} is not among the annotations."
         return None
 
+    def _where(self, reference: Reference) -> str:
+        return f"{self._instances}, reference {reference.reference_id}"
+
     def _sample(self, record: tuple[int, int]) -> Sample:
         row, sentence = record
         reference = self._references[row]
         image = self._images[reference.image_id]
         path = self._image_folder / image.file_name
-        width, height = image_size(path)
-        if image.size is not None and (height, width) != image.size:
-            raise UserError(
-                f"image {path}: it is {height} x {width} (height x width), "
-                f"but {self._instances} says {image.size[0]} x {image.size[1]}."
-            )
+        with blaming(self._where(reference)):
+            width, height = image_size(path)
+            if image.size is not None and (height, width) != image.size:
+                raise UserError(
+                    f"image {path}: it is {height} x {width} (height x width), "
+                    f"but this file says {image.size[0]} x {image.size[1]}."
+                )
         masks, categories = [], []
         for one in reference.annotation_ids:
             index = self._annotation_index[one]
