@@ -19,6 +19,7 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers use this interpreter, never a fresh environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor with num_gpus=0 must not lose the devices' names
     "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",  # actors do the run's main work; Ray would let everything else go first
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the switch that makes Ray listen on 127.0.0.1 alone
 }
 
