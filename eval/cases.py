@@ -62,14 +62,24 @@ def choose_cases(
         gain = np.where(usable, scores - before.scores, 0.0)
         take(
             "Most improved",
-            "The largest gains in IoU.",
+            "The largest gains in IoU, different images first.",
             _ranked(-gain, gain > 0),
             per_group,
         )
-        take("Most worsened", "The largest losses in IoU.", _ranked(gain, gain < 0), per_group)
+        take(
+            "Most worsened",
+            "The largest losses in IoU, different images first.",
+            _ranked(gain, gain < 0),
+            per_group,
+        )
     targeted = usable & after.has_target
-    take("Best", "The highest IoU among queries with a target.", _ranked(-scores, targeted), per_group)
-    take("Worst", "The lowest IoU.", _ranked(scores, usable), per_group)
+    take(
+        "Best",
+        "The highest IoU among queries with a target, different images first.",
+        _ranked(-scores, targeted),
+        per_group,
+    )
+    take("Worst", "The lowest IoU, different images first.", _ranked(scores, usable), per_group)
     ordered = _ranked(scores, usable)
     places = np.linspace(0, max(len(ordered) - 1, 0), across + 2)[1:-1].round().astype(int)
     picks = [ordered[place] for place in places] if ordered else []

@@ -110,10 +110,14 @@ def _tiles_alone(after: QueryTable, bootstrap: Bootstrap | None) -> list[str]:
     summary = summarise(after, [STRICT], bootstrap)
     metrics = summary["protocols"]["strict"]["metrics"]
     tiles = [
-        tile(percent(metrics["gIoU"]["value"]), f"gIoU, 95 % {_limits(metrics['gIoU']['by_image'])}"),
-        tile(percent(metrics["cIoU"]["value"]), f"cIoU, 95 % {_limits(metrics['cIoU']['by_image'])}"),
-        tile(percent(metrics["P@0.5"]["value"]), "queries with IoU of at least 0.5"),
-        tile(percent(metrics["parse-failures"]["value"]), "completions that do not parse"),
+        tile(
+            percent(metrics["gIoU"]["value"]), f"gIoU, per cent; 95 %: {_limits(metrics['gIoU']['by_image'])}"
+        ),
+        tile(
+            percent(metrics["cIoU"]["value"]), f"cIoU, per cent; 95 %: {_limits(metrics['cIoU']['by_image'])}"
+        ),
+        tile(percent(metrics["P@0.5"]["value"]), "per cent of the queries reach an IoU of 0.5"),
+        tile(percent(metrics["parse-failures"]["value"]), "per cent of the completions do not parse"),
         tile(str(summary["queries"]), f"queries on {summary['images']} images"),
     ]
     return [f'<div class="tiles">{"".join(tiles)}</div>', _failures(after)]
