@@ -275,7 +275,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", choices=["executor"], help="what to time")
     parser.add_argument("--executor", default="mobile-sam", metavar="FAMILY[:MODEL]", help="the segmenter")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--multimask", default="single", help="single or best")
     parser.add_argument("--cache-dtype", default="float32", help="float32, float16 or int8")

@@ -337,7 +337,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--worst", type=int, default=12, help="how many of the worst to draw, by the first oracle"
     )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
     parser.add_argument("--multimask", default="single", help="single or best")
     parser.add_argument("--out", type=Path, help="folder for validate.json, validate.md and the pictures")
 

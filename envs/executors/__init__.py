@@ -37,6 +37,10 @@ def build_executor(config: ExecutorConfig) -> Executor:
     if config.family not in BUILDERS:
         raise UserError(f"unknown executor family {config.family!r}.{did_you_mean(config.family, BUILDERS)}")
     module, function = BUILDERS[config.family]
+    if config.dtype == "auto" and config.family != "box":
+        from envs.executors.promptable import resolve_dtype
+
+        config = config.model_copy(update={"dtype": resolve_dtype(config.device)})
     return getattr(importlib.import_module(module), function)(config)
 
 

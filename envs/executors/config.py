@@ -31,7 +31,8 @@ class ExecutorConfig(StrictModel):
         revision: of a hub id.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
         dtype: of weights and activations. float32 is exact; bfloat16 is faster and moves masks a
-            little (the README states by how much).
+            little (the README states by how much); `auto` is bfloat16 where the processor or GPU
+            computes in it, else float32.
         multimask: "single" takes SAM's one mask, "best" the one of three with the highest
             predicted IoU.
         mask_threshold: a pixel is foreground where its logit is greater.
@@ -57,7 +58,7 @@ class ExecutorConfig(StrictModel):
     model: str | None = None
     revision: str | None = None
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     multimask: Literal["single", "best"] = "single"
     mask_threshold: float = 0.0
     encode_batch: int = Field(default=1, ge=1)

@@ -232,6 +232,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_dtype(device: str) -> str:
+    """Name of the faster type that a device computes in: "bfloat16" where it has instructions for it."""
+    if resolve_device(device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
     """Put a module into eval mode without any parameter that requires grad; returns it."""
     return module.eval().requires_grad_(False)

@@ -130,6 +130,17 @@ def test_what_tells_the_versions_apart(version: str, expected: bool, tmp_path: P
     assert ("no_obj_embed_spatial" in state) is expected
 
 
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_the_automatic_type_is_what_the_processor_computes_in(
+    native: bool, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    config = save_sam(tmp_path).model_copy(update={"device": "cpu"})
+    chosen = build_executor(config.model_copy(update={"dtype": expected})).fingerprint
+    assert build_executor(config.model_copy(update={"dtype": "auto"})).fingerprint == chosen
+
+
 def test_fingerprints_tell_weights_and_types_apart(tmp_path: Path) -> None:
     config = save_sam(tmp_path)
     first = build_executor(config).fingerprint
