@@ -68,6 +68,6 @@ def by_length(
         missing = (0, logits_to_keep - longest)
         found.append((pad(logps, missing), None if entropies is None else pad(entropies, missing)))
     back = torch.argsort(order)
-    logps = torch.cat([logps for logps, _ in found])[back]
-    entropies = [entropy for _, entropy in found if entropy is not None]
-    return logps, torch.cat(entropies)[back] if entropies else None, None
+    all_logps = torch.cat([logps for logps, _ in found])[back]
+    all_entropies = [entropies for _, entropies in found if entropies is not None]
+    return all_logps, torch.cat(all_entropies)[back] if all_entropies else None, None
