@@ -104,22 +104,12 @@ class ExampleStream(IterableDataset):
         policy: how questions and answers are written.
         seed: of order and forms.
         queries_per_image: consecutive samples that belong together and are emitted together.
-        no_target: share of the questions without a target that are emitted; the others are left out.
     """
 
-    def __init__(
-        self,
-        source: SampleSource,
-        policy: Policy,
-        *,
-        seed: int,
-        queries_per_image: int,
-        no_target: float = 1.0,
-    ) -> None:
+    def __init__(self, source: SampleSource, policy: Policy, *, seed: int, queries_per_image: int) -> None:
         super().__init__()
         self.source, self.policy = source, policy
         self.seed, self.queries_per_image = seed, queries_per_image
-        self.no_target = no_target
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()
@@ -133,9 +123,7 @@ class ExampleStream(IterableDataset):
                 drawn = np.random.default_rng([self.seed, epoch, int(image)])
                 for query in range(self.queries_per_image):
                     sample = self.source[int(image) * self.queries_per_image + query]
-                    form, kept = forms[int(drawn.integers(len(forms)))], drawn.random() < self.no_target
-                    if kept or sample.target_mask().any():
-                        yield make_example(sample, self.policy, form)
+                    yield make_example(sample, self.policy, forms[int(drawn.integers(len(forms)))])
             epoch += 1
 
 

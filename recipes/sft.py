@@ -50,8 +50,6 @@ class ColdStartConfig(StrictModel):
         init: continue from this checkpoint instead of random weights.
         action_space: what it may answer with; with `any`, each answer's form is drawn at random, so
             that reinforcement learning can find out which form the segmenter serves best.
-        no_target: share of the questions without a target that are shown, 1 for all. With few of them the
-            policy rarely declines, and reinforcement learning has to find out when to.
         auxiliary: weights of the auxiliary losses.
         batch_size, steps, learning_rate, warmup_steps, weight_decay: optimisation (AdamW, cosine).
         probe_every, probe_samples: how often, and on how many validation samples, localisation is
@@ -67,7 +65,6 @@ class ColdStartConfig(StrictModel):
     policy: SmallPolicySize = SmallPolicySize()
     init: str | None = None
     action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
-    no_target: float = Field(default=1.0, ge=0, le=1)
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=96, ge=1)
@@ -194,11 +191,7 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         model=learner,
         args=arguments,
         train_dataset=ExampleStream(
-            source,
-            policy,
-            seed=config.seed,
-            queries_per_image=config.queries_per_image,
-            no_target=config.no_target,
+            source, policy, seed=config.seed, queries_per_image=config.queries_per_image
         ),
         data_collator=_Wrapped(collate),
         callbacks=[Export()],
