@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ from tests.fixtures.runs import command, contents
 pytestmark = pytest.mark.smoke
 
 ALL_PROTOCOLS = ",".join(PROTOCOLS)
+WITH_MODELS = (
+    sorted(FIXTURES)
+    if os.environ.get("PROMPTER_ALL_LAYOUTS")
+    else ["earthreason-nested", "refcoco", "vrsbench"]
+)
+"""Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [
     "datasets",
     "envs.executors.mobile_sam",
@@ -137,7 +144,7 @@ def started(
         process.join()
 
 
-@pytest.mark.parametrize("key", sorted(FIXTURES))
+@pytest.mark.parametrize("key", WITH_MODELS)
 def test_shipped_policy_and_mobile_sam(
     key: str, tmp_path: Path, hub_cache: Path, segmenter: str, processes: ForkServerContext
 ) -> None:
