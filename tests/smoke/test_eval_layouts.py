@@ -111,7 +111,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
         fetch_weights()
     except UserError as error:
         pytest.skip(f"the real weights cannot be fetched here: {error}")
-    return f"mobile-sam,dtype=auto,cache_disk_mb=4000,cache_dir={tmp_path_factory.mktemp('embeddings')}"
+    return f"mobile-sam,cache_disk_mb=4000,cache_dir={tmp_path_factory.mktemp('embeddings')}"
 
 
 @pytest.fixture(scope="module")
