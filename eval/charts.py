@@ -10,6 +10,10 @@ from html import escape
 PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#db2777", "#0891b2", "#ca8a04", "#475569")
 
 
+_CHARACTER, _LEGEND_GAP = 6.6, 22
+"""Pixels that a character of a legend takes, and what stands between two entries."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A line or a row of marks.
@@ -70,7 +74,11 @@ def line_chart(
     y_ticks = ticks(low, high if high > low else low + max(abs(low) * 0.1, 1e-6))
     x_low, x_high = min(xs), max(xs)
     x_ticks = [t for t in ticks(x_low, x_high if x_high > x_low else x_low + 1, 8) if x_low <= t <= x_high]
-    left, right, top, bottom = 52, 16, 38, 40
+    left, right, bottom = 52, 16, 40
+    legend_width = sum(_LEGEND_GAP + _CHARACTER * len(one.name) for one in shown) if len(shown) > 1 else 0.0
+    # A legend that would run into the title gets a line of its own.
+    legend_y = 18 if left + 1.2 * _CHARACTER * len(title) + legend_width <= width - right else 36
+    top = legend_y + 20
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
@@ -99,9 +107,14 @@ def line_chart(
         colour = one.colour or PALETTE[index % len(PALETTE)]
         parts.append(_marks(one, colour, place))
         if len(shown) > 1:
-            legend_x -= 22 + 6.6 * len(one.name)
-            parts.append(f'<circle cx="{legend_x:.0f}" cy="14" r="5" fill="{colour}"/>')
-            parts.append(f'<text class="tick" x="{legend_x + 9:.0f}" y="18">{escape(one.name)}</text>')
+            legend_x -= _LEGEND_GAP + _CHARACTER * len(one.name)
+            opacity = 0.35 if one.style == "faint" else 1
+            parts.append(
+                f'<circle cx="{legend_x:.0f}" cy="{legend_y - 4}" r="5" fill="{colour}" opacity="{opacity}"/>'
+            )
+            parts.append(
+                f'<text class="tick" x="{legend_x + 9:.0f}" y="{legend_y}">{escape(one.name)}</text>'
+            )
     parts.append("</svg>")
     return "".join(parts)
 

@@ -36,7 +36,7 @@ _TRAIN_CHARTS = (
     ("completions/mean_length", "Completion length, tokens"),
     ("empty_answers", 'Answers that say "no target"'),
     ("instances_per_answer", "Instances per answer"),
-    ("sampling/sampling_logp_difference/mean", "Sampler against trainer: mean |log-probability difference|"),
+    ("sampling/sampling_logp_difference/mean", "Sampler against trainer, |log-probability gap|"),
     ("entropy", "Entropy of the policy"),
     ("kl", "KL to the reference"),
     ("loss", "Loss"),
