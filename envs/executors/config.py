@@ -31,8 +31,8 @@ class ExecutorConfig(StrictModel):
         revision: of a hub id.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
         dtype: of weights and activations. float32 is exact; bfloat16 is faster and moves masks a
-            little (the README states by how much); `auto` is bfloat16 where the processor or GPU
-            computes in it, else float32.
+            little (MobileSAM's agree with float32's to IoU 0.997 on drawn scenes); `auto` is
+            bfloat16 where the processor or GPU computes in it, else float32.
         multimask: "single" takes SAM's one mask, "best" the one of three with the highest
             predicted IoU.
         mask_threshold: a pixel is foreground where its logit is greater.
