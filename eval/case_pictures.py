@@ -12,7 +12,7 @@ from envs.rollout import Rollout
 from eval.cases import choose_cases
 from eval.drawing import BOX, NEGATIVE, POSITIVE, PREDICTED, TRUE, data_url, draw_panel
 from eval.metrics import shared_queries
-from eval.queries import QueryTable
+from eval.queries import QueryTable, sample_digest
 from eval.runner import Samples
 from prompter.types import PromptSet
 from rewards.replay import read_rollouts
@@ -45,7 +45,7 @@ def case_pictures(
     if table_before is not None:
         table_before, table_after = shared_queries(table_before, table_after)
     groups = choose_cases(table_after, table_before)
-    wanted = {table_after.sample_ids[row] for group in groups for row in group.rows}
+    wanted = {int(table_after.samples[row]) for group in groups for row in group.rows}
     if not wanted:
         return []
     lines_after = _pick(after[0], wanted)
@@ -54,7 +54,7 @@ def case_pictures(
     for group in groups:
         body.append(f'<h2>{escape(group.title)}</h2><p class="soft">{escape(group.note)}</p>')
         for row in group.rows:
-            sample = table_after.sample_ids[row]
+            sample = int(table_after.samples[row])
             line, rollout = lines_after[sample]
             scores = (
                 None if table_before is None else float(table_before.scores[row]),
@@ -65,13 +65,14 @@ def case_pictures(
     return body
 
 
-def _pick(path: Path, wanted: set[str]) -> dict[str, tuple[int, Rollout]]:
-    """Find rollouts of a file by sample: sample -> (line number from 0, rollout)."""
-    return {
-        rollout.sample_id: (line, rollout)
-        for line, rollout in enumerate(read_rollouts(path))
-        if rollout.sample_id in wanted
-    }
+def _pick(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
+    """Find rollouts of a file by sample digest: digest -> (line number from 0, rollout)."""
+    found = {}
+    for line, rollout in enumerate(read_rollouts(path)):
+        digest = sample_digest(rollout.sample_id)
+        if digest in wanted:
+            found[digest] = (line, rollout)
+    return found
 
 
 def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:

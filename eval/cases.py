@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +42,18 @@ def choose_cases(
     Raises:
         ValueError: if `before` holds other queries.
     """
-    if before is not None and before.sample_ids != after.sample_ids:
+    if before is not None and not np.array_equal(before.samples, after.samples):
         raise ValueError("before and after must hold the same queries in the same order")
     scores = after.scores
     usable = ~np.isnan(scores)
     if before is not None:
         usable &= ~np.isnan(before.scores)
-    free = set(np.flatnonzero(usable).tolist())
+    free = usable.copy()
     groups: list[CaseGroup] = []
 
-    def take(title: str, note: str, ranked: Sequence[int], count: int) -> None:
-        rows = _spread([row for row in ranked if row in free], after, count)
-        free.difference_update(rows)
+    def take(title: str, note: str, ranked: NDArray[np.int64], count: int) -> None:
+        rows = _spread(ranked[free[ranked]], after, count)
+        free[rows] = False
         if rows:
             groups.append(CaseGroup(title, note, tuple(rows)))
 
@@ -82,18 +81,18 @@ def choose_cases(
     take("Worst", "The lowest IoU, different images first.", _ranked(scores, usable), per_group)
     ordered = _ranked(scores, usable)
     places = np.linspace(0, max(len(ordered) - 1, 0), across + 2)[1:-1].round().astype(int)
-    picks = [ordered[place] for place in places] if ordered else []
-    take("Across the range", "Evenly spaced by rank of IoU, low to high.", list(dict.fromkeys(picks)), across)
+    picks = ordered[np.unique(places)] if len(ordered) else ordered
+    take("Across the range", "Evenly spaced by rank of IoU, low to high.", picks, across)
     return groups
 
 
-def _ranked(keys: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[int]:
-    """Allowed rows by ascending key; ties keep the order of the table."""
+def _ranked(keys: NDArray[np.float64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Allowed rows by ascending key, int64 [rows]; ties keep the order of the table."""
     order = np.argsort(keys, kind="stable")
-    return [int(row) for row in order if allowed[row]]
+    return order[allowed[order]]
 
 
-def _spread(rows: Sequence[int], table: QueryTable, count: int) -> list[int]:
+def _spread(rows: NDArray[np.int64], table: QueryTable, count: int) -> list[int]:
     """The first `count` rows, preferring new images and, after one, queries that have a target.
 
     Scores of no-target queries are 0 or 1 and say little in a picture; without this they would
@@ -103,12 +102,15 @@ def _spread(rows: Sequence[int], table: QueryTable, count: int) -> list[int]:
     rest: list[int] = []
     images: set[int] = set()
     empty = 0
-    for row in rows:
+    for place, row in enumerate(rows):
+        if len(preferred) == count:
+            break
         image = int(table.images[row])
-        wanted = image not in images and (bool(table.has_target[row]) or empty < 1)
-        (preferred if wanted else rest).append(row)
-        if wanted:
+        if image not in images and (bool(table.has_target[row]) or empty < 1):
+            preferred.append(place)
             images.add(image)
             empty += not table.has_target[row]
-    chosen = set([*preferred, *rest][:count])
-    return [row for row in rows if row in chosen]
+        elif len(rest) < count:
+            rest.append(place)
+    chosen = sorted([*preferred, *rest][:count])
+    return [int(rows[place]) for place in chosen]

@@ -99,35 +99,39 @@ def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
     Returns:
         tag -> value -> {"queries": …, metric: value or None, …}.
     """
-    rows: dict[str, dict[str, list[int]]] = {}
-    for index, tags in enumerate(table.tags):
-        for tag, value in tags.items():
-            rows.setdefault(tag, {}).setdefault(value, []).append(index)
-    for index, size in enumerate(_sizes(table)):
-        rows.setdefault(SIZE_TAG, {}).setdefault(size, []).append(index)
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for tag, by_value in rows.items():
-        result[tag] = {}
-        order = _SIZE_NAMES.index if tag == SIZE_TAG else str
-        for value, indices in sorted(by_value.items(), key=lambda item: order(item[0])):
-            part = table.select(np.array(indices, dtype=np.int64))
-            ratios = apply(STRICT, part)
-            metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}
-            result[tag][value] = {"queries": len(part), **metrics}
+    for tag in dict.fromkeys(tag for tags in table.tag_sets for tag in tags):
+        values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
+        place = {value: index for index, value in enumerate(values)}
+        of_set = np.array(
+            [place.get(tags.get(tag, ""), -1) if tag in tags else -1 for tags in table.tag_sets]
+        )
+        result[tag] = _by_value(table, values, of_set[table.tags])
+    result[SIZE_TAG] = _by_value(table, _SIZE_NAMES, _sizes(table))
     return result
 
 
-def _sizes(table: QueryTable) -> list[str]:
+def _by_value(
+    table: QueryTable, values: Sequence[str], codes: NDArray[np.int64]
+) -> dict[str, dict[str, Any]]:
+    """Strict metrics of the rows of each value; `codes` are positions in `values`, int64 [queries]."""
+    result: dict[str, dict[str, Any]] = {}
+    for code, value in enumerate(values):
+        part = table.select(codes == code)
+        if len(part):
+            ratios = apply(STRICT, part)
+            metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}
+            result[value] = {"queries": len(part), **metrics}
+    return result
+
+
+def _sizes(table: QueryTable) -> NDArray[np.int64]:
+    """Position in `_SIZE_NAMES` of each query's target: int64 [queries]."""
     shares = table.areas[View.NATIVE].target / table.pixels
-    names = []
-    for share, has_target in zip(shares, table.has_target, strict=True):
-        if not has_target:
-            names.append("no target")
-        elif share == 0:
-            names.append("unknown")
-        else:
-            names.append(next(name for limit, name in _SIZES if share < limit))
-    return names
+    codes = np.searchsorted([limit for limit, _ in _SIZES], shares, side="right")
+    codes[shares == 0] = _SIZE_NAMES.index("unknown")
+    codes[~table.has_target] = _SIZE_NAMES.index("no target")
+    return codes
 
 
 def compare(
@@ -158,11 +162,12 @@ def shared_queries(first: QueryTable, second: QueryTable) -> tuple[QueryTable, Q
         UserError: if they share none, or a table holds a sample twice.
     """
     for table in (first, second):
-        if len(set(table.sample_ids)) != len(table):
+        if len(np.unique(table.samples)) != len(table):
             raise UserError("A run holds a sample twice, so it cannot be compared query by query.")
-    positions = {sample: row for row, sample in enumerate(second.sample_ids)}
-    rows = [row for row, sample in enumerate(first.sample_ids) if sample in positions]
-    if not rows:
+    order = np.argsort(second.samples)
+    places = np.searchsorted(second.samples, first.samples, sorter=order).clip(max=len(second) - 1)
+    partners = order[places]
+    shared = second.samples[partners] == first.samples
+    if not shared.any():
         raise UserError("The two runs share no query; evaluate both on the same benchmark and split.")
-    partners = [positions[first.sample_ids[row]] for row in rows]
-    return first.select(np.array(rows, dtype=np.int64)), second.select(np.array(partners, dtype=np.int64))
+    return first.select(shared), second.select(partners[shared])

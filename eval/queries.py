@@ -1,11 +1,12 @@
 """The table every metric is computed from: one row per query, as compact columns.
 
-Rollouts are read once, one at a time; what stays in memory is a few numbers per query, so a
-benchmark of any length fits.
+Rollouts are read once, one at a time; what stays in memory is a few numbers per query (about
+150 bytes, names as digests), so a benchmark of any length fits.
 """
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +57,8 @@ class QueryTable:
     """Facts about queries, in the order of the rollouts.
 
     Args:
-        sample_ids: [queries].
-        images: index of each query's image, int64 [queries]; equal for queries on one image.
+        samples: `sample_digest` of each query, int64 [queries]; the same in every run on a benchmark.
+        images: number of each query's image, from 0 in order of appearance, int64 [queries].
         outcomes: `Outcome` values, int8 [queries].
         has_target: whether the native target mask holds a pixel (before `ignore`), or, in box-only
             sets, whether there is a box; bool [queries].
@@ -72,11 +73,12 @@ class QueryTable:
             float64 [queries, 3]; NaN where objects are not told apart.
         pixels: pixels of the image, int64 [queries].
         tokens: completion tokens, int64 [queries].
-        tags: breakdown keys of each query.
+        tag_sets: the distinct sets of breakdown keys, in order of appearance.
+        tags: each query's position in `tag_sets`, int64 [queries].
         failures: parse failures by kind.
     """
 
-    sample_ids: list[str]
+    samples: NDArray[np.int64]
     images: NDArray[np.int64]
     outcomes: NDArray[np.int8]
     has_target: NDArray[np.bool_]
@@ -88,11 +90,12 @@ class QueryTable:
     selection: NDArray[np.float64] = field(repr=False)
     pixels: NDArray[np.int64] = field(repr=False)
     tokens: NDArray[np.int64] = field(repr=False)
-    tags: list[Mapping[str, str]] = field(repr=False)
+    tags: NDArray[np.int64] = field(repr=False)
+    tag_sets: Sequence[Mapping[str, str]] = field(repr=False)
     failures: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return len(self.samples)
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> QueryTable:
         """Return the table of some rows (a bool mask or indices [rows]); `failures` is kept whole."""
@@ -107,7 +110,7 @@ class QueryTable:
             for view, all_areas in self.areas.items()
         }
         return QueryTable(
-            sample_ids=[self.sample_ids[index] for index in indices],
+            samples=self.samples[indices],
             images=self.images[indices],
             outcomes=self.outcomes[indices],
             has_target=self.has_target[indices],
@@ -119,13 +122,15 @@ class QueryTable:
             selection=self.selection[indices],
             pixels=self.pixels[indices],
             tokens=self.tokens[indices],
-            tags=[self.tags[index] for index in indices],
+            tags=self.tags[indices],
+            tag_sets=self.tag_sets,
             failures=self.failures,
         )
 
     def answered(self) -> QueryTable:
         """Return the table without the queries whose segmenter failed."""
-        return self.select(self.outcomes != Outcome.EXECUTOR_FAILED)
+        kept = self.outcomes != Outcome.EXECUTOR_FAILED
+        return self if kept.all() else self.select(kept)
 
 
 class TableBuilder:
@@ -138,9 +143,8 @@ class TableBuilder:
     def __init__(self, views: Iterable[View] = (View.NATIVE,)) -> None:
         self._views = list(dict.fromkeys(views))
         self._areas: dict[View, array[int]] = {view: array("q") for view in self._views}
-        self._sample_ids: list[str] = []
+        self._samples: array[int] = array("q")
         self._images: array[int] = array("q")
-        self._image_numbers: dict[tuple[str, str, str], int] = {}
         self._outcomes: array[int] = array("b")
         self._has_target: array[int] = array("b")
         self._has_mask: array[int] = array("b")
@@ -150,8 +154,8 @@ class TableBuilder:
         self._selection: array[float] = array("d")
         self._pixels: array[int] = array("q")
         self._tokens: array[int] = array("q")
-        self._tags: list[Mapping[str, str]] = []
-        self._known_tags: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+        self._tags: array[int] = array("q")
+        self._tag_sets: dict[tuple[tuple[str, str], ...], int] = {}
         self._failures: Counter[str] = Counter()
 
     def add(self, rollout: Rollout) -> None:
@@ -174,10 +178,10 @@ class TableBuilder:
         for view in self._views:
             one = counts[view]
             self._areas[view].extend((one.intersection, one.union, one.predicted, one.target))
-        image = (rollout.dataset, rollout.split, rollout.image_id)
+        image = "\0".join((rollout.dataset, rollout.split, rollout.image_id))
         tags = tuple(sorted(rollout.tags.items()))
-        self._sample_ids.append(rollout.sample_id)
-        self._images.append(self._image_numbers.setdefault(image, len(self._image_numbers)))
+        self._samples.append(sample_digest(rollout.sample_id))
+        self._images.append(sample_digest(image))
         self._outcomes.append(int(outcome))
         self._has_target.append(has_target)
         self._has_mask.append(pair is not None)
@@ -194,32 +198,45 @@ class TableBuilder:
         )
         self._pixels.append(rollout.image_size[0] * rollout.image_size[1])
         self._tokens.append(rollout.completion_tokens)
-        self._tags.append(self._known_tags.setdefault(tags, dict(tags)))
+        self._tags.append(self._tag_sets.setdefault(tags, len(self._tag_sets)))
         if isinstance(rollout.answer, ParseFailure):
             self._failures[str(rollout.answer.kind)] += 1
 
     def build(self) -> QueryTable:
         """Return the table of everything added so far."""
-        areas = {}
-        for view, counts in self._areas.items():
-            columns = np.array(counts, dtype=np.int64).reshape(-1, 4)
-            areas[view] = Areas(*np.ascontiguousarray(columns.T))
         return QueryTable(
-            sample_ids=list(self._sample_ids),
-            images=np.array(self._images, dtype=np.int64),
+            samples=np.array(self._samples, dtype=np.int64),
+            images=_numbered(np.array(self._images, dtype=np.int64)),
             outcomes=np.array(self._outcomes, dtype=np.int8),
             has_target=np.array(self._has_target, dtype=np.bool_),
             has_mask=np.array(self._has_mask, dtype=np.bool_),
-            areas=areas,
+            areas={
+                view: Areas(*np.array(counts, dtype=np.int64).reshape(-1, 4).T)
+                for view, counts in self._areas.items()
+            },
             scores=np.array(self._scores, dtype=np.float64),
             box_ious=np.array(self._box_ious, dtype=np.float64),
             executor_scores=np.array(self._executor_scores, dtype=np.float64),
             selection=np.array(self._selection, dtype=np.float64).reshape(-1, 3),
             pixels=np.array(self._pixels, dtype=np.int64),
             tokens=np.array(self._tokens, dtype=np.int64),
-            tags=list(self._tags),
+            tags=np.array(self._tags, dtype=np.int64),
+            tag_sets=[dict(tags) for tags in self._tag_sets],
             failures=dict(self._failures),
         )
+
+
+def sample_digest(name: str) -> int:
+    """64 bits of a name's BLAKE2b hash, as a signed number: names of a benchmark in 8 bytes each."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _numbered(digests: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Replace digests by numbers from 0 in order of appearance: int64 [queries] to int64 [queries]."""
+    _, first, codes = np.unique(digests, return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), dtype=np.int64)
+    numbers[np.argsort(first)] = np.arange(len(first))
+    return numbers[codes]
 
 
 def build_table(rollouts: Iterable[Rollout], views: Iterable[View] = (View.NATIVE,)) -> QueryTable:

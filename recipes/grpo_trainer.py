@@ -26,12 +26,11 @@ from trl.trainer.utils import RepeatSampler
 
 from envs.segmentation import image_key
 from prompter.sampling.base import Sampler
-from recipes.length_batches import by_length
 from recipes.rollout_loop import RolloutLoop, Window
+from recipes.shared_prompts import log_probabilities
 from recipes.shared_vision import share_vision, sharing_processor
 from recipes.training_log import TrainingLog
 
-_PASSED_ON = ("batch_size", "compute_entropy", "compute_aux_loss")
 _SPLIT_BY_ROW = {"pixel_values", "image_grid_thw", "mm_token_type_ids"}
 
 
@@ -151,15 +150,29 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         *args: Any,
         **options: Any,
     ) -> Any:
-        """Log-probabilities as TRL's, computed in passes of rows of like length."""
-        compute = partial(super()._get_per_token_logps_and_entropies, model)
+        """Log-probabilities as TRL's, computed with one copy of each prompt (`recipes.shared_prompts`)."""
         given = {name: value for name, value in options.items() if value is not None}
+        wanted = bool(given.pop("compute_entropy", False))
         images = given.pop("num_images", None)
-        settings = {name: given.pop(name) for name in _PASSED_ON if name in given}
-        by_rows = {"pixel_values", "image_grid_thw"} <= given.keys() <= _SPLIT_BY_ROW
-        if args or not by_rows or settings.get("compute_aux_loss") or set(images or ()) != {1}:
-            return compute(input_ids, attention_mask, logits_to_keep, *args, **options)
-        return by_length(partial(compute, **settings), input_ids, attention_mask, logits_to_keep, **given)
+        given.pop("batch_size", None)  # how many rows TRL would hold at a time
+        inner = self.accelerator.unwrap_model(model)
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        # Attention masks of our own need PyTorch's attention.
+        packable = inner.config._attn_implementation == "sdpa" and not given.pop("compute_aux_loss", False)
+        if args or not packable or given.keys() != _SPLIT_BY_ROW or set(images or ()) != {1}:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **options
+            )
+        with self.accelerator.autocast():
+            logps, entropies = log_probabilities(
+                partial(model, fused_lm_head=True),
+                inner.model.get_rope_index,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                **given,
+            )
+        return logps, entropies if wanted else None, None
 
     def _fill(self, window: Window, wanted: int) -> list[Any]:
         """Keep the number of rows divisible into TRL's micro-batches; never hand over nothing.
