@@ -247,6 +247,43 @@ def test_the_difference_shows_a_sampler_left_behind(policy: Policy, tmp_path: Pa
     assert seam.trainer._metrics["train"][key][-1] > 5e-3
 
 
+def test_log_probabilities_are_those_of_trl(policy: Policy, tmp_path: Path) -> None:
+    """Ours share a prompt's copy among its completions; TRL's own method is asked beside them."""
+    from trl import GRPOTrainer
+
+    seam = make_seam(policy, tmp_path)
+    batch = seam.window([3, 0, 9, 4])
+    completions = batch["completion_ids"]
+    given = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    rows: tuple[Any, ...] = (
+        seam.trainer.model,
+        torch.cat([batch["prompt_ids"], completions], 1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+        completions.shape[1],
+    )
+    images = [1] * len(completions)
+    passes: list[int] = []
+    core = seam.trainer.model.get_base_model().model
+    plain_forward = core.forward
+
+    def counting(*args: Any, **options: Any) -> Any:
+        passes.append(len(options["input_ids"]))
+        return plain_forward(*args, **options)
+
+    core.forward = counting
+    ours = seam.trainer._get_per_token_logps_and_entropies(
+        *rows, compute_entropy=True, num_images=images, **given
+    )
+    assert passes == [4]
+    trl = GRPOTrainer._get_per_token_logps_and_entropies(
+        seam.trainer, *rows, compute_entropy=True, num_images=images, **given
+    )
+    assert passes == [4, 16]
+    kept = batch["completion_mask"].bool()
+    for mine, theirs in zip(ours[:2], trl[:2], strict=True):
+        torch.testing.assert_close(mine[kept], theirs[kept], rtol=1e-4, atol=1e-4)
+
+
 REMEDY = (
     "TRL changed: see what took its place in GRPOTrainer, adapt recipes/grpo_trainer.py, and pin the version."
 )
@@ -277,7 +314,12 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
     from trl import GRPOTrainer
     from trl.trainer.utils import RepeatSampler
 
-    for name in ("_generate_and_score_completions", "_get_train_sampler", "log"):
+    for name in (
+        "_generate_and_score_completions",
+        "_get_per_token_logps_and_entropies",
+        "_get_train_sampler",
+        "log",
+    ):
         assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
         assert name in vars(SegmentationGRPOTrainer)
     assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == [
@@ -285,6 +327,8 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
         "inputs",
     ], REMEDY
     assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
+    given = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert given[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"], REMEDY
     sampler = RepeatSampler([1, 2], mini_repeat_count=1, seed=3)
     assert (sampler.seed, sampler.generator.initial_seed()) == (3, 3), REMEDY
 
