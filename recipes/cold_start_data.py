@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,22 +55,34 @@ def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
     return forms[kind]
 
 
-def make_example(sample: Sample, policy: Policy, form: AnswerForm) -> Example:
-    """Turn a sample into an example whose answer prompts every target object in one form."""
+def make_example(sample: Sample, policy: Policy, form: AnswerForm, *, prose: bool = False) -> Example:
+    """Turn a sample into an example whose answer prompts every target object in one form.
+
+    With `prose` the answer is a sentence instead, which `prompter.parse` does not read.
+    """
     masks = reading_order(target_masks(sample))[: policy.settings.action_space.max_instances]
     points = 0 if form == "box" else min(1, policy.settings.action_space.positive_points)
     prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
     image = policy.model_image(sample.load_image())
     cell = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
     grid = (image.height // cell, image.width // cell)
+    numbers = _model_numbers(masks, policy, sample.image_size)
     return Example(
         sample.image_id,
         image,
         sample.query,
-        policy.render(prompts, sample.image_size),
+        _sentence(numbers) if prose else policy.render(prompts, sample.image_size),
         cell_coverage(masks, grid),
-        _model_numbers(masks, policy, sample.image_size),
+        numbers,
     )
+
+
+def _sentence(numbers: NDArray[np.int64]) -> str:
+    """Say where objects are as people would: their interior points, in the model frame."""
+    places = " and ".join(f"({x},{y})" for x, y in numbers[:, 4:].tolist())
+    if not places:
+        return "there is no such thing here."
+    return f"it is at {places}." if len(numbers) == 1 else f"they are at {places}."
 
 
 def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
@@ -104,12 +116,22 @@ class ExampleStream(IterableDataset):
         policy: how questions and answers are written.
         seed: of order and forms.
         queries_per_image: consecutive samples that belong together and are emitted together.
+        prose: share of answers that are sentences, by the question's tag `length`.
     """
 
-    def __init__(self, source: SampleSource, policy: Policy, *, seed: int, queries_per_image: int) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        policy: Policy,
+        *,
+        seed: int,
+        queries_per_image: int,
+        prose: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.source, self.policy = source, policy
         self.seed, self.queries_per_image = seed, queries_per_image
+        self.prose = prose or {}
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()
@@ -123,7 +145,10 @@ class ExampleStream(IterableDataset):
                 drawn = np.random.default_rng([self.seed, epoch, int(image)])
                 for query in range(self.queries_per_image):
                     sample = self.source[int(image) * self.queries_per_image + query]
-                    yield make_example(sample, self.policy, forms[int(drawn.integers(len(forms)))])
+                    form = forms[int(drawn.integers(len(forms)))]
+                    share = self.prose.get(sample.tags.get("length", ""), 0.0)
+                    prose = share > 0 and bool(drawn.random() < share)
+                    yield make_example(sample, self.policy, form, prose=prose)
             epoch += 1
 
 
@@ -192,9 +217,9 @@ class Collator:
         }
 
     def _objects(self, answer_ids: Sequence[int]) -> list[int]:
-        """Which object of the answer each token belongs to: they begin with a brace."""
+        """Which object of the answer each token belongs to: they begin with a brace, in prose with a bracket."""
         pieces = self.policy.processor.tokenizer.convert_ids_to_tokens(list(answer_ids))
-        return list(np.cumsum(["{" in piece for piece in pieces]) - 1)
+        return list(np.cumsum(["{" in piece or "(" in piece for piece in pieces]) - 1)
 
     def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
         processor = self.policy.processor

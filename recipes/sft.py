@@ -50,6 +50,8 @@ class ColdStartConfig(StrictModel):
         init: continue from this checkpoint instead of random weights.
         action_space: what it may answer with; with `any`, each answer's form is drawn at random, so
             that reinforcement learning can find out which form the segmenter serves best.
+        prose: share of answers that are sentences, by the question's tag `length` (`short`, `long`).
+            Models that were pre-trained on people's talk answer so; nothing here reads it.
         auxiliary: weights of the auxiliary losses.
         batch_size, steps, learning_rate, warmup_steps, weight_decay: optimisation (AdamW, cosine).
         probe_every, probe_samples: how often, and on how many validation samples, localisation is
@@ -65,6 +67,7 @@ class ColdStartConfig(StrictModel):
     policy: SmallPolicySize = SmallPolicySize()
     init: str | None = None
     action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
+    prose: dict[str, float] = Field(default_factory=dict)
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=96, ge=1)
@@ -191,7 +194,11 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         model=learner,
         args=arguments,
         train_dataset=ExampleStream(
-            source, policy, seed=config.seed, queries_per_image=config.queries_per_image
+            source,
+            policy,
+            seed=config.seed,
+            queries_per_image=config.queries_per_image,
+            prose=config.prose,
         ),
         data_collator=_Wrapped(collate),
         callbacks=[Export()],
