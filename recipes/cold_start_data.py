@@ -217,7 +217,7 @@ class Collator:
         }
 
     def _objects(self, answer_ids: Sequence[int]) -> list[int]:
-        """Which object of the answer each token belongs to: they begin with a brace, in prose with a bracket."""
+        """Which object of the answer each token belongs to: each begins with a brace, in prose a bracket."""
         pieces = self.policy.processor.tokenizer.convert_ids_to_tokens(list(answer_ids))
         return list(np.cumsum(["{" in piece or "(" in piece for piece in pieces]) - 1)
 
