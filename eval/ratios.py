@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 
+_RESAMPLED = 250_000
+"""Draws held at one time, 8 bytes each, whatever the number of queries."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -189,7 +192,7 @@ def _resamples(units: int, settings: Bootstrap) -> Iterator[Float]:
     if units == 0:
         return
     generator = np.random.default_rng(settings.seed)
-    block = max(1, 2_000_000 // units)
+    block = max(1, _RESAMPLED // units)
     for start in range(0, settings.rounds, block):
         weights = np.empty((min(block, settings.rounds - start), units))
         for row in weights:
