@@ -138,7 +138,7 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
         options: for an endpoint, the fields of `eval.endpoint.EndpointSettings`; for SAM 3, those of
             `eval.text_segmenter.TextSegmenterSettings`; for a checkpoint,
             overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
-            `adapter` (folder of a LoRA adapter); none for a baseline.
+            `adapter` (folder of a LoRA adapter, or shipped:NAME); none for a baseline.
 
     Raises:
         UserError: if the name or an option is unknown.
@@ -163,11 +163,13 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
 
 def _open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
     """Open a checkpoint greedily; options `sampler` and `adapter` are taken out, the rest is its protocol."""
-    from prompter.policy import load_policy
+    from prompter.policy import load_policy, resolve_source
     from prompter.sampling.config import SamplerConfig, open_sampler
 
     given = options.pop("sampler", {})
     adapter = options.pop("adapter", None)
+    if adapter is not None:
+        adapter = resolve_source(str(adapter), "adapter")
     try:
         config = SamplerConfig.model_validate({"kind": _default_sampler(), **given})
     except ValidationError as error:

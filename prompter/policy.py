@@ -213,18 +213,19 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 """Checkpoints that come with the package."""
 
 
-def resolve_source(source: str) -> str:
+def resolve_source(source: str, kind: Literal["policy", "adapter"] = "policy") -> str:
     """Turn `shipped:NAME` into the folder of a checkpoint that comes with the package.
 
     Raises:
-        UserError: if there is no such checkpoint.
+        UserError: if there is no such checkpoint of this kind.
     """
     scheme, colon, name = source.partition(":")
     if not colon or scheme != "shipped":
         return source
-    known = [path.parent.name for path in SHIPPED.glob("*/config.json")]
+    file = {"policy": "config.json", "adapter": "adapter_config.json"}[kind]
+    known = [path.parent.name for path in SHIPPED.glob(f"*/{file}")]
     if name not in known:
-        raise UserError(f"no policy {name!r} is shipped.{did_you_mean(name, known)}")
+        raise UserError(f"no {kind} {name!r} is shipped.{did_you_mean(name, known)}")
     return str(SHIPPED / name)
 
 

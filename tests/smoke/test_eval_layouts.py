@@ -149,7 +149,8 @@ def test_shipped_policy_and_mobile_sam(
     key: str, tmp_path: Path, hub_cache: Path, segmenter: str, processes: ForkServerContext
 ) -> None:
     words, expected = opened(FIXTURES[key], tmp_path / "data")
-    words += ["--policy", "shipped:small-policy", "--policy-option", "sampler.kind=hf"]
+    words += ["--policy", "shipped:small-policy", "--policy-option", "adapter=shipped:small-policy-demo"]
+    words += ["--policy-option", "sampler.kind=hf"]
     words += ["--executor", segmenter, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
@@ -159,6 +160,7 @@ def test_shipped_policy_and_mobile_sam(
     rollouts = list(read_rollouts(whole / "rollouts" / "mobile-sam.jsonl"))
     assert [rollout.sample_id for rollout in rollouts] == expected
     assert len({rollout.completion for rollout in rollouts}) > 1
+    assert any(rollout.predicted_ious for rollout in rollouts), "the segmenter was never asked"
     results = json.loads((whole / "results.json").read_text())["mobile-sam"]
     assert results["queries"] == len(expected) and results["executor_failures"] == 0
     assert results["mean_tokens"] > 1 and results["mean_executor_score"] is not None

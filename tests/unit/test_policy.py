@@ -174,6 +174,10 @@ def test_shipped_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             resolve_source(f"shipped:{name}")
         assert str(caught.value) == f"no policy {name!r} is shipped. {hint}"
+    (tmp_path / "half" / "adapter_config.json").write_text("{}")
+    assert resolve_source("shipped:half", "adapter") == str(tmp_path / "half")
+    with pytest.raises(UserError, match="no adapter 'tiny' is shipped"):
+        resolve_source("shipped:tiny", "adapter")
     assert resolve_source("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert resolve_source("C:/models/x") == "C:/models/x"
 
