@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from prompter.files import atomic_write
+from prompter.memory import peak_memory_mb, reset_peak_memory
 
 if TYPE_CHECKING:
     from envs.executors.config import ExecutorConfig
@@ -192,7 +193,7 @@ def _timed(workload: Workload, work: Callable[[], Any]) -> tuple[Phase, Any]:
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    _reset_peak_memory()
+    reset_peak_memory()
     cpu, wall = time.process_time(), time.perf_counter()
     result = work()
     if on_gpu:
@@ -204,30 +205,10 @@ def _timed(workload: Workload, work: Callable[[], Any]) -> tuple[Phase, Any]:
         images=len(workload.images),
         completions=workload.completions,
         instances=workload.instances,
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(),
         peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 1e6 if on_gpu else 0.0,
     )
     return phase, result
-
-
-def _reset_peak_memory() -> None:
-    """Let the kernel forget the highest memory so far (Linux); elsewhere the peak is the process's."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
-
-
-def _peak_memory_mb() -> float:
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024 / 1e6
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _cpu_name() -> str:

@@ -36,6 +36,7 @@ from eval.results import rescore, results_text
 from eval.runner import EvaluationRun, evaluate
 from prompter.config_files import describe_validation_error
 from prompter.errors import UserError
+from prompter.memory import peak_memory_mb
 from prompter.run_folder import RunFolder
 
 RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
@@ -117,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
                 keep_instances=arguments.keep_instances,
             )
             reports.append(_finish(done, source, text, protocols))
+    print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
     for report in reports:
         print(report)
     return 0

@@ -9,8 +9,6 @@ byte for byte as if nothing had happened. At no time is more than one chunk in m
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from eval.answerers import Answer, Answerer
 from eval.own_masks import OwnMasks
 from prompter.errors import UserError
 from prompter.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
+from prompter.memory import give_back_memory
 from prompter.run_folder import RunFolder
 from prompter.types import FailureKind, ParseFailure, PromptSet
 from rewards.mask import mask_iou
@@ -131,16 +130,8 @@ def evaluate(
                         running.add(None if rollout.target is None else mask_iou(rollout), rollout.answer)
             bar.set_postfix_str(running.text(), refresh=False)
             bar.update(len(batch))
-    _give_back_memory()
+    give_back_memory()
     return EvaluationRun(folder, files)
-
-
-def _give_back_memory() -> None:
-    """Hand freed memory back to the system, so that scoring does not come on top of it (GNU libc only)."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _segmented(
