@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 from envs.masks import decode_rle
 from envs.rollout import Rollout
-from eval.cases import choose_cases
+from eval.cases import CaseGroup, choose_cases
 from eval.drawing import BOX, NEGATIVE, POSITIVE, PREDICTED, TRUE, data_url, draw_panel
 from eval.metrics import shared_queries
 from eval.queries import QueryTable, sample_digest
@@ -29,39 +31,67 @@ _KEY = "".join(
 )
 
 
+@dataclass(frozen=True)
+class Case:
+    """A query to show.
+
+    Args:
+        sample: `eval.queries.sample_digest` of its id.
+        before, after: its IoU; `before` is None without such a run.
+    """
+
+    sample: int
+    before: float | None
+    after: float
+
+
+def pick_cases(before: QueryTable | None, after: QueryTable) -> list[tuple[CaseGroup, list[Case]]]:
+    """Choose the queries to show (`eval.cases`), and keep of the tables what their pictures need."""
+    if before is not None:
+        before, after = shared_queries(before, after)
+    return [
+        (
+            group,
+            [
+                Case(
+                    int(after.samples[row]),
+                    None if before is None else float(before.scores[row]),
+                    float(after.scores[row]),
+                )
+                for row in group.rows
+            ],
+        )
+        for group in choose_cases(after, before)
+    ]
+
+
 def case_pictures(
     samples: Samples | None,
-    before: tuple[Path | None, QueryTable | None],
-    after: tuple[Path, QueryTable],
+    before: Path | None,
+    after: Path,
+    picked: Sequence[tuple[CaseGroup, Sequence[Case]]],
 ) -> list[str]:
     """Chosen queries with their pictures, as parts of a page (HTML).
 
     Args:
         samples: where the images come from, in the order of the file `after`; masks are drawn on
             grey where they do not hold a query.
-        before, after: a file of rollouts and its table; `before` may be (None, None).
+        before, after: files of rollouts; `before` may be None.
+        picked: from `pick_cases`.
     """
-    table_before, table_after = before[1], after[1]
-    if table_before is not None:
-        table_before, table_after = shared_queries(table_before, table_after)
-    groups = choose_cases(table_after, table_before)
-    wanted = {int(table_after.samples[row]) for group in groups for row in group.rows}
+    wanted = {case.sample for _, cases in picked for case in cases}
     if not wanted:
         return []
-    lines_after = _pick(after[0], wanted)
-    lines_before = {} if before[0] is None else _pick(before[0], wanted)
+    lines_after = _pick(after, wanted)
+    lines_before = {} if before is None else _pick(before, wanted)
     body = ["<h2>Queries</h2>", f"<p>{_KEY}</p>"]
-    for group in groups:
+    for group, cases in picked:
         body.append(f'<h2>{escape(group.title)}</h2><p class="soft">{escape(group.note)}</p>')
-        for row in group.rows:
-            sample = int(table_after.samples[row])
-            line, rollout = lines_after[sample]
-            scores = (
-                None if table_before is None else float(table_before.scores[row]),
-                float(table_after.scores[row]),
-            )
-            earlier = lines_before[sample][1] if sample in lines_before else None
-            body.append(_case(rollout, earlier, scores, _image(samples, line, rollout)))
+        for case in cases:
+            line, rollout = lines_after[case.sample]
+            earlier = lines_before[case.sample][1] if case.sample in lines_before else None
+            image = _image(samples, line, rollout)
+            body.append(_case(rollout, earlier, (case.before, case.after), image))
     return body
 
 

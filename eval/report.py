@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from eval.case_pictures import case_pictures
+from eval.case_pictures import case_pictures, pick_cases
 from eval.charts import Series, bar_chart, line_chart, smoothed
 from eval.metrics import STRICT, compare, shared_queries, summarise
 from eval.page import page, table, tile
@@ -97,7 +97,9 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
     body += _curves(given.metrics)
     body += _all_protocols(given.results)
     body += _breakdowns(before, after)
-    body += case_pictures(given.samples, (given.before, before), (given.after, after))
+    picked = pick_cases(before, after)
+    del before, after  # pictures take memory too, and need the tables no more
+    body += case_pictures(given.samples, given.before, given.after, picked)
     if given.config:
         text = yaml.safe_dump(dict(given.config), sort_keys=False, allow_unicode=True)
         body.append(
