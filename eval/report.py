@@ -25,6 +25,7 @@ from eval.ratios import Bootstrap, Difference, Interval
 from eval.results import percent
 from eval.runner import Samples
 from eval.views import View
+from prompter.memory import give_back_memory
 from prompter.run_folder import RunFolder
 from rewards.replay import read_rollouts
 
@@ -99,6 +100,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
     body += _breakdowns(before, after)
     picked = pick_cases(before, after)
     del before, after  # pictures take memory too, and need the tables no more
+    give_back_memory()
     body += case_pictures(given.samples, given.before, given.after, picked)
     if given.config:
         text = yaml.safe_dump(dict(given.config), sort_keys=False, allow_unicode=True)

@@ -12,6 +12,7 @@ from eval.protocols import get_protocols
 from eval.ratios import Bootstrap
 from prompter.errors import UserError
 from prompter.files import atomic_write
+from prompter.memory import give_back_memory
 from prompter.run_folder import RunFolder
 
 RESULTS = "results.json"
@@ -39,6 +40,7 @@ def rescore(
     results = {}
     for path in evaluation_files(folder):
         results[path.stem] = summarise(score_file(path, chosen), chosen, bootstrap)
+        give_back_memory()
     with atomic_write(folder.path / RESULTS) as handle:
         json.dump(results, handle, indent=1, ensure_ascii=False)
         handle.write("\n")
