@@ -99,6 +99,8 @@ class QueryTable:
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> QueryTable:
         """Return the table of some rows (a bool mask or indices [rows]); `failures` is kept whole."""
+        if rows.dtype == np.bool_ and rows.all():
+            return self  # no copy of a long table for nothing
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         areas = {
             view: Areas(
@@ -129,8 +131,7 @@ class QueryTable:
 
     def answered(self) -> QueryTable:
         """Return the table without the queries whose segmenter failed."""
-        kept = self.outcomes != Outcome.EXECUTOR_FAILED
-        return self if kept.all() else self.select(kept)
+        return self.select(self.outcomes != Outcome.EXECUTOR_FAILED)
 
 
 class TableBuilder:
