@@ -103,10 +103,10 @@ def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
     for tag in dict.fromkeys(tag for tags in table.tag_sets for tag in tags):
         values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
         place = {value: index for index, value in enumerate(values)}
-        of_set = np.array(
-            [place.get(tags.get(tag, ""), -1) if tag in tags else -1 for tags in table.tag_sets]
-        )
-        result[tag] = _by_value(table, values, of_set[table.tags])
+        of_set = np.array([place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets])
+        by_value = _by_value(table, values, of_set[table.tags])
+        if by_value:  # a part of a table may hold no query with this tag
+            result[tag] = by_value
     result[SIZE_TAG] = _by_value(table, _SIZE_NAMES, _sizes(table))
     return result
 
@@ -164,10 +164,8 @@ def shared_queries(first: QueryTable, second: QueryTable) -> tuple[QueryTable, Q
     for table in (first, second):
         if len(np.unique(table.samples)) != len(table):
             raise UserError("A run holds a sample twice, so it cannot be compared query by query.")
-    order = np.argsort(second.samples)
-    places = np.searchsorted(second.samples, first.samples, sorter=order).clip(max=len(second) - 1)
-    partners = order[places]
-    shared = second.samples[partners] == first.samples
-    if not shared.any():
+    _, rows, partners = np.intersect1d(first.samples, second.samples, assume_unique=True, return_indices=True)
+    if not len(rows):
         raise UserError("The two runs share no query; evaluate both on the same benchmark and split.")
-    return first.select(shared), second.select(partners[shared])
+    order = np.argsort(rows)
+    return first.select(rows[order]), second.select(partners[order])

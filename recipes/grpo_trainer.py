@@ -5,8 +5,8 @@ is ours: completions come from a `RolloutLoop` (any sampler, any executor), rewa
 with them, and groups that teach nothing never reach the loss.
 
 The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`, `_last_loaded_step`,
-`_generate_and_score_completions`,
-`_get_per_token_logps_and_entropies`), so TRL is pinned and `tests/contract/test_grpo_trainer.py` holds it.
+`_generate_and_score_completions`, `_get_per_token_logps_and_entropies`), so TRL is pinned and
+`tests/contract/test_grpo_trainer.py` holds it.
 """
 
 from __future__ import annotations
@@ -153,12 +153,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         """Log-probabilities as TRL's, computed with one copy of each prompt (`recipes.shared_prompts`)."""
         given = {name: value for name, value in options.items() if value is not None}
         wanted = bool(given.pop("compute_entropy", False))
+        auxiliary = bool(given.pop("compute_aux_loss", False))
         images = given.pop("num_images", None)
         given.pop("batch_size", None)  # how many rows TRL would hold at a time
         inner = self.accelerator.unwrap_model(model)
         inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
         # Attention masks of our own need PyTorch's attention.
-        packable = inner.config._attn_implementation == "sdpa" and not given.pop("compute_aux_loss", False)
+        packable = inner.config._attn_implementation == "sdpa" and not auxiliary
         if args or not packable or given.keys() != _SPLIT_BY_ROW or set(images or ()) != {1}:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **options

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from recipes.shared_vision import distinct_images
+
 PASS_TOKENS = 8192
 """Tokens (with padding) that go through the model in one pass; at least one packed row does."""
 
@@ -41,14 +43,6 @@ class Packed:
     def __len__(self) -> int:
         # Each completion is preceded by the prompt's last token, whose hidden state tells its first.
         return self.prompt - 1 + sum(self.lengths) + len(self.lengths)
-
-    def starts(self) -> list[int]:
-        """Where each completion's part begins, with the repeated last token of the prompt."""
-        places, start = [], self.prompt - 1
-        for length in self.lengths:
-            places.append(start)
-            start += length + 1
-        return places
 
 
 def log_probabilities(
@@ -95,13 +89,10 @@ def log_probabilities(
             image_grid_thw=image_grid_thw[firsts],
             attention_mask=attention_mask[firsts, :width],
         )
-        ids, labels, where, owner = [], [], [], []
-        for number, pack in enumerate(chosen):
-            one = _row(pack, input_ids, prompt_positions[:, number], width)
-            ids.append(one[0])
-            labels.append(one[1])
-            where.append(one[2])
-            owner.append(one[3])
+        laid_out = (
+            _row(pack, input_ids, prompt_positions[:, number], width) for number, pack in enumerate(chosen)
+        )
+        ids, labels, where, owner = map(list, zip(*laid_out, strict=True))
         batch_labels = pad_sequence(labels, batch_first=True, padding_value=-100)
         output = score(
             input_ids=pad_sequence(ids, batch_first=True),
@@ -131,19 +122,16 @@ def _packs(
     """Group rows whose prompt (tokens and image) is the same."""
     lengths = attention_mask[:, width:].sum(1).tolist()
     prompts = attention_mask[:, :width].sum(1).tolist()
-    ids, shapes = input_ids[:, :width].tolist(), grids.tolist()
-    groups: dict[tuple[Any, ...], list[list[int]]] = {}
+    ids = input_ids[:, :width].tolist()
+    _, images = distinct_images(patches, grids)
+    groups: dict[tuple[int, ...], list[list[int]]] = {}
     for row, length in enumerate(lengths):
-        # Tokens and the image's sum say which rows are worth comparing; equality of the image decides.
-        key = (*shapes[row], float(patches[row].double().sum()), *ids[row][width - prompts[row] :])
-        for group in groups.setdefault(key, []):
-            held = sum(lengths[other] for other in group)
-            fits = held + length <= MOST_COMPLETION_TOKENS * prompts[row]
-            if fits and torch.equal(patches[group[0]], patches[row]):
-                group.append(row)
-                break
+        found = groups.setdefault((images[row], *ids[row][width - prompts[row] :]), [])
+        held = sum(lengths[other] for other in found[-1]) if found else 0
+        if found and held + length <= MOST_COMPLETION_TOKENS * prompts[row]:
+            found[-1].append(row)
         else:
-            groups[key].append([row])
+            found.append([row])
     return [
         Packed(prompts[group[0]], tuple(group), tuple(lengths[row] for row in group))
         for found in groups.values()

@@ -65,7 +65,7 @@ def share_vision(model: nn.Module) -> bool:
 
     def shared(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **options: Any) -> Any:
         sizes = grid_thw.prod(-1).tolist()
-        numbers, order = _distinct(hidden_states.split(sizes), grid_thw)
+        numbers, order = distinct_images(hidden_states.split(sizes), grid_thw)
         with torch.no_grad():
             if len(numbers) == len(sizes):
                 return plain(hidden_states, grid_thw=grid_thw, **options)
@@ -86,7 +86,7 @@ def share_vision(model: nn.Module) -> bool:
     return True
 
 
-def _distinct(parts: Sequence[torch.Tensor], grids: torch.Tensor) -> tuple[list[int], list[int]]:
+def distinct_images(parts: Sequence[torch.Tensor], grids: torch.Tensor) -> tuple[list[int], list[int]]:
     """Find equal images.
 
     Returns:
