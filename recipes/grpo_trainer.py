@@ -5,8 +5,8 @@ is ours: completions come from a `RolloutLoop` (any sampler, any executor), rewa
 with them, and groups that teach nothing never reach the loss.
 
 The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`, `_last_loaded_step`,
-`_generate_and_score_completions`, `_get_per_token_logps_and_entropies`), so TRL is pinned and
-`tests/contract/test_grpo_trainer.py` holds it.
+`_generate_and_score_completions`, `_get_per_token_logps_and_entropies`), so TRL is pinned;
+`tests/contract/test_trl.py` and `test_grpo_trainer.py` hold it.
 """
 
 from __future__ import annotations

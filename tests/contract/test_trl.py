@@ -1,0 +1,57 @@
+"""What `recipes.grpo_trainer` uses of TRL without TRL's promise is still there, under the same names."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from recipes.grpo_trainer import SegmentationGRPOTrainer
+
+REMEDY = (
+    "TRL changed: see what took its place in GRPOTrainer, adapt recipes/grpo_trainer.py, and pin the version."
+)
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "self.vllm_generation.sync_weights(",
+        "self.vllm_generation.generate(",
+        "self._last_loaded_step",
+        "if self.use_vllm",
+        "self._metrics[mode]",
+        '"sampling/sampling_logp_difference/mean"',
+        '"sampling_per_token_logps"',
+        '"num_items_in_batch"',
+        "self.shuffle_dataset",
+    ],
+)
+def test_trl_still_uses_what_the_seam_plugs_into(used: str) -> None:
+    from trl import GRPOTrainer
+
+    assert used in inspect.getsource(GRPOTrainer), REMEDY
+
+
+def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
+    from transformers import Trainer
+    from trl import GRPOTrainer
+    from trl.trainer.utils import RepeatSampler
+
+    for name in (
+        "_generate_and_score_completions",
+        "_get_per_token_logps_and_entropies",
+        "_get_train_sampler",
+        "log",
+    ):
+        assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
+        assert name in vars(SegmentationGRPOTrainer)
+    assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == [
+        "self",
+        "inputs",
+    ], REMEDY
+    assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
+    given = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert given[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"], REMEDY
+    sampler = RepeatSampler([1, 2], mini_repeat_count=1, seed=3)
+    assert (sampler.seed, sampler.generator.initial_seed()) == (3, 3), REMEDY
