@@ -258,7 +258,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", default="mobile-sam", metavar="FAMILY[:MODEL]", help="the segmenter")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--multimask", default="single", help="single or best")
+    parser.add_argument(
+        "--multimask", help="single or best; default: best for onnx, whose exported graph knows nothing else"
+    )
     parser.add_argument("--cache-dtype", default="float32", help="float32, float16 or int8")
     parser.add_argument("--encode-batch", type=int, default=1, help="images per forward pass of the encoder")
     parser.add_argument("--dataset", default="aerial-buildings:train", metavar="NAME:SPLIT")
@@ -284,11 +286,12 @@ def run(arguments: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
             )
     dataset, split = split_name(arguments.dataset)
+    family = arguments.executor.partition(":")[0]
     config = ExecutorConfig.from_text(
         arguments.executor,
         dtype=arguments.dtype,
         device=arguments.device,
-        multimask=arguments.multimask,
+        multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
         cache_dtype=arguments.cache_dtype,
         encode_batch=arguments.encode_batch,
     )

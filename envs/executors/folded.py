@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.folded_attention import ImageSide
-from envs.executors.promptable import PromptableExecutor, freeze, resolve_device
+from envs.executors.promptable import PromptableExecutor, freeze, point_arrays, resolve_device
 from envs.executors.sam_decode import SamDecoder
 from prompter.types import Instance
 
@@ -28,6 +28,8 @@ class FoldedExecutor(PromptableExecutor):
         identity: the fingerprint under which embeddings are kept.
     """
 
+    thread_safe = True
+
     def __init__(self, prompt_encoder: Any, mask_decoder: Any, config: ExecutorConfig, identity: str) -> None:
         super().__init__(identity, resolve_device(config.device), config.mask_threshold)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
@@ -40,8 +42,13 @@ class FoldedExecutor(PromptableExecutor):
         self.low_res = (4 * height, 4 * width)
 
     @abstractmethod
-    def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
-        """Prompt tokens [1, P, C] of one instance, float32, by the package's own prompt encoder."""
+    def prompt_tokens(self, embedding: Embedding, instances: Sequence[Instance]) -> Tensor:
+        """Prompt tokens [B, P, C] of instances, float32, by the package's own prompt encoder.
+
+        Args:
+            embedding: of their image.
+            instances: all with a box or all without, with equally many points.
+        """
 
     @abstractmethod
     def image_side(self, embedding: Embedding) -> ImageSide:
@@ -68,23 +75,32 @@ class FoldedExecutor(PromptableExecutor):
         logits = torch.empty((len(instances), *self.low_res), device=self.device)
         ious = torch.empty(len(instances), device=self.device)
         # A padding token would change the attention, so only prompts of equally many tokens share a batch.
-        buckets: dict[int, list[tuple[int, Tensor]]] = {}
-        for index, (instance, given) in enumerate(zip(instances, mask_prompts, strict=True)):
-            tokens = self.prompt_tokens(embedding, instance)
-            if given is None:
-                buckets.setdefault(tokens.shape[1], []).append((index, tokens))
-            else:
-                mask = torch.as_tensor(given, dtype=torch.float32, device=self.device)
-                if tuple(mask.shape) != self.low_res:
-                    raise ValueError(
-                        f"a mask prompt must have shape {list(self.low_res)}, but got {list(mask.shape)}"
-                    )
-                logits[index], ious[index] = self.decode_with_mask(embedding, tokens, mask[None, None])
-        if buckets:
+        alike: dict[tuple[bool, int], list[int]] = {}
+        for index, instance in enumerate(instances):
+            points, _ = point_arrays(instance)
+            alike.setdefault((instance.box is not None, len(points)), []).append(index)
+        plain: dict[int, list[tuple[list[int], Tensor]]] = {}
+        for rows in alike.values():
+            tokens = self.prompt_tokens(embedding, [instances[index] for index in rows])
+            for index, one in zip(rows, tokens, strict=True):
+                given = mask_prompts[index]
+                if given is not None:
+                    mask = torch.as_tensor(given, dtype=torch.float32, device=self.device)
+                    if tuple(mask.shape) != self.low_res:
+                        raise ValueError(
+                            f"a mask prompt must have shape {list(self.low_res)}, but got {list(mask.shape)}"
+                        )
+                    refined = self.decode_with_mask(embedding, one[None], mask[None, None])
+                    logits[index], ious[index] = refined
+            without = [i for i, index in enumerate(rows) if mask_prompts[index] is None]
+            if without:
+                places = [rows[i] for i in without]
+                plain.setdefault(tokens.shape[1], []).append((places, tokens[without]))
+        if plain:
             side = self.image_side(embedding)
-            for members in buckets.values():
-                rows = [index for index, _ in members]
-                logits[rows], ious[rows] = self.decoder.decode(side, torch.cat([t for _, t in members]))
+            for members in plain.values():
+                places = [index for part, _ in members for index in part]
+                logits[places], ious[places] = self.decoder.decode(side, torch.cat([t for _, t in members]))
         return logits, ious
 
     def choose(self, low_res: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,13 +23,15 @@ class ImageSlice:
         where: which of the N tokens.
         keys: [n, C] image tokens with the "no mask" embedding added.
         first_queries: [H, D, n] queries of the first image-to-token attention.
-        upscale_biases: what the two upscaling layers add: each layer's bias, and with SAM 2 its feature
-            map, [n, 4 * C / 4] and [4 * n, 4 * C / 8].
+        upscaled: [n, C] the image's own part of the first upscaling layer (`FoldedUpscaling`).
+        upscale_biases: what the two upscaling layers add: each layer's bias [4 * C / 4] and [4 * C / 8],
+            or with SAM 2's feature maps [n, 4 * C / 4] and [4 * n, 4 * C / 8].
     """
 
     where: slice
     keys: Tensor
     first_queries: Tensor
+    upscaled: Tensor
     upscale_biases: tuple[Tensor, Tensor]
 
 
@@ -139,30 +141,36 @@ class FoldedAttention:
         return (folded + out.bias / self.heads).flatten(1, 2)
 
     def over_tokens(self, scores: Tensor) -> Tensor:
-        """Softmax over the tokens of each head: [B, H * T, n] -> the transpose [B, n, H * T]."""
-        return torch.softmax(scores.unflatten(1, (self.heads, -1)), dim=2).flatten(1, 2).mT
+        """Softmax over the tokens of each head: [B, H * T, n] -> the same shape."""
+        return torch.softmax(scores.unflatten(1, (self.heads, -1)), dim=2).flatten(1, 2)
 
 
-class RunningAttention:
-    """Attention of tokens to an image that comes slice by slice (Milakov and Gimelshein, 2018)."""
+class TokenReading:
+    """Tokens that read an image whose tokens come slice by slice.
+
+    Args:
+        tokens: what is compared with the image.
+    """
 
     def __init__(self, tokens: FoldedTokens) -> None:
         self.tokens = tokens
-        # Sums over thousands of image tokens are kept in float32 whatever the model's type.
-        self.top = torch.full((*tokens.folded.shape[:2], 1), -math.inf, device=tokens.folded.device)
-        self.total = torch.zeros_like(self.top)
-        self.mixed = torch.zeros_like(tokens.folded, dtype=torch.float32)
+        self._scores: list[Tensor] = []
+        self._slices: list[Tensor] = []
 
     def add(self, x: Tensor, where: slice) -> None:
-        """Take in the next slice of image tokens, [B, n, C]."""
-        scores = self.tokens.scores(x, where).float()  # [B, H * T, n]
-        top = torch.maximum(self.top, scores.amax(dim=-1, keepdim=True))
-        weights = scores.sub_(top).exp_()
-        shrink = (self.top - top).exp_()
-        self.total.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
-        self.mixed.mul_(shrink).add_(weights.to(x.dtype) @ x)
-        self.top = top
+        """Take in the next slice of image tokens, [B, n, C]; it must stay as it is until the result."""
+        self._scores.append(self.tokens.scores(x, where))
+        self._slices.append(x)
 
     def result(self) -> Tensor:
-        """Weighted sums of the image tokens so far, [B, H * T, C]."""
-        return (self.mixed / self.total).to(self.tokens.folded.dtype)
+        """Weighted sums of the image tokens, [B, H * T, C]."""
+        sizes = [x.shape[1] for x in self._slices]
+        weights = torch.softmax(torch.cat(self._scores, dim=-1), dim=-1).split(sizes, dim=-1)
+        total = weights[0] @ self._slices[0]
+        if len(sizes) == 1:
+            return total
+        # Sums over thousands of image tokens are kept in float32 whatever the model's type.
+        mixed = total.to(torch.promote_types(total.dtype, torch.float32))
+        for part, x in zip(weights[1:], self._slices[1:], strict=True):
+            mixed += part @ x
+        return mixed.to(total.dtype)

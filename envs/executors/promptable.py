@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.executors.base import SERVING_ERRORS, Embedding, Executor, ExecutorFailure, Segmentation
-from envs.executors.upsample import MaskUpsampler
+from envs.executors.parallel import parallel_map
+from envs.executors.upsample import mask_upsampler
 from envs.masks import Mask
 from prompter.types import Instance, PromptSet
 
 FULL_MASK_BYTES = 256_000_000
 """Bound on the instance masks of one image that are held at full resolution at once."""
+
+IMAGES_PER_THREAD = 2
+"""Images at which threads take an image each. Fewer would leave some without work at the end."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class PromptableExecutor(Executor):
         device: where decoding runs.
         mask_threshold: a pixel is foreground where its logit is greater.
     """
+
+    # Whether `decode_image` may run in several threads at once.
+    thread_safe = False
 
     def __init__(self, fingerprint: str, device: torch.device, mask_threshold: float) -> None:
         self.fingerprint = fingerprint
@@ -92,15 +99,26 @@ class PromptableExecutor(Executor):
         groups: dict[int, list[int]] = {}
         for index, embedding in enumerate(embeddings):
             groups.setdefault(id(embedding), []).append(index)
-        results: list[Segmentation | ExecutorFailure | None] = [None] * len(prompts)
         keep = (keep_instances, keep_logits)
-        for indices in groups.values():
-            embedding = embeddings[indices[0]]
+
+        def decode_group(indices: list[int]) -> list[Segmentation | ExecutorFailure]:
             sets = [prompts[i] for i in indices]
             masks = [None if mask_prompts is None else mask_prompts[i] for i in indices]
-            for index, result in zip(indices, self._decode_group(embedding, sets, masks, keep), strict=True):
-                results[index] = result
-        return [result for result in results if result is not None]
+            return self._decode_group(embeddings[indices[0]], sets, masks, keep)
+
+        # The most work first, so that threads end together.
+        images = sorted(groups.values(), key=lambda indices: -sum(len(prompts[i]) for i in indices))
+        many = len(images) >= IMAGES_PER_THREAD * torch.get_num_threads()
+        if self.thread_safe and self.device.type == "cpu" and many:
+            decoded = parallel_map(decode_group, images)
+        else:
+            decoded = [decode_group(indices) for indices in images]
+        results = {
+            index: result
+            for indices, group in zip(images, decoded, strict=True)
+            for index, result in zip(indices, group, strict=True)
+        }
+        return [results[index] for index in range(len(prompts))]
 
     def _decode_group(
         self,
@@ -164,10 +182,11 @@ class PromptableExecutor(Executor):
         """Unite the masks of each prompt set; `rows` holds its instances' places in `logits`."""
         width, height = embedding.image_size
         geometry = self.geometry(embedding)
-        upsampler = MaskUpsampler(
+        upsampler = mask_upsampler(
             geometry.low, geometry.padded, geometry.used, (height, width), logits.device
         )
-        finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
+        # A sum is finite only where all its terms are, and takes one pass.
+        finite = torch.isfinite(logits.sum(dim=(1, 2))).tolist()
         users: list[list[int]] = [[] for _ in range(len(logits))]
         for number, mine in enumerate(rows):
             for i in mine:

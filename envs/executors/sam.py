@@ -121,18 +121,22 @@ class SamExecutor(FoldedExecutor):
         """See `FoldedExecutor.image_side`."""
         return self.decoder.prepare(embedding.tensors["image"])
 
-    def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
+    def prompt_tokens(self, embedding: Embedding, instances: Sequence[Instance]) -> Tensor:
         """As in `SamPredictor`: a box is two corner points, points without a box get a padding point."""
         width, height = embedding.image_size
-        across, down = embedding.input_size[1] / width, embedding.input_size[0] / height
-        coordinates, labels = point_arrays(instance)
+        scale = torch.tensor(
+            [embedding.input_size[1] / width, embedding.input_size[0] / height], dtype=torch.float64
+        )
+        arrays = [point_arrays(instance) for instance in instances]
+        given = [instance.box for instance in instances if instance.box is not None]
         points = boxes = None
-        if coordinates:
-            scaled = torch.tensor([[(x * across, y * down) for x, y in coordinates]], device=self.device)
-            points = (scaled, torch.tensor([labels], device=self.device))
-        if instance.box is not None:
-            x1, y1, x2, y2 = instance.box
-            boxes = torch.tensor([[x1 * across, y1 * down, x2 * across, y2 * down]], device=self.device)
+        if arrays[0][0]:
+            coordinates = torch.tensor([places for places, _ in arrays], dtype=torch.float64) * scale
+            labels = torch.tensor([labels for _, labels in arrays])
+            points = (coordinates.float().to(self.device), labels.to(self.device))
+        if given:
+            corners = torch.tensor(given, dtype=torch.float64) * scale.repeat(2)
+            boxes = corners.float().to(self.device)
         sparse, _ = self.prompt_encoder(points, boxes, None)
         return sparse
 

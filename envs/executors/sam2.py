@@ -57,14 +57,18 @@ class Sam2Prompts(FoldedExecutor):
         tensors = embedding.tensors
         return self.decoder.prepare(tensors["image"], (tensors["fine"], tensors["coarse"]))
 
-    def prompt_tokens(self, embedding: Embedding, instance: Instance) -> Tensor:
+    def prompt_tokens(self, embedding: Embedding, instances: Sequence[Instance]) -> Tensor:
         """As in `SAM2ImagePredictor`: a box is two first points labelled 2 and 3; padding comes last."""
-        points, labels = point_arrays(instance)
-        if instance.box is not None:
-            x1, y1, x2, y2 = instance.box
-            points, labels = [(x1, y1), (x2, y2), *points], [2, 3, *labels]
-        coordinates = torch.tensor([squashed_points(points, embedding, self.side)], device=self.device)
-        sparse, _ = self.prompt_encoder((coordinates, torch.tensor([labels], device=self.device)), None, None)
+        coordinates, labels = [], []
+        for instance in instances:
+            points, kinds = point_arrays(instance)
+            if instance.box is not None:
+                x1, y1, x2, y2 = instance.box
+                points, kinds = [(x1, y1), (x2, y2), *points], [2, 3, *kinds]
+            coordinates.append(squashed_points(points, embedding, self.side))
+            labels.append(kinds)
+        given = (torch.tensor(coordinates, device=self.device), torch.tensor(labels, device=self.device))
+        sparse, _ = self.prompt_encoder(given, None, None)
         return sparse
 
     def decode_with_mask(self, embedding: Embedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

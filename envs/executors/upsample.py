@@ -10,10 +10,14 @@ that close to the threshold.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from envs.executors.parallel import parallel_map
 
 BLOCK = 64
 """Output rows or columns per matrix product: small enough that the band stays narrow."""
@@ -35,16 +39,22 @@ def bilinear_matrix(inputs: int, outputs: int) -> NDArray[np.float64]:
 
 
 class _Band:
-    """A banded matrix [outputs, inputs], kept as dense blocks of rows with only their own columns."""
+    """A banded matrix [outputs, inputs], kept as dense blocks of rows with only their own columns.
 
-    def __init__(self, matrix: NDArray[np.float64], device: torch.device) -> None:
+    Args:
+        matrix: the matrix.
+        device: where it is used.
+        transposed: keep the blocks' transposes.
+    """
+
+    def __init__(self, matrix: NDArray[np.float64], device: torch.device, transposed: bool) -> None:
         self.blocks: list[tuple[slice, slice, Tensor]] = []
         for start in range(0, len(matrix), BLOCK):
             rows = slice(start, min(start + BLOCK, len(matrix)))
             used = np.flatnonzero(matrix[rows].any(axis=0))
             columns = slice(int(used[0]), int(used[-1]) + 1)
             block = torch.as_tensor(matrix[rows, columns], dtype=torch.float32, device=device)
-            self.blocks.append((rows, columns, block.contiguous()))
+            self.blocks.append((rows, columns, (block.t() if transposed else block).contiguous()))
 
 
 class MaskUpsampler:
@@ -67,27 +77,32 @@ class MaskUpsampler:
         device: torch.device,
     ) -> None:
         self.original = original
-        axes = []
+        matrices = []
         for axis in (0, 1):
             first = bilinear_matrix(low[axis], padded[axis])[: used[axis]]
-            axes.append(_Band(bilinear_matrix(used[axis], original[axis]) @ first, device))
-        self._rows, self._columns = axes
+            matrices.append(bilinear_matrix(used[axis], original[axis]) @ first)
+        self._rows = _Band(matrices[0], device, transposed=False)
+        self._columns = _Band(matrices[1], device, transposed=True)
 
     def logits(self, low_res: Tensor) -> Tensor:
-        """Low-resolution logits [n, h, w] -> logits [n, height, width] of the original image."""
+        """Low-resolution logits [..., h, w] -> logits [..., height, width] of the original image."""
         wide = self._widen(low_res)
-        out = wide.new_empty((len(low_res), *self.original))
+        out = wide.new_empty((*low_res.shape[:-2], *self.original))
         for rows, used, block in self._rows.blocks:
-            torch.matmul(block, wide[:, used], out=out[:, rows])
+            torch.matmul(block, wide[..., used, :], out=out[..., rows, :])
         return out
 
-    def masks(self, low_res: Tensor, threshold: float, offset: float = 1.0) -> tuple[Tensor, Tensor]:
+    def masks(
+        self, low_res: Tensor, threshold: float, offset: float = 1.0, at_once: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Threshold the upsampled logits.
 
         Args:
             low_res: float32 logits [n, h, w].
             threshold: a pixel is foreground where its logit is greater.
             offset: for the stability score.
+            at_once: logits of so many instances are held at full resolution; None takes one for each
+                thread on a CPU, whose caches hold no more, and `ROW_BLOCK_VALUES` on a GPU.
 
         Returns:
             bool masks [n, height, width], and the stability [n]: IoU between the masks at
@@ -96,25 +111,44 @@ class MaskUpsampler:
         """
         count = len(low_res)
         masks = torch.empty((count, *self.original), dtype=torch.bool, device=low_res.device)
-        inner = torch.zeros(count, dtype=torch.int64, device=low_res.device)
-        outer = torch.zeros_like(inner)
-        step = max(1, ROW_BLOCK_VALUES // (self.original[0] * self.original[1]))
-        for start in range(0, count, step):
-            part = slice(start, start + step)
+        stability = torch.empty(count, device=low_res.device)
+
+        def fill(part: int | slice) -> None:
             wide = self._widen(low_res[part])
+            inner = outer = torch.zeros((), dtype=torch.int64, device=low_res.device)
             for rows, used, block in self._rows.blocks:
-                values = block @ wide[:, used]  # [n, rows, width]
-                _threshold(values, threshold, masks[part, rows])
-                inner[part] += _count_above(values, threshold + offset)
-                outer[part] += _count_above(values, threshold - offset)
-        return masks, torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
+                values = block @ wide[..., used, :]  # [..., rows, width]
+                _threshold(values, threshold, masks[part][..., rows, :])
+                inner = inner + _count_above(values, threshold + offset)
+                outer = outer + _count_above(values, threshold - offset)
+            stability[part] = torch.where(outer > 0, inner / outer.clamp(min=1), 1.0)
+
+        if low_res.device.type == "cpu" and at_once is None:
+            parallel_map(fill, range(count))
+        else:
+            step = at_once or max(1, ROW_BLOCK_VALUES // (self.original[0] * self.original[1]))
+            for start in range(0, count, step):
+                fill(slice(start, start + step))
+        return masks, stability
 
     def _widen(self, low_res: Tensor) -> Tensor:
-        """[n, h, w] -> [n, h, width]."""
-        wide = low_res.new_empty((*low_res.shape[:2], self.original[1]))
+        """[..., h, w] -> [..., h, width]."""
+        wide = low_res.new_empty((*low_res.shape[:-1], self.original[1]))
         for columns, used, block in self._columns.blocks:
-            wide[:, :, columns] = low_res[:, :, used] @ block.t()
+            torch.matmul(low_res[..., used], block, out=wide[..., columns])
         return wide
+
+
+@lru_cache(maxsize=64)
+def mask_upsampler(
+    low: tuple[int, int],
+    padded: tuple[int, int],
+    used: tuple[int, int],
+    original: tuple[int, int],
+    device: torch.device,
+) -> MaskUpsampler:
+    """A `MaskUpsampler`, kept for the next image of the same size."""
+    return MaskUpsampler(low, padded, used, original, device)
 
 
 def _threshold(values: Tensor, level: float, out: Tensor) -> None:
@@ -126,8 +160,7 @@ def _threshold(values: Tensor, level: float, out: Tensor) -> None:
 
 
 def _count_above(values: Tensor, level: float) -> Tensor:
-    """Number of `values` [n, h, w] above `level`, int64 [n]."""
-    if values.device.type == "cpu":
-        above = values.numpy() > np.float32(level)
-        return torch.tensor([np.count_nonzero(one) for one in above])
-    return torch.count_nonzero(values > level, dim=(1, 2))
+    """Number of `values` [..., h, w] above `level`, int64 [...]."""
+    if values.device.type == "cpu" and values.ndim == 2:
+        return torch.tensor(np.count_nonzero(values.numpy() > np.float32(level)))
+    return torch.count_nonzero(values > level, dim=(-2, -1))

@@ -78,11 +78,11 @@ def test_threshold_and_empty_masks() -> None:
     assert stability.item() == 1.0
 
 
-def test_many_masks_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_many_masks_are_done_in_parts(at_once: int) -> None:
     low = smooth_logits(5, 32)
     upsampler = MaskUpsampler((32, 32), (128, 128), (128, 100), (70, 55), CPU)
     whole = upsampler.masks(low, 0.0)
-    monkeypatch.setattr("envs.executors.upsample.ROW_BLOCK_VALUES", 70 * 55 * 2)
-    parts = upsampler.masks(low, 0.0)
+    parts = upsampler.masks(low, 0.0, at_once=at_once)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
