@@ -2,29 +2,26 @@
 
 No language model takes part. Every target object (or, with --unit query, every question's target) is
 prompted by an oracle in each action space, and the mask is compared with the true one. Points are
-interior points: the one farthest from the background first, then points spread out inside.
-
-prompter validate --dataset aerial-buildings:train+val+test --option window=571 --executor onnx
-prompter validate --dataset synthetic-aerial:test --executor mobile-sam --limit 500 --out runs/validate
+interior points: the one farthest from the background first, then points spread out inside. The command is
+in `eval.validate_command`.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompter.errors import UserError, did_you_mean
+from tqdm import tqdm
+
 from prompter.files import atomic_write
 from prompter.types import PromptSet
 
 if TYPE_CHECKING:
     from envs.masks import Mask
-    from envs.sample import Sample
+    from envs.sample import RGB, Sample
     from envs.segmentation import Segmenter
 
 IMAGES_AT_ONCE = 8
@@ -149,6 +146,7 @@ def validate(
     limit: int | None = None,
     worst: int = 0,
     pictures: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Segment every unit by every oracle and segmenter.
 
@@ -160,6 +158,7 @@ def validate(
         limit: stop after this many units.
         worst: how many of the worst units to draw per segmenter, by the first oracle of `oracles`.
         pictures: folder for the drawings.
+        progress: show a bar on stderr.
 
     Returns:
         `units`, `images`, `unit` and `results`: executor -> oracle -> `mean_iou`, `interval` (95 %
@@ -169,13 +168,18 @@ def validate(
     bad: dict[str, list[_Worst]] = {name: [] for name in executors}
     image_numbers: dict[tuple[str, str, str], int] = {}
     count = 0
-    for chunk in _chunks(units_of(samples, unit), limit):
-        count += len(chunk)
-        for name, executor in executors.items():
+    with tqdm(total=limit, unit=unit, disable=not progress) as bar:
+        for chunk in _chunks(units_of(samples, unit), limit):
+            count += len(chunk)
+            keys, images = _images(chunk)
             for number, oracle in enumerate(oracles):
-                found = _segment(executor, chunk, ORACLES[oracle])
-                keep = bad[name] if number == 0 else None
-                _score(chunk, found, scores[name][oracle], image_numbers, keep, worst, oracle)
+                prompts = [oracle_prompt_set(one.parts, ORACLES[oracle]) for one in chunk]
+                for name, executor in executors.items():
+                    found = executor.segment(images, prompts, keys)
+                    keep = bad[name] if number == 0 else None
+                    answers = list(zip(prompts, found, strict=True))
+                    _score(chunk, answers, scores[name][oracle], image_numbers, keep, worst, oracle)
+            bar.update(len(chunk))
     for name, items in bad.items():
         if pictures is not None and items:
             _draw_worst(sorted(items, reverse=True), pictures / f"worst-{name.replace('/', '-')}.png")
@@ -206,18 +210,16 @@ def _chunks(units: Iterator[Unit], limit: int | None) -> Iterator[list[Unit]]:
         yield chunk
 
 
-def _segment(executor: Segmenter, units: Sequence[Unit], oracle: Oracle) -> list[tuple[PromptSet, Any]]:
-    """Prompts and the segmenter's answer for each unit."""
+def _images(units: Sequence[Unit]) -> tuple[list[str], list[RGB]]:
+    """Key and pixels of each unit's image; units of one image share the array."""
     from envs.segmentation import image_key
 
     keys = [image_key(unit.sample) for unit in units]
-    loaded: dict[str, Any] = {}
+    loaded: dict[str, RGB] = {}
     for key, unit in zip(keys, units, strict=True):
         if key not in loaded:
             loaded[key] = unit.sample.image_array()
-    prompts = [oracle_prompt_set(unit.parts, oracle) for unit in units]
-    results = executor.segment([loaded[key] for key in keys], prompts, keys)
-    return list(zip(prompts, results, strict=True))
+    return keys, [loaded[key] for key in keys]
 
 
 def _score(
@@ -286,118 +288,3 @@ def _draw_worst(items: Sequence[_Worst], path: Path) -> None:
         draw.text((x + 2, y + item.picture.height + 4), item.caption[: width // 6], fill=(28, 28, 30))
     with atomic_write(path, "wb") as handle:
         sheet.save(handle, format="PNG")
-
-
-def render(result: Mapping[str, Any]) -> str:
-    """A Markdown table: a row per action space, a column per segmenter; mean IoU with its interval."""
-    names = list(result["results"])
-    lines = [
-        f"{result['dataset']}: {result['units']} {'objects' if result['unit'] == 'object' else 'questions'} "
-        f"in {result['images']} images; mean IoU [95 % bootstrap, drawing images] (share above 0.5)",
-        "",
-        "| prompt | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
-    ]
-    for oracle in next(iter(result["results"].values())):
-        cells = [_cell(result["results"][name][oracle]) for name in names]
-        lines.append(f"| {oracle} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(summary: Mapping[str, Any]) -> str:
-    failed = f", {summary['failures']} failed" if summary["failures"] else ""
-    if summary["mean_iou"] is None:
-        return f"-{failed}"
-    interval = summary["interval"]
-    bounds = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    return f"{summary['mean_iou']:.3f}{bounds} ({summary['precision_50']:.2f}{failed})"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument(
-        "--dataset", required=True, metavar="NAME:SPLIT", help="several splits are joined by +: test+val"
-    )
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset; repeatable"
-    )
-    parser.add_argument(
-        "--executor",
-        action="append",
-        default=[],
-        metavar="FAMILY[:MODEL]",
-        help="repeatable (default: mobile-sam)",
-    )
-    parser.add_argument(
-        "--oracle", action="append", default=[], help=f"of {', '.join(ORACLES)}; repeatable (default: all)"
-    )
-    parser.add_argument("--unit", choices=["object", "query"], default="object", help="what is segmented")
-    parser.add_argument("--limit", type=int, help="stop after this many units")
-    parser.add_argument(
-        "--worst", type=int, default=12, help="how many of the worst to draw, by the first oracle"
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
-    parser.add_argument("--multimask", default="single", help="single or best")
-    parser.add_argument("--out", type=Path, help="folder for validate.json, validate.md and the pictures")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the table, write the files if asked to; 1 if a segmenter failed on anything, else 0."""
-    from envs.executors import open_executors
-    from envs.executors.config import ExecutorConfig
-
-    oracles = arguments.oracle or list(ORACLES)
-    for name in oracles:
-        if name not in ORACLES:
-            raise UserError(f"there is no oracle {name!r}.{did_you_mean(name, ORACLES)}")
-    common = {"device": arguments.device, "dtype": arguments.dtype, "multimask": arguments.multimask}
-    texts = arguments.executor or ["mobile-sam"]
-    if len(set(texts)) < len(texts):
-        raise UserError("an --executor is given twice.")
-    configs = [ExecutorConfig.from_text(text, **common) for text in texts]
-    samples = _open(arguments.dataset, arguments.option)
-    executors = open_executors(configs)
-    try:
-        result = validate(
-            samples,
-            dict(zip(texts, executors, strict=True)),
-            oracles=oracles,
-            unit=arguments.unit,
-            limit=arguments.limit,
-            worst=arguments.worst,
-            pictures=arguments.out,
-        )
-    finally:
-        for executor in executors:
-            executor.close()
-    result = {"dataset": arguments.dataset, "options": arguments.option, **common, **result}
-    if not result["units"]:
-        raise UserError(f"{arguments.dataset} has no target with a mask to validate on.")
-    table = render(result)
-    print(table)
-    if arguments.out:
-        with atomic_write(arguments.out / "validate.json") as handle:
-            json.dump(result, handle, indent=1)
-        with atomic_write(arguments.out / "validate.md") as handle:
-            handle.write(table + "\n")
-        print(f"\n{arguments.out}")
-    failed = sum(one["failures"] for by_oracle in result["results"].values() for one in by_oracle.values())
-    return 1 if failed else 0
-
-
-def _open(text: str, options: Sequence[str]) -> Iterator[Sample]:
-    """Samples of "name:split+split" with "key=value" options."""
-    from envs.datasets import open_dataset, split_name
-
-    name, splits = split_name(text)
-    if splits is None:
-        raise UserError(f"--dataset {text!r} names no split: write {name}:test, or {name}:train+test.")
-    given: dict[str, str] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"--option {option!r} is not KEY=VALUE.")
-        given[key] = value
-    sources = [open_dataset(name, split, **given) for split in splits.split("+")]
-    return (sample for source in sources for sample in source)

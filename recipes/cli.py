@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("eval.eval_command", "measure a policy on benchmarks, or re-score a run's rollouts"),
     "ablate": Command("eval.ablation", "a grid of segmenters, action spaces and frames, as one command"),
     "report": Command("eval.report_command", "set runs beside published numbers; write the leaderboard"),
-    "validate": Command("eval.validate", "measure a segmenter's ceiling with oracle prompts; no policy"),
+    "validate": Command("eval.validate_command", "a segmenter's ceiling, by oracle prompts; no policy"),
     "data": Command("envs.datasets.data_command", "list, check and show datasets"),
     "bench": Command("envs.bench", "time the reward path"),
     "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),

@@ -7,7 +7,7 @@ models of their true classes, saved and loaded in their true checkpoint formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,6 +78,15 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             pytest.skip(f"the real weights cannot be fetched here: {error}")
         raise
     yield Subject(name, config, executor)
+
+
+@pytest.fixture(autouse=True)
+def weights_in_the_summary(request: pytest.FixtureRequest, record_property: Callable[..., None]) -> None:
+    """Say which family ran, and on what (`tests/contract/conftest.py` prints it)."""
+    if "subject" in request.fixturenames:
+        subject = request.getfixturevalue("subject")
+        kind = "real" if subject.is_real else "random" if subject.name in RANDOM else "none"
+        record_property("segmenter", (subject.name, kind))
 
 
 def scene(width: int, height: int, seed: int = 0) -> RGB:

@@ -1,89 +1,25 @@
 """Every profile agrees with a plain re-statement of its reference rule on 10,000 random cases.
 
-The re-statements below loop over queries and masks and share nothing with `eval/protocols`. Masks
-are drawn at the protocol's own resolution; resizing is tested apart, against index arithmetic.
+The re-statements are in `tests/fixtures/restatements.py`. Resizing is tested apart, against index
+arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from envs.masks import encode_rle
-from envs.rollout import Rollout
 from eval.protocols import PROTOCOLS, apply, get_protocols
 from eval.queries import Areas, QueryTable, build_table
 from eval.views import MaskPair, View, count, resize_long_side, resize_square
 from prompter.errors import UserError
-from prompter.types import Box, FailureKind, Instance, ParseFailure, PromptSet
+from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from tests.fixtures.restatements import RESTATEMENTS, SIDE, Case, draw_case
 
-SIDE = 6
 CASES, PER_SET = 10_000, 50
-
-
-@dataclass
-class Case:
-    """One query: what was asked for, what was answered, what the segmenter made of it."""
-
-    target: np.ndarray
-    ignore: np.ndarray | None
-    answer: PromptSet | ParseFailure
-    prediction: np.ndarray  # all False unless the answer names an instance
-
-    @property
-    def parsed(self) -> bool:
-        return isinstance(self.answer, PromptSet)
-
-    @property
-    def instances(self) -> int:
-        return len(self.answer) if isinstance(self.answer, PromptSet) else -1
-
-    @property
-    def box(self) -> Box:
-        assert isinstance(self.answer, PromptSet)
-        box = self.answer.instances[0].box
-        assert box is not None
-        return box
-
-    def rollout(self, number: int) -> Rollout:
-        return Rollout(
-            sample_id=str(number),
-            dataset="random",
-            split="test",
-            image_id=str(number // 2),
-            image_size=(SIDE, SIDE),
-            query="",
-            target=encode_rle(self.target),
-            completion="",
-            answer=self.answer,
-            prediction=encode_rle(self.prediction) if self.parsed else None,
-            ignore=None if self.ignore is None else encode_rle(self.ignore),
-        )
-
-
-def draw_case(generator: np.random.Generator) -> Case:
-    """Draw a query: empty and full masks, ignores, failed parses, all combinations."""
-    density = generator.choice([0.0, 0.1, 0.5, 1.0], p=[0.3, 0.2, 0.4, 0.1])
-    target = generator.random((SIDE, SIDE)) < density
-    ignore = generator.random((SIDE, SIDE)) < 0.3 if generator.random() < 0.3 else None
-    prediction = np.zeros((SIDE, SIDE), dtype=bool)
-    kind = generator.choice(["targets", "none", "failed"], p=[0.6, 0.25, 0.15])
-    if kind == "failed":
-        return Case(target, ignore, ParseFailure(FailureKind.NOT_JSON, "", ""), prediction)
-    if kind == "none":
-        return Case(target, ignore, PromptSet(), prediction)
-    style = generator.choice(["random", "exact", "nothing"], p=[0.6, 0.3, 0.1])
-    if style == "random":
-        prediction = generator.random((SIDE, SIDE)) < generator.choice([0.1, 0.5, 0.9])
-    elif style == "exact":
-        prediction = target.copy()
-    x1, y1 = generator.uniform(-1, SIDE - 1.5, 2)
-    box = (x1, y1, *(np.array([x1, y1]) + generator.uniform(0.5, SIDE, 2)))
-    return Case(target, ignore, PromptSet((Instance(box=tuple(float(v) for v in box)),)), prediction)
 
 
 @pytest.fixture(scope="module")
@@ -103,212 +39,6 @@ def sets() -> list[tuple[list[Case], QueryTable]]:
         areas.update({view: table.areas[stand_in] for view, stand_in in plain.items()})
         made.append((cases, replace(table, areas=areas)))
     return made
-
-
-def restate_strict(cases: list[Case]) -> dict[str, float | None]:
-    scores, both_sum, either_sum = [], 0, 0
-    right_none = right_some = empties = targeted = 0
-    for case in cases:
-        counted = np.ones((SIDE, SIDE), bool) if case.ignore is None else ~case.ignore
-        both = int((case.prediction & case.target & counted).sum())
-        either = int(((case.prediction | case.target) & counted).sum())
-        both_sum, either_sum = both_sum + both, either_sum + either
-        if case.target.any():
-            targeted += 1
-            right_some += case.instances > 0
-            if case.parsed:
-                scores.append(both / either if either else 1.0)
-            else:
-                scores.append(0.0)
-        else:
-            empties += 1
-            right_none += case.instances == 0
-            scores.append(1.0 if case.instances == 0 else 0.0)
-    result: dict[str, float | None] = {
-        "gIoU": sum(scores) / len(scores),
-        "cIoU": both_sum / either_sum if either_sum else None,
-        "N-acc": right_none / empties if empties else None,
-        "T-acc": right_some / targeted if targeted else None,
-    }
-    for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
-        result[f"P@{threshold}"] = sum(score >= threshold for score in scores) / len(scores)
-    return result
-
-
-def two_class_counts(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Background and foreground intersection and union; pixels of value 255 leave both images."""
-    output = case.prediction.astype(int)
-    target = case.target.astype(int)
-    if case.ignore is not None:
-        target[case.ignore] = 255
-        output[case.ignore] = 255
-    agree = output[output == target]
-    both = np.array([(agree == 0).sum(), (agree == 1).sum()], float)
-    area_output = np.array([(output == 0).sum(), (output == 1).sum()], float)
-    area_target = np.array([(target == 0).sum(), (target == 1).sum()], float)
-    return both, area_output + area_target - both
-
-
-def restate_lisa(cases: list[Case]) -> dict[str, float | None]:
-    both_sum, either_sum, iou_sum, sentences = np.zeros(2), np.zeros(2), np.zeros(2), 0
-    for first in range(0, len(cases), 2):  # two sentences share an image and are averaged first
-        image = cases[first : first + 2]
-        accumulated = np.zeros(2)
-        for case in image:
-            both, either = two_class_counts(case)
-            both_sum += both
-            either_sum += either
-            accumulated += both / (either + 1e-5)
-            accumulated[either == 0] += 1.0
-        iou_sum += accumulated / len(image) * len(image)
-        sentences += len(image)
-    return {
-        "gIoU": (iou_sum / (sentences + 1e-5))[1],
-        "cIoU": (both_sum / (either_sum + 1e-10))[1],
-    }
-
-
-def restate_segearth(cases: list[Case]) -> dict[str, float | None]:
-    both_sum, either_sum, ious = np.zeros(2), np.zeros(2), []
-    hits = dict.fromkeys((0.5, 0.6, 0.7, 0.8, 0.9), 0)
-    for case in cases:
-        both, either = two_class_counts(case)
-        iou = both / (either + 1e-5)
-        iou[either == 0] = 1.0
-        both_sum += both
-        either_sum += either
-        ious.append(iou[1])
-        for threshold in hits:
-            hits[threshold] += bool(iou[1] > threshold)
-    return {
-        "gIoU": sum(ious) / len(ious),
-        "cIoU": (both_sum / (either_sum + 1e-10))[1],
-        **{f"P@{threshold}": count / len(cases) for threshold, count in hits.items()},
-    }
-
-
-def restate_rmsin(cases: list[Case]) -> dict[str, float | None]:
-    cumulated_both = cumulated_either = 0
-    ious = []
-    for case in cases:
-        both = np.sum(np.logical_and(case.prediction, case.target))
-        either = np.sum(np.logical_or(case.prediction, case.target))
-        ious.append(0.0 if either == 0 else both * 1.0 / either)
-        cumulated_both += both
-        cumulated_either += either
-    return {
-        "gIoU": float(np.mean(ious)),
-        "cIoU": cumulated_both / cumulated_either if cumulated_either else None,
-        **{f"P@{t}": sum(iou >= t for iou in ious) / len(ious) for t in (0.5, 0.6, 0.7, 0.8, 0.9)},
-    }
-
-
-def restate_think2seg(cases: list[Case]) -> dict[str, float | None]:
-    reward_sum = 0.0
-    both_sum = either_sum = valid = predictions = hits = 0
-    for case in cases:
-        no_target = not case.target.any()
-        mask = both = either = None
-        reward = 0.0
-        if no_target:
-            if case.parsed:
-                reward = 1.0 if case.instances == 0 else 0.0
-                mask = np.zeros_like(case.target)
-        elif case.instances > 0:
-            mask = case.prediction
-            both, either = (mask & case.target).sum(), (mask | case.target).sum()
-            reward = both / either if either > 0 else 0.0
-        reward_sum += reward
-        if mask is not None and both is not None and either is not None:
-            both_sum, either_sum, valid = both_sum + both, either_sum + either, valid + 1
-        elif mask is not None and not mask.sum():
-            valid += 1
-        else:
-            either_sum += case.target.sum()
-        if mask is not None:
-            predictions += 1
-            hits += reward >= 0.5
-    return {
-        "gIoU": reward_sum / len(cases) if valid else 0.0,
-        "cIoU": both_sum / either_sum if valid and either_sum > 0 else 0.0,
-        "P@0.5": hits / predictions if predictions else 0.0,
-    }
-
-
-def restate_geo(cases: list[Case]) -> dict[str, float | None]:
-    ious, both_sum, either_sum = [], 0, 0
-    for case in cases:
-        both, either = 0, int(case.target.sum())
-        if case.instances > 0:
-            clipped = np.zeros_like(case.prediction)
-            x1, y1, x2, y2 = (int(value) for value in case.box)
-            x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, SIDE), min(y2, SIDE)
-            if x1 < x2 and y1 < y2:
-                clipped[y1:y2, x1:x2] = case.prediction[y1:y2, x1:x2]
-            both, either = int((clipped & case.target).sum()), int((clipped | case.target).sum())
-        ious.append(both / either if either > 0 else 0)
-        both_sum, either_sum = both_sum + both, either_sum + either
-    return {"gIoU": float(np.mean(ious)), "cIoU": both_sum / either_sum if either_sum > 0 else 0}
-
-
-def restate_visionreasoner(cases: list[Case]) -> dict[str, float | None]:
-    ious, both_sum, either_sum = [], 0, 0
-    for case in cases:
-        if case.parsed:
-            both = int((case.prediction & case.target).sum())
-            either = int((case.prediction | case.target).sum())
-        else:
-            both, either = 0, int(case.target.sum())
-        ious.append(both / either if either > 0 else 0)
-        both_sum, either_sum = both_sum + both, either_sum + either
-    return {"gIoU": float(np.mean(ious)), "cIoU": both_sum / either_sum if either_sum > 0 else 0}
-
-
-def restate_rela(cases: list[Case]) -> dict[str, float | None]:
-    iou_sum, both_sum, either_sum, empties, targeted = 0.0, 0, 0, 0, 0
-    right_none = right_some = 0
-    hits = {0.7: 0, 0.8: 0, 0.9: 0}
-    for case in cases:
-        both = int((case.prediction & case.target).sum())
-        either = int((case.prediction | case.target).sum())
-        says_none = case.instances == 0
-        if not case.target.any():
-            empties += 1
-            if says_none:
-                right_none += 1
-                iou_sum += 1
-            else:
-                either_sum += either
-        else:
-            targeted += 1
-            if says_none:
-                both = 0
-            elif case.parsed:
-                right_some += 1
-            iou = both / either
-            iou_sum += iou
-            both_sum, either_sum = both_sum + both, either_sum + either
-            for threshold in hits:
-                hits[threshold] += iou >= threshold
-    return {
-        "gIoU": iou_sum / len(cases),
-        "cIoU": both_sum / either_sum if either_sum else None,
-        "T-acc": right_some / targeted if empties and targeted else 0,
-        "N-acc": right_none / empties if empties else 0,
-        **{f"P@{t}": count / targeted if targeted else None for t, count in hits.items()},
-    }
-
-
-RESTATEMENTS: dict[str, Callable[[list[Case]], dict[str, float | None]]] = {
-    "strict": restate_strict,
-    "lisa": restate_lisa,
-    "segearth-r1": restate_segearth,
-    "rmsin": restate_rmsin,
-    "think2seg": restate_think2seg,
-    "geo-r1": restate_geo,
-    "visionreasoner": restate_visionreasoner,
-    "rela": restate_rela,
-}
 
 
 def test_every_protocol_has_a_restatement() -> None:

@@ -1,0 +1,108 @@
+"""The commands around the evaluator: evaluate, score again, report, grids; mistakes are one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval import ablation, eval_command, report_command
+from prompter.errors import UserError
+from tests.fixtures.runs import command, contents
+
+pytestmark = pytest.mark.smoke
+
+BENCHMARK = "synthetic-aerial:test"
+
+
+def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ("--benchmark", BENCHMARK, "--executor", "box", "--limit", 24, "--chunk", 8)
+    policy = ("--policy", "baseline:oracle-box-point", "--protocol", "strict,think2seg", "--out", out)
+    assert command(eval_command, *words, *policy) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed[0] == BENCHMARK and printed[-1] == str(out / "report.html")
+    first = json.loads((out / "results.json").read_text())
+    strict = first["box"]["protocols"]["strict"]["metrics"]
+    assert strict["N-acc"]["value"] in (None, 1.0) and strict["T-acc"]["value"] == 1.0
+    assert strict["parse-failures"]["value"] == 0.0 and strict["gIoU"]["value"] > 0.4
+
+    assert command(eval_command, "--rescore", "--protocol", "strict,think2seg", "--out", out) == 0
+    assert json.loads((out / "results.json").read_text()) == first
+    before = contents(out)
+    assert command(eval_command, *words, *policy) == 0  # nothing is left to do
+    assert contents(out) == before
+    assert command(report_command, out, "--out", tmp_path / "board") == 0
+    assert "baseline:oracle-box-point + box" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_several_benchmarks_get_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs"
+    for split in ("test", "val"):
+        assert (
+            command(
+                eval_command,
+                *("--benchmark", "synthetic-aerial:test", "--benchmark", "synthetic-aerial:val"),
+                *("--policy", "baseline:centre-point", "--executor", "box", "--limit", 8, "--out", out),
+            )
+            == 0
+        )
+        assert (out / f"synthetic-aerial-{split}" / "report.html").exists()
+    assert command(eval_command, "--rescore", "--out", out) == 0
+    assert "synthetic-aerial-val" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--benchmark", "synthetic-aerial:tset"], "Did you mean 'test'"),
+        (["--benchmark", "synthetic-arial:test"], "Did you mean 'synthetic-aerial'"),
+        (["--benchmark", "synthetic-aerial"], "Give the split"),
+        (["--executor", "bix"], "Did you mean 'box'"),
+        (["--executor", "box,devise=cpu"], "Did you mean 'device'"),
+        (["--policy", "baseline:centre"], "centre-point"),
+        (["--policy-option", "frame"], "written KEY=VALUE"),
+        (["--dataset-option", "sede=3"], "no option 'sede'"),
+        (["--protocol", "strickt"], "Did you mean 'strict'"),
+        (["--limit", "0"], "nothing to evaluate"),
+        (["--chunk", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path: Path, words: list[str], message: str) -> None:
+    given = {"--benchmark": BENCHMARK, "--executor": "box", "--policy": "baseline:no-target"}
+    given.update(dict(zip(words[::2], words[1::2], strict=True)))
+    flat = [word for pair in given.items() for word in pair]
+    with pytest.raises(UserError, match=message) as caught:
+        command(eval_command, *flat, "--out", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_grid_is_resumable_and_pairs_its_differences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        *(
+            "--benchmark",
+            BENCHMARK,
+            "--policy",
+            "baseline:oracle-box",
+            "--policy",
+            "baseline:no-target",
+        ),
+        *("--executor", "box", "--limit", 24, "--out", tmp_path / "grid"),
+    )
+    assert command(ablation, *words) == 0
+    cells = json.loads((tmp_path / "grid" / "grid.json").read_text())
+    assert [cell["policy"] for cell in cells] == ["baseline:oracle-box", "baseline:no-target"]
+    assert cells[0]["difference"] is None
+    assert cells[1]["difference"] == pytest.approx(cells[1]["value"] - cells[0]["value"])
+    low, high = cells[1]["difference_interval"]
+    assert low <= cells[1]["difference"] <= high < 0
+    before = contents(tmp_path / "grid")
+    next((tmp_path / "grid").rglob("box.jsonl")).unlink()
+    assert command(ablation, *words) == 0
+    assert contents(tmp_path / "grid") == before
+    with pytest.raises(UserError, match="Did you mean 'gIoU'"):
+        command(ablation, *words, "--metric", "gIou")
