@@ -21,7 +21,7 @@ from envs.executors.config import ExecutorConfig
 from envs.masks import encode_rle
 from envs.sample import Sample
 from envs.workload import Workload, make_workload
-from eval import validate as validation
+from eval import validate_command as validation
 from eval.validate import ORACLES, oracle_prompt_set, units_of, validate
 from prompter.errors import UserError
 
