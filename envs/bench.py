@@ -278,6 +278,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
     from envs.datasets import split_name
     from envs.executors.config import ExecutorConfig
+    from envs.executors.promptable import resolve_dtype
     from envs.workload import make_workload
 
     for name in ("images", "side", "group", "instances", "peer_images"):
@@ -289,7 +290,7 @@ def run(arguments: argparse.Namespace) -> int:
     family = arguments.executor.partition(":")[0]
     config = ExecutorConfig.from_text(
         arguments.executor,
-        dtype=arguments.dtype,
+        dtype=resolve_dtype(arguments.device) if arguments.dtype == "auto" else arguments.dtype,
         device=arguments.device,
         multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
         cache_dtype=arguments.cache_dtype,

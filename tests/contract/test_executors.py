@@ -190,6 +190,16 @@ def test_a_ragged_batch_equals_single_calls_in_any_order(subject: Subject) -> No
         assert_same_answer(shuffled[position], together[i])
 
 
+def test_many_images_at_once_equal_one_image_a_call(subject: Subject) -> None:
+    """On a CPU, threads take an image each once there are many."""
+    sizes = [(96, 64), (64, 96), (80, 80), (120, 40), (64, 64)]
+    embeddings = subject.embed(*(scene(*size, seed=number) for number, size in enumerate(sizes)))
+    sets = [prompt_sets(*size)[1 + number % 3] for number, size in enumerate(sizes)]
+    together = decoded(subject, embeddings, sets)
+    for embedding, prompt_set, result in zip(embeddings, sets, together, strict=True):
+        assert_same_answer(decoded(subject, [embedding], [prompt_set])[0], result)
+
+
 def test_nested_and_repeated_instances_are_all_kept(subject: Subject) -> None:
     (embedding,) = subject.embed(scene(200, 120))
     outer, inner = Instance(box=(10, 10, 150, 110)), Instance(box=(30, 40, 70, 80))

@@ -6,15 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from prompter.policy import load_policy, load_weights
@@ -23,11 +20,7 @@ from recipes.cli import main
 from recipes.config import load_config
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import save_manifest
-
-STEPS = 4
-PROMPTER = [sys.executable, "-c", "import sys; from recipes.cli import main; sys.exit(main())"]
-ROOT = Path(__file__).resolve().parents[2]
-THREADS = {"OMP_NUM_THREADS": "1"}  # so that two runs add floats up in the same order
+from tests.fixtures.training import PROMPTER, ROOT, STEPS, THREADS, prompter, wait_for, write_config
 
 
 @pytest.fixture(scope="module")
@@ -35,49 +28,6 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     save_formatted_policy(folder)
     return folder
-
-
-def write_config(path: Path, policy_folder: Path, **sections: Any) -> Path:
-    """A run of `STEPS` steps on drawn scenes with the box executor and the transformers sampler."""
-    trainer = {
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_steps": STEPS,
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 16,
-        "num_generations": 8,
-        "save_steps": 1,
-    }
-    config = {
-        "run_dir": str(path.parent / "run"),
-        "policy": {"model": str(policy_folder), "dtype": "float32", "lora": {"r": 4, "alpha": 8}},
-        "dataset": {
-            "name": "synthetic-aerial",
-            "options": {"scenes": 4, "queries_per_scene": 3, "size": 128},
-        },
-        "eval": {"samples": 6, "references": ["baseline:oracle-box"]},
-        "executor": {"family": "box"},
-        "sampler": {"kind": "hf"},
-        **sections,
-    }
-    config["trainer"] = {**trainer, **config.get("trainer", {})}
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def prompter(*words: str | Path, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    environment = {**os.environ, **THREADS, **({} if temporary is None else {"TMPDIR": str(temporary)})}
-    return subprocess.run(
-        [*PROMPTER, *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=600,
-        check=False,
-    )
 
 
 class Finished:
@@ -164,14 +114,6 @@ def images_asked_of(folder: RunFolder, record: dict[str, Any]) -> int:
     """Distinct images of a step that an answer holds a prompt for: each is encoded or recalled once."""
     rollouts = folder.iter_rollouts(dict(folder.step_rollouts())[record["step"]])
     return len({one["image_id"] for one in rollouts if one["prompts"]})
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "the run did not get as far as it should"
-        time.sleep(0.01)
 
 
 def test_kill_minus_nine_and_resume_lose_nothing(
