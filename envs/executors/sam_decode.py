@@ -163,15 +163,16 @@ class SamDecoder:
         Returns:
             Logits [B, 256, 256] and predicted IoU [B], both float32.
         """
-        chunks = sparse.to(self.device, self.dtype).split(self.batch)
+        sparse = sparse.to(self.device, self.dtype)
 
         def decode_batch(chunk: Tensor) -> tuple[Tensor, Tensor]:
             return self._decode_batch(side, chunk)
 
         if self.device.type == "cpu":
-            decoded = parallel_map(decode_batch, chunks)
+            share = -(-len(sparse) // torch.get_num_threads())  # few prompts are divided among all threads
+            decoded = parallel_map(decode_batch, sparse.split(min(self.batch, share)))
         else:
-            decoded = [decode_batch(chunk) for chunk in chunks]
+            decoded = [decode_batch(chunk) for chunk in sparse.split(self.batch)]
         logits, ious = zip(*decoded, strict=True)
         return torch.cat(logits), torch.cat(ious).float()
 
