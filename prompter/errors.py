@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and "did you mean" for names."""
+"""Errors that end a command with a sentence, and "did you mean" for names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class UserError(Exception):
     """Bad input from the user. The message is one sentence: what is wrong, where, what to do.
 
     The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class InfrastructureError(RuntimeError):
+    """Actors or engines died more often than they may be replaced. What was saved before is whole.
+
+    The command line prints the message without a traceback and exits with code 3.
     """
 
 

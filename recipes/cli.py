@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prompter import __version__
-from prompter.errors import UserError, did_you_mean
+from prompter.errors import InfrastructureError, UserError, did_you_mean
 
 
 class Command(NamedTuple):
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"prompter: {error}", file=sys.stderr)
         return 2
+    except InfrastructureError as error:
+        print(f"prompter: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("prompter: interrupted", file=sys.stderr)
         return 130

@@ -120,6 +120,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         evaluation.policy("before", policy, sampler)
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done)
+        opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
             model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
         )

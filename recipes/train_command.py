@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from prompter.errors import InfrastructureError
+
 TAKES_OVERRIDES = True
 
 
@@ -29,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     from recipes.grpo import train
     from recipes.training_report import comparison_lines, write_training_report
 
-    folder = train(config, resume=args.resume)
+    try:
+        folder = train(config, resume=args.resume)
+    except InfrastructureError as error:
+        again = f"`prompter train {args.config} --resume` goes on from the last checkpoint"
+        raise InfrastructureError(f"{error}. {again}.") from error
     report = write_training_report(folder)
     print(*comparison_lines(folder), sep="\n")
     print(report)

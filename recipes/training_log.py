@@ -36,7 +36,7 @@ class TrainingLog:
         if "train_runtime" in logs:
             summary = {key: value for key, value in logs.items() if key.startswith("train_")}
             self.folder.log_metrics(step, summary, kind="summary")
-            self._bar.close()
+            self.close()
             return
         # TRL's own reward figures leave out the groups that were dropped; ours do not.
         theirs = {key: value for key, value in logs.items() if "reward" not in key}
@@ -45,6 +45,10 @@ class TrainingLog:
         self.folder.log_metrics(step, record)
         self._bar.set_postfix_str(_postfix(record), refresh=False)
         self._bar.update(1)
+
+    def close(self) -> None:
+        """End the progress bar. Safe to call twice."""
+        self._bar.close()
 
 
 def _finite(logs: Mapping[str, Any]) -> dict[str, Any]:

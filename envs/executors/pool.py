@@ -28,7 +28,7 @@ from envs.executors.base import ExecutorFailure, Segmentation
 from envs.executors.cached import CachedExecutor, ExecutorCounters, distinct_images, image_problem
 from envs.executors.config import ExecutorConfig
 from envs.sample import RGB, content_hash
-from prompter.errors import UserError
+from prompter.errors import InfrastructureError, UserError
 from prompter.ray_runtime import ensure_ray
 from prompter.types import PromptSet
 
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.5
 """How often timeouts are looked at while nothing arrives."""
 
 
-class ExecutorPoolDead(RuntimeError):
+class ExecutorPoolDead(InfrastructureError):
     """Every actor is gone and none may be started again. Nothing that was saved before is touched."""
 
 

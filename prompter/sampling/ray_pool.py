@@ -24,7 +24,7 @@ import ray
 from PIL import Image
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from prompter.errors import UserError
+from prompter.errors import InfrastructureError, UserError
 from prompter.sampling.base import Completion, SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenSampler
@@ -200,9 +200,9 @@ class RayVllmPool(TokenSampler):
     def _replace_engine(self, number: int, error: Exception) -> None:
         """Start another engine in place of a dead one, or give up."""
         if getattr(error, "actor_init_failed", False):
-            raise RuntimeError(f"a vLLM engine could not be started: {_cause(error)}") from error
+            raise InfrastructureError(f"a vLLM engine could not be started: {_cause(error)}") from error
         if self.restarts >= self.config.max_restarts:
-            raise RuntimeError(
+            raise InfrastructureError(
                 f"a vLLM engine died after {self.restarts} others had been replaced, and "
                 f"sampler.max_restarts is {self.config.max_restarts}: {_cause(error)}"
             ) from error
