@@ -32,9 +32,7 @@ pytestmark = pytest.mark.smoke
 
 ALL_PROTOCOLS = ",".join(PROTOCOLS)
 WITH_MODELS = (
-    sorted(FIXTURES)
-    if os.environ.get("PROMPTER_ALL_LAYOUTS")
-    else ["earthreason-nested", "refcoco", "vrsbench"]
+    sorted(FIXTURES) if os.environ.get("PROMPTER_ALL_LAYOUTS") else ["earthreason-nested", "refcoco"]
 )
 """Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [

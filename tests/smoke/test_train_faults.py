@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ import pytest
 
 from prompter.run_folder import RunFolder
 from tests.fixtures.formatted_policy import save_formatted_policy
-from tests.fixtures.training import PROMPTER, ROOT, STEPS, THREADS, prompter, wait_for, write_config
+from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, wait_for, write_config
 
 pytestmark = pytest.mark.smoke
 
+STEPS = 6
+
 
 def config_of(folder: Path, policy: Path, **executor: Any) -> Path:
-    """Four steps against MobileSAM."""
+    """Six steps against MobileSAM."""
     return write_config(
         folder / "train.yaml",
         policy,
         executor={"family": "mobile-sam", **executor},
+        trainer={"max_steps": STEPS},
         eval={"samples": 1},
         ray={"num_cpus": 2},
     )
@@ -46,8 +50,12 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def run_and_kill(config: Path, kill: Callable[[psutil.Process], None]) -> tuple[int, str]:
-    """Train; once step 1 is logged, hence during step 2, let `kill` do its work. Exit status and stderr."""
+def run_and_kill(config: Path) -> tuple[int, str]:
+    """Train; kill an actor once step 1 is logged, and all of them once it has been replaced.
+
+    Returns:
+        Exit status and stderr.
+    """
     folder = RunFolder(config.parent / "run")
     errors = config.parent / "stderr.txt"
     with errors.open("wb") as handle:
@@ -59,27 +67,35 @@ def run_and_kill(config: Path, kill: Callable[[psutil.Process], None]) -> tuple[
             stderr=handle,
         )
         try:
-            wait_for(lambda: b'"step":1,"kind":"train"' in metrics_of(folder), process)
-            kill(psutil.Process(process.pid))
-            status = process.wait(300)
+            run = psutil.Process(process.pid)
+            wait_for(lambda: len(served(folder)) > 0, process)
+            actors = actors_of(run)
+            assert len(actors) == 2
+            kill(actors[0])
+            wait_for(lambda: total(served(folder), "restarts") > 0, process)
+            deadline = time.monotonic() + 300
+            while process.poll() is None and time.monotonic() < deadline:  # whenever it asks one again
+                for actor in actors_of(run):
+                    kill(actor)
+                time.sleep(0.05)
+            status = process.wait(10)
         finally:
             process.kill()
     return status, errors.read_text(encoding="utf-8", errors="replace")
 
 
-def metrics_of(folder: RunFolder) -> bytes:
-    return folder.metrics_path.read_bytes() if folder.metrics_path.exists() else b""
-
-
-def kill_one(process: psutil.Process) -> None:
-    actors = actors_of(process)
-    assert len(actors) == 2
-    os.kill(actors[0].pid, signal.SIGKILL)
-
-
-def kill_all(process: psutil.Process) -> None:
-    for actor in actors_of(process):
+def kill(actor: psutil.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(actor.pid, signal.SIGKILL)
+
+
+def served(folder: RunFolder) -> list[dict[str, Any]]:
+    """What is logged of the steps so far."""
+    return folder.read_metrics("train")
+
+
+def total(records: list[dict[str, Any]], counter: str) -> int:
+    return sum(record["executor"][counter] for record in records)
 
 
 def rewards(folder: RunFolder) -> dict[int, list[Any]]:
@@ -90,34 +106,29 @@ def rewards(folder: RunFolder) -> dict[int, list[Any]]:
     }
 
 
-def restarts(folder: RunFolder) -> int:
-    return sum(record["executor"]["restarts"] for record in folder.read_metrics("train"))
-
-
-def test_killed_actors(tmp_path: Path) -> None:
+def test_one_killed_actor_changes_nothing_and_all_killed_is_a_clear_stop(tmp_path: Path) -> None:
     save_formatted_policy(tmp_path / "policy")
-    folders = {}
-    for name in ("undisturbed", "one", "all"):
+    for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
-        folders[name] = RunFolder(tmp_path / name / "run")
+    undisturbed, killed = (RunFolder(tmp_path / name / "run") for name in ("undisturbed", "killed"))
     done = prompter("train", config_of(tmp_path / "undisturbed", tmp_path / "policy"))
     assert done.returncode == 0, done.stderr
-    expected = rewards(folders["undisturbed"])
+    expected = rewards(undisturbed)
     assert len(expected) == STEPS and any(sum(values) > 0 for values in expected.values())
-    assert restarts(folders["undisturbed"]) == 0
 
-    status, errors = run_and_kill(config_of(tmp_path / "one", tmp_path / "policy", **two_actors(2)), kill_one)
-    assert status == 0, errors
-    assert rewards(folders["one"]) == expected
-    assert restarts(folders["one"]) == 1
-
-    config = config_of(tmp_path / "all", tmp_path / "policy", **two_actors(0))
-    status, errors = run_and_kill(config, kill_all)
-    assert status == 3
-    assert "0 restarts are used up" in errors.splitlines()[-1], errors
+    config = config_of(tmp_path / "killed", tmp_path / "policy", **two_actors(max_restarts=1))
+    status, errors = run_and_kill(config)
+    assert status == 3, errors
+    assert "1 restarts are used up" in errors.splitlines()[-1] and "--resume" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    assert len(folders["all"].read_metrics("train")) < STEPS
-    # What was saved before is whole: the run goes on from it, to the same rewards.
+    done_steps = [record["step"] for record in served(killed)]
+    assert done_steps == list(range(1, len(done_steps) + 1)) and 2 <= len(done_steps) < STEPS
+    assert (total(served(killed), "restarts"), total(served(killed), "failures")) == (1, 0)
+    before_the_stop = rewards(killed)
+    for step in done_steps:
+        assert before_the_stop[step] == expected[step]
+
+    # What was saved is whole: the run goes on from it, to the same rewards.
     resumed = prompter("train", config, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert rewards(folders["all"]) == expected
+    assert rewards(killed) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,14 @@ import torch
 
 from envs.executors.parallel import parallel_map
 
-pytestmark = pytest.mark.skipif(torch.get_num_threads() < 2, reason="one thread shares nothing")
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Other tests may have left another number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_results_keep_the_order_of_the_items() -> None:
