@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class InfrastructureError(RuntimeError):
-    """Actors or engines died more often than they may be replaced. What was saved before is whole.
+    """Actors or engines cannot be started, or died too often to be replaced. What was saved is whole.
 
     The command line prints the message without a traceback and exits with code 3.
     """

@@ -79,28 +79,26 @@ class FoldedExecutor(PromptableExecutor):
         for index, instance in enumerate(instances):
             points, _ = point_arrays(instance)
             alike.setdefault((instance.box is not None, len(points)), []).append(index)
-        plain: dict[int, list[tuple[list[int], Tensor]]] = {}
+        buckets: dict[int, list[tuple[int, Tensor]]] = {}
         for rows in alike.values():
-            tokens = self.prompt_tokens(embedding, [instances[index] for index in rows])
-            for index, one in zip(rows, tokens, strict=True):
+            for index, tokens in zip(
+                rows, self.prompt_tokens(embedding, [instances[i] for i in rows]), strict=True
+            ):
                 given = mask_prompts[index]
-                if given is not None:
-                    mask = torch.as_tensor(given, dtype=torch.float32, device=self.device)
-                    if tuple(mask.shape) != self.low_res:
-                        raise ValueError(
-                            f"a mask prompt must have shape {list(self.low_res)}, but got {list(mask.shape)}"
-                        )
-                    refined = self.decode_with_mask(embedding, one[None], mask[None, None])
-                    logits[index], ious[index] = refined
-            without = [i for i, index in enumerate(rows) if mask_prompts[index] is None]
-            if without:
-                places = [rows[i] for i in without]
-                plain.setdefault(tokens.shape[1], []).append((places, tokens[without]))
-        if plain:
+                if given is None:
+                    buckets.setdefault(len(tokens), []).append((index, tokens))
+                    continue
+                mask = torch.as_tensor(given, dtype=torch.float32, device=self.device)
+                if tuple(mask.shape) != self.low_res:
+                    raise ValueError(
+                        f"a mask prompt must have shape {list(self.low_res)}, but got {list(mask.shape)}"
+                    )
+                logits[index], ious[index] = self.decode_with_mask(embedding, tokens[None], mask[None, None])
+        if buckets:
             side = self.image_side(embedding)
-            for members in plain.values():
-                places = [index for part, _ in members for index in part]
-                logits[places], ious[places] = self.decoder.decode(side, torch.cat([t for _, t in members]))
+            for members in buckets.values():
+                rows = [index for index, _ in members]
+                logits[rows], ious[rows] = self.decoder.decode(side, torch.stack([t for _, t in members]))
         return logits, ious
 
     def choose(self, low_res: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:

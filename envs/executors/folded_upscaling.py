@@ -28,7 +28,6 @@ class FoldedUpscaling:
     def __init__(self, weight: Tensor, norms: Sequence[tuple[Tensor, Tensor]]) -> None:
         dtype = weight.dtype
         through = weight.double()
-        self.constant = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         weights, biases = [], []
         for scale, shift in reversed(norms):
             biases.append((through @ shift.double()).to(dtype))

@@ -86,8 +86,8 @@ class SamDecoder:
             self.output_tokens = torch.cat(tokens)
             first, _, _, second, _ = mask_decoder.output_upscaling
             # The norm between the two layers begins by taking off the mean over channels.
-            centred = [_centred(tensor, first.out_channels) for tensor in _as_linear(first)]
-            self._upscale_weights = [(centred[0], centred[1]), _as_linear(second)]
+            weight, bias = (_centred(tensor, first.out_channels) for tensor in _as_linear(first))
+            self._upscale_weights = [(weight, bias), _as_linear(second)]
             transformer = mask_decoder.transformer
             # A CPU norms faster, and keeps the deviations in float32, with weights in float32.
             norm_dtype = torch.promote_types(self.dtype, torch.float32) if on_cpu else self.dtype

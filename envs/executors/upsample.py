@@ -139,16 +139,8 @@ class MaskUpsampler:
         return wide
 
 
-@lru_cache(maxsize=64)
-def mask_upsampler(
-    low: tuple[int, int],
-    padded: tuple[int, int],
-    used: tuple[int, int],
-    original: tuple[int, int],
-    device: torch.device,
-) -> MaskUpsampler:
-    """A `MaskUpsampler`, kept for the next image of the same size."""
-    return MaskUpsampler(low, padded, used, original, device)
+mask_upsampler = lru_cache(maxsize=64)(MaskUpsampler)
+"""A `MaskUpsampler`, kept for the next image of the same size."""
 
 
 def _threshold(values: Tensor, level: float, out: Tensor) -> None:
