@@ -277,8 +277,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
     from envs.datasets import split_name
-    from envs.executors.config import ExecutorConfig
-    from envs.executors.promptable import resolve_dtype
+    from envs.executors import ExecutorConfig, resolve_dtype
     from envs.workload import make_workload
 
     for name in ("images", "side", "group", "instances", "peer_images"):
@@ -288,13 +287,15 @@ def run(arguments: argparse.Namespace) -> int:
             )
     dataset, split = split_name(arguments.dataset)
     family = arguments.executor.partition(":")[0]
-    config = ExecutorConfig.from_text(
-        arguments.executor,
-        dtype=resolve_dtype(arguments.device) if arguments.dtype == "auto" else arguments.dtype,
-        device=arguments.device,
-        multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
-        cache_dtype=arguments.cache_dtype,
-        encode_batch=arguments.encode_batch,
+    config = resolve_dtype(
+        ExecutorConfig.from_text(
+            arguments.executor,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
+            cache_dtype=arguments.cache_dtype,
+            encode_batch=arguments.encode_batch,
+        )
     )
     if arguments.threads:
         import torch

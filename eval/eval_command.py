@@ -24,7 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from envs.datasets.registry import open_dataset, split_name
-from envs.executors import open_executors
+from envs.executors import open_executors, resolve_dtype
 from envs.executors.config import ExecutorConfig
 from envs.segmentation import Segmenter
 from eval.answerers import build_answerer
@@ -246,7 +246,8 @@ def parse_executor(text: str) -> ExecutorConfig | None:
     """Read `FAMILY[:MODEL][,key=value…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
 
     Returns:
-        None for `own-masks`.
+        None for `own-masks`. `dtype=auto` is answered here, so that the type becomes part of the run's
+        identity; a Ray pool answers it where its actors run.
 
     Raises:
         UserError: if the family or a key is unknown, or a value is bad.
@@ -261,9 +262,10 @@ def parse_executor(text: str) -> ExecutorConfig | None:
         **parse_options(options),
     }
     try:
-        return ExecutorConfig.model_validate(given)
+        config = ExecutorConfig.model_validate(given)
     except ValidationError as error:
         raise UserError(f"--executor {text}: {describe_validation_error(error)}") from None
+    return config if config.pool == "ray" else resolve_dtype(config)
 
 
 def executor_name(config: ExecutorConfig | None) -> str:

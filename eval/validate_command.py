@@ -77,8 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the files if asked to; 1 if a segmenter failed on anything, else 0."""
-    from envs.executors import open_executors
-    from envs.executors.config import ExecutorConfig
+    from envs.executors import ExecutorConfig, open_executors, resolve_dtype
 
     oracles = arguments.oracle or list(ORACLES)
     for name in oracles:
@@ -88,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     texts = arguments.executor or ["mobile-sam"]
     if len(set(texts)) < len(texts):
         raise UserError("an --executor is given twice.")
-    configs = [ExecutorConfig.from_text(text, **common) for text in texts]
+    configs = [resolve_dtype(ExecutorConfig.from_text(text, **common)) for text in texts]
     samples = _open(arguments.dataset, arguments.option)
     executors = open_executors(configs)
     try:
@@ -105,7 +104,14 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         for executor in executors:
             executor.close()
-    result = {"dataset": arguments.dataset, "options": arguments.option, **common, **result}
+    result = {
+        "dataset": arguments.dataset,
+        "options": arguments.option,
+        "executors": {
+            text: config.model_dump(mode="json") for text, config in zip(texts, configs, strict=True)
+        },
+        **result,
+    }
     if not result["units"]:
         raise UserError(f"{arguments.dataset} has no target with a mask to validate on.")
     table = render(result)

@@ -75,7 +75,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.remove_callback(PrinterCallback)
         self.loop, self.run_log = loop, log
         self._window: Window | None = None
-        self._adapters = Path(tempfile.mkdtemp(prefix="prompter-adapter-"))
+        # Removed by `close`, and at the latest with the trainer.
+        self._adapters = tempfile.TemporaryDirectory(prefix="prompter-adapter-", ignore_cleanup_errors=True)
         self.sampler_version = 0
         self._optimise_since: float | None = None
         # From here on TRL takes completions and their log-probabilities from us.
@@ -195,12 +196,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         sampler: Sampler = self.loop.sampler
         if version == sampler.version:
             return
-        folder = self._adapters / f"version-{version}"
+        adapters = Path(self._adapters.name)
+        folder = adapters / f"version-{version}"
         self.accelerator.unwrap_model(self.model).save_pretrained(folder, save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.
-        for old in self._adapters.iterdir():
+        for old in adapters.iterdir():
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -235,7 +237,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def close(self) -> None:
         """Remove the adapters written for the sampler."""
-        shutil.rmtree(self._adapters, ignore_errors=True)
+        self._adapters.cleanup()
 
 
 class _EpochRepeatSampler(RepeatSampler):

@@ -37,11 +37,16 @@ def build_executor(config: ExecutorConfig) -> Executor:
     if config.family not in BUILDERS:
         raise UserError(f"unknown executor family {config.family!r}.{did_you_mean(config.family, BUILDERS)}")
     module, function = BUILDERS[config.family]
-    if config.dtype == "auto" and config.family != "box":
-        from envs.executors.promptable import resolve_dtype
+    return getattr(importlib.import_module(module), function)(resolve_dtype(config))
 
-        config = config.model_copy(update={"dtype": resolve_dtype(config.device)})
-    return getattr(importlib.import_module(module), function)(config)
+
+def resolve_dtype(config: ExecutorConfig) -> ExecutorConfig:
+    """The config with `dtype: auto` replaced by the type that this machine computes in."""
+    if config.dtype != "auto" or config.family == "box":
+        return config
+    from envs.executors.promptable import faster_dtype
+
+    return config.model_copy(update={"dtype": faster_dtype(config.device)})
 
 
 def open_executor(config: ExecutorConfig) -> CachedExecutor | ExecutorPool:
@@ -71,4 +76,12 @@ def open_executors(configs: Sequence[ExecutorConfig]) -> list[CachedExecutor | E
     return opened
 
 
-__all__ = ["BUILDERS", "FAMILIES", "ExecutorConfig", "build_executor", "open_executor", "open_executors"]
+__all__ = [
+    "BUILDERS",
+    "FAMILIES",
+    "ExecutorConfig",
+    "build_executor",
+    "open_executor",
+    "open_executors",
+    "resolve_dtype",
+]

@@ -251,7 +251,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_dtype(device: str) -> str:
+def faster_dtype(device: str) -> str:
     """Name of the faster type that a device computes in: "bfloat16" where it has instructions for it."""
     if resolve_device(device).type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)

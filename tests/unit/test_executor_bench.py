@@ -124,6 +124,7 @@ def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     saved = json.loads((out / "validate.json").read_text())
     assert saved["units"] == 8
     assert saved["results"]["box"]["box"]["n"] == 8
+    assert saved["executors"]["box"]["multimask"] == "single"
     assert (out / "validate.md").read_text() in printed
     with Image.open(out / "worst-box.png") as picture:
         assert picture.width > 600

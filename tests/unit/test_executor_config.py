@@ -17,6 +17,7 @@ from envs.executors import BUILDERS, FAMILIES, build_executor, open_executors
 from envs.executors.box import BoxExecutor
 from envs.executors.config import ExecutorConfig
 from envs.executors.sam2 import build_model, published_config, read_description
+from eval.eval_command import parse_executor
 from prompter.errors import UserError
 from tests.fixtures.segmenters import save_sam, save_sam2
 
@@ -139,6 +140,10 @@ def test_the_automatic_type_is_what_the_processor_computes_in(
     config = save_sam(tmp_path).model_copy(update={"device": "cpu"})
     chosen = build_executor(config.model_copy(update={"dtype": expected})).fingerprint
     assert build_executor(config.model_copy(update={"dtype": "auto"})).fingerprint == chosen
+    named = parse_executor("mobile-sam,dtype=auto,device=cpu")
+    assert named is not None and named.dtype == expected
+    distant = parse_executor("mobile-sam,dtype=auto,device=cpu,pool=ray")
+    assert distant is not None and distant.dtype == "auto"
 
 
 def test_fingerprints_tell_weights_and_types_apart(tmp_path: Path) -> None:
