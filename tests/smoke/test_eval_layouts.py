@@ -6,6 +6,7 @@ MobileSAM, each in a process of its own that is killed with `kill -9`.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -43,6 +44,15 @@ PRELOADED = [
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.qwen3_vl.processing_qwen3_vl",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> Iterator[None]:
+    """An evaluation collects garbage nine times a test, which need not look at all that pytest imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture()
