@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes and checksums."""
+"""Files and folders that are either whole or absent: atomic writes and checksums."""
 
 from __future__ import annotations
 
@@ -34,6 +34,24 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Make a folder beside `path`, to be filled in the block, and rename it to `path` if that succeeds.
+
+    What is there under the final name is replaced then. Nothing new is left under it if the block raises
+    or the process is killed; a killed one leaves a folder whose name begins with a dot.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+        new = Path(name) / "new"
+        new.mkdir()
+        yield new
+        if target.exists():
+            target.rename(Path(name) / "old")  # a folder with files in it cannot be renamed over
+        new.rename(target)
 
 
 def sha256_of(path: Path | str) -> str:

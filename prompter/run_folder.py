@@ -3,7 +3,7 @@
     config.yaml          the resolved configuration; running it again repeats the run
     metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
-    checkpoints/         whatever the trainer writes there
+    checkpoints/         whatever the trainer writes there; an evaluation has none
     report.html          the page to look at
 
 This is the only module that writes these files. It imports neither torch nor the other packages,
@@ -55,7 +55,6 @@ class RunFolder:
         run = cls(path)
         run.check_usable(resume=resume)
         run.rollouts_dir.mkdir(parents=True, exist_ok=True)
-        run.checkpoints_dir.mkdir(exist_ok=True)
         drop_unfinished_line(run.metrics_path)
         return run
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError
+from prompter.files import atomic_folder
 from prompter.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 
@@ -200,8 +201,9 @@ def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
     """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens."""
     final = folder.checkpoints_dir / "final"
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    merged.save_pretrained(final)
-    policy.save_protocol(final)
+    with atomic_folder(final) as unfinished:
+        merged.save_pretrained(unfinished)
+        policy.save_protocol(unfinished)
     return final
 
 

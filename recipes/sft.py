@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from prompter.action import ActionSpace
 from prompter.config import StrictModel
 from prompter.config_files import dump_yaml, load_model
 from prompter.errors import UserError
-from prompter.files import atomic_write
+from prompter.files import atomic_folder, atomic_write
 from prompter.small_policy import SmallPolicySize
 
 TAKES_OVERRIDES = True
@@ -161,10 +162,12 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
             )
             print(json.dumps(history[-1]), flush=True)
             # Each export stays, so that one can be chosen that reinforcement learning can still improve.
-            for folder in (output, output / "exports" / f"step-{state.global_step:06d}"):
-                model.save_pretrained(folder)
-                policy.save_protocol(folder)
-                _write_card(folder, config, command, commit, history)
+            export = output / "exports" / f"step-{state.global_step:06d}"
+            with atomic_folder(export) as unfinished:
+                model.save_pretrained(unfinished)
+                policy.save_protocol(unfinished)
+                _write_card(unfinished, config, command, commit, history)
+            shutil.copytree(export, output, dirs_exist_ok=True)
 
     arguments = TrainingArguments(
         output_dir=str(output / "trainer"),
