@@ -72,7 +72,8 @@ def open_aerial_buildings(
         split: train (8 tiles), val (1 tile) or test (3 tiles).
         root: the folder with `images/` and `polygon_lists/`; fetched when not given.
         window: side of the square windows in pixels, at most the tiles' 571.
-        stride: most pixels from one window to the next; a row of windows reaches from edge to edge.
+        stride: most pixels from one window to the next; a row of windows reaches from edge to edge, but for
+            a few pixels where another window would show almost the same (see `window_starts`).
         queries_per_window: most questions asked about one window.
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 7.4 square metres).
@@ -149,10 +150,16 @@ def _windows(
 
 
 def window_starts(length: int, side: int, stride: int) -> Sequence[int]:
-    """Where windows start along one axis: evenly spaced from edge to edge, at most `stride` apart."""
+    """Where windows start along one axis: evenly spaced from edge to edge, at most `stride` apart.
+
+    A strip narrower than a sixty-fourth of a window is left out rather than given a window that shows
+    almost the same again: the tiles have 571 or 572 pixels.
+    """
     last = length - side
+    if last < side / 64:
+        return [0]
     steps = -(-last // stride)  # rounded up
-    return [round(last * step / steps) for step in range(steps + 1)] if steps else [0]
+    return [round(last * step / steps) for step in range(steps + 1)]
 
 
 def _building_masks(path: Path, size: tuple[int, int]) -> list[Mask]:

@@ -91,10 +91,16 @@ def test_windows_reach_from_edge_to_edge_without_gaps(length, side, stride):
     side = min(side, length)
     starts = window_starts(length, side, stride)
     assert starts[0] == 0
-    assert starts[-1] == length - side
+    left_out = length - side - starts[-1]
+    assert left_out == 0 or (left_out < side / 64 and len(starts) == 1)
     steps = np.diff(starts)
     assert (steps > 0).all()
     assert (steps <= stride + 1).all()  # a step may be rounded up
+
+
+def test_a_tile_of_one_more_pixel_is_not_seen_twice():
+    assert [window_starts(length, 571, 96) for length in (571, 572)] == [[0], [0]]
+    assert window_starts(572, 256, 96)[-1] == 316
 
 
 @st.composite
