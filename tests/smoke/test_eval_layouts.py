@@ -6,7 +6,6 @@ MobileSAM, each in a process of its own that is killed with `kill -9`.
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -29,7 +28,7 @@ from rewards.replay import read_rollouts
 from tests.fixtures.layouts import FIXTURES, Fixture
 from tests.fixtures.runs import command, contents
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("small_heap")]
 
 ALL_PROTOCOLS = ",".join(PROTOCOLS)
 WITH_MODELS = (
@@ -44,15 +43,6 @@ PRELOADED = [
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.qwen3_vl.processing_qwen3_vl",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_heap() -> Iterator[None]:
-    """An evaluation collects garbage nine times a test, which need not look at all that pytest imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture()

@@ -24,6 +24,8 @@ from prompter.errors import UserError
 from prompter.jsonl import write_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 WIDTH, HEIGHT = 40, 30
 
 
