@@ -32,7 +32,9 @@ pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("small_heap")]
 
 ALL_PROTOCOLS = ",".join(PROTOCOLS)
 WITH_MODELS = (
-    sorted(FIXTURES) if os.environ.get("PROMPTER_ALL_LAYOUTS") else ["earthreason-nested", "refcoco"]
+    sorted(FIXTURES)
+    if os.environ.get("PROMPTER_ALL_LAYOUTS")
+    else ["earthreason-nested", "refcoco", "vrsbench"]
 )
 """Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [
