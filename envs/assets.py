@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from prompter.errors import UserError
-from prompter.files import atomic_write, sha256_of
+from prompter.runs.files import atomic_write, sha256_of
 
 PackageKind = Literal["wheel", "sdist", "npm"]
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.masks import Mask
 from envs.sample import RGB, Sample
-from prompter.files import atomic_write
+from prompter.runs.files import atomic_write
 
 INSTANCE_COLOURS: tuple[tuple[int, int, int], ...] = (
     (255, 64, 160),
@@ -62,7 +62,7 @@ def _tile_image(sample: Sample, side: int, *, target: bool) -> Image.Image:
 
     It is scaled before the target is drawn, so that outlines are equally wide on all tiles.
     """
-    width, height = sample.image_size
+    width, height = sample.image_wh
     scale = side / max(width, height)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC

@@ -44,18 +44,18 @@ def encode_rle(mask: Any) -> RLE:
     return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
-def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Mask:
+def decode_rle(rle: Any, hw: tuple[int, int] | None = None) -> Mask:
     """Decode COCO run-lengths, compressed (`counts` text) or not (`counts` list of ints).
 
     Args:
         rle: `{"size": [height, width], "counts": …}`.
-        size: (height, width) the mask must have, when known.
+        hw: (height, width) the mask must have, when known.
 
     Returns:
         bool mask [height, width].
 
     Raises:
-        ValueError: if a key is missing, the runs do not add up to the size, or `size` differs.
+        ValueError: if a key is missing, the runs do not add up to the size, or `hw` differs.
     """
     try:
         height, width = (int(n) for n in rle["size"])
@@ -64,10 +64,10 @@ def decode_rle(rle: Any, size: tuple[int, int] | None = None) -> Mask:
         raise ValueError("a run-length encoding needs `size` [height, width] and `counts`") from None
     if height <= 0 or width <= 0:
         raise ValueError(f"a run-length encoding's size must be positive, but got [{height}, {width}]")
-    if size is not None and (height, width) != tuple(size):
+    if hw is not None and (height, width) != tuple(hw):
         raise ValueError(
             f"the run-length encoding is {height} x {width} (height x width), "
-            f"but its image is {size[0]} x {size[1]}"
+            f"but its image is {hw[0]} x {hw[1]}"
         )
     if isinstance(counts, list):
         runs = np.asarray(counts, dtype=np.int64)
@@ -110,13 +110,13 @@ def _uncompress_runs(text: str) -> NDArray[np.int64]:
     return np.asarray(runs, dtype=np.int64)
 
 
-def union(masks: Iterable[Any], size: tuple[int, int]) -> Mask:
-    """Return the pixel-wise OR of masks, all [height, width] == `size`; all False if there are none."""
-    result = np.zeros(size, dtype=np.bool_)
+def union(masks: Iterable[Any], hw: tuple[int, int]) -> Mask:
+    """Return the pixel-wise OR of masks, all [height, width] == `hw`; all False if there are none."""
+    result = np.zeros(hw, dtype=np.bool_)
     for mask in masks:
         one = as_mask(mask)
-        if one.shape != tuple(size):
-            raise ValueError(f"expected a mask of shape {tuple(size)}, but got {one.shape}")
+        if one.shape != tuple(hw):
+            raise ValueError(f"expected a mask of shape {tuple(hw)}, but got {one.shape}")
         result |= one
     return result
 
@@ -152,7 +152,7 @@ def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
-def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Mask:
+def polygons_to_mask(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> Mask:
     """Fill polygons, each a flat list x0, y0, x1, y1, … in pixels, into one mask of (height, width).
 
     Filling is pycocotools' (COCO's own rule), so annotations rasterise as their authors' tools do.
@@ -172,6 +172,6 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], size: tuple[int, int])
                 f"polygon {number} has a coordinate that is not finite or beyond {MAX_COORDINATE} pixels"
             )
     if not polygons:
-        return np.zeros(size, dtype=np.bool_)
-    encoded = coco.frPyObjects([[float(v) for v in polygon] for polygon in polygons], *size)
+        return np.zeros(hw, dtype=np.bool_)
+    encoded = coco.frPyObjects([[float(v) for v in polygon] for polygon in polygons], *hw)
     return coco.decode(coco.merge(encoded)).astype(np.bool_)

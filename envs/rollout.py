@@ -15,14 +15,14 @@ class Rollout:
     """One completion and what became of it. All masks are RLE in the image frame.
 
     Args:
-        sample_id, dataset, split, image_id, image_size, query, target, instances, ignore, boxes,
-            tags: as in `envs.sample.Sample`; image_size is (width, height).
+        sample_id, dataset, split, image_id, image_wh, query, target, instances, ignore, boxes,
+            tags: as in `envs.sample.Sample`; image_wh is (width, height).
         completion: the sampled text.
         answer: what the parser read: a `PromptSet`, or why there is none.
         prediction: the executor's union mask; None when parsing or the executor failed.
         predicted_ious: the executor's own estimate per instance.
         predicted_instances: one predicted mask per instance of the answer, when it was asked for
-            (`envs.segmentation.make_rollouts(keep_instances=True)`); else empty.
+            (`envs.rollouts.make_rollouts(keep_instances=True)`); else empty.
         executor_error: one sentence when the executor failed, else None. Such a rollout scores
             None (left out of its group), never 0.
         executor: name of the segmenter.
@@ -35,7 +35,7 @@ class Rollout:
     dataset: str
     split: str
     image_id: str
-    image_size: tuple[int, int]
+    image_wh: tuple[int, int]
     query: str
     target: RLE | None
     completion: str
@@ -66,13 +66,15 @@ class Rollout:
     def from_json(cls, data: Mapping[str, Any]) -> Rollout:
         """Inverse of `to_json`."""
         fields = dict(data)
+        if "image_size" in fields:  # what the key was called before
+            fields["image_wh"] = fields.pop("image_size")
         prompts, failure = fields.pop("prompts"), fields.pop("failure")
         answer: PromptSet | ParseFailure
         if failure is None:
             answer = PromptSet.from_json(prompts)
         else:
             answer = ParseFailure(FailureKind(failure["kind"]), failure["message"], fields["completion"])
-        for name in ("image_size", "instances", "predicted_ious", "predicted_instances"):
+        for name in ("image_wh", "instances", "predicted_ious", "predicted_instances"):
             fields[name] = tuple(fields[name])
         fields["boxes"] = tuple(tuple(box) for box in fields["boxes"])
         return cls(answer=answer, **fields)

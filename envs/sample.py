@@ -25,8 +25,8 @@ class Sample:
         sample_id: unique within (dataset, split); stable across runs and machines.
         dataset, split: where it comes from.
         image_id: names the image within (dataset, split); samples of one image share it.
-        image_size: (width, height) in pixels of the original image.
-        load_image: returns the image as a PIL RGB image of `image_size`; called lazily, so that
+        image_wh: (width, height) in pixels of the original image.
+        load_image: returns the image as a PIL RGB image of `image_wh`; called lazily, so that
             a dataset of any length is never held in memory. Must be picklable.
         query: the question put to the policy.
         target: union of all target masks (RLE, image frame); an all-zero mask means "no target";
@@ -41,7 +41,7 @@ class Sample:
     dataset: str
     split: str
     image_id: str
-    image_size: tuple[int, int]
+    image_wh: tuple[int, int]
     load_image: Callable[[], Image.Image] = field(repr=False, compare=False)
     query: str
     target: RLE | None = field(repr=False)
@@ -62,12 +62,12 @@ class Sample:
         """
         if self.target is None:
             raise ValueError(f"sample {self.sample_id!r} of {self.dataset} has boxes, not a mask")
-        return decode_rle(self.target, (self.image_size[1], self.image_size[0]))
+        return decode_rle(self.target, (self.image_wh[1], self.image_wh[0]))
 
     def instance_masks(self) -> list[Mask]:
         """Decode each target object to a bool mask [height, width]; empty if not told apart."""
-        size = (self.image_size[1], self.image_size[0])
-        return [decode_rle(rle, size) for rle in self.instances]
+        hw = (self.image_wh[1], self.image_wh[0])
+        return [decode_rle(rle, hw) for rle in self.instances]
 
 
 @runtime_checkable

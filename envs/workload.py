@@ -78,7 +78,7 @@ def make_workload(
             image = sample.load_image().convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
             pixels[sample.image_id] = np.ascontiguousarray(np.asarray(image))
             boxes[sample.image_id] = set()
-        scale = (side / sample.image_size[0], side / sample.image_size[1])
+        scale = (side / sample.image_wh[0], side / sample.image_wh[1])
         for rle in sample.instances:
             box = mask_to_box(decode_rle(rle))
             if box is not None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
+from eval.mask_views import View
 from eval.protocols import PROTOCOLS, apply, covered
-from eval.protocols.base import Protocol
-from eval.queries import Outcome, QueryTable, build_table
-from eval.ratios import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
-from eval.views import View
+from eval.protocols.base import ScoringProtocol
+from eval.query_table import Outcome, QueryTable, build_table
 from prompter.errors import UserError
 from rewards.replay import read_rollouts
 
@@ -29,7 +29,7 @@ _SIZES = ((0.001, "under 0.1 %"), (0.01, "0.1 to 1 %"), (0.1, "1 to 10 %"), (np.
 _SIZE_NAMES = [*(name for _, name in _SIZES), "no target", "unknown"]
 
 
-def score_file(path: Path | str, protocols: Sequence[Protocol]) -> QueryTable:
+def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryTable:
     """Read a file of rollouts into the table that the given protocols need; no model is loaded.
 
     Raises:
@@ -43,7 +43,7 @@ def score_file(path: Path | str, protocols: Sequence[Protocol]) -> QueryTable:
 
 
 def summarise(
-    table: QueryTable, protocols: Iterable[Protocol], bootstrap: Bootstrap | None = None
+    table: QueryTable, protocols: Iterable[ScoringProtocol], bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """Compute everything that is reported about one file of rollouts, as a JSON-ready dict.
 
@@ -138,7 +138,7 @@ def compare(
     before: QueryTable,
     after: QueryTable,
     metrics: Sequence[str] = ("gIoU", "cIoU", "P@0.5", "P@0.7", "N-acc", "T-acc", "parse-failures"),
-    protocol: Protocol = STRICT,
+    protocol: ScoringProtocol = STRICT,
     bootstrap: Bootstrap | None = None,
 ) -> dict[str, Difference]:
     """Compare two runs on the queries both answered.

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.bootstrap import Bootstrap
 from eval.metrics import score_file, summarise
 from eval.protocols import get_protocols
-from eval.ratios import Bootstrap
 from prompter.errors import UserError
-from prompter.files import atomic_write
-from prompter.memory import give_back_memory
-from prompter.run_folder import RunFolder
+from prompter.runs.files import atomic_write
+from prompter.runs.memory import give_back_memory
+from prompter.runs.run_folder import RunFolder
 
 RESULTS = "results.json"
 

@@ -19,15 +19,16 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
+from envs.executors.base import Executor
 from envs.rollout import Rollout
+from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
-from envs.segmentation import Segmenter, image_key, make_rollouts
-from eval.answerers import Answer, Answerer
-from eval.own_masks import OwnMasks
+from eval.answerers.base import Answer, Answerer
+from eval.answerers.own_masks import OwnMasks
 from prompter.errors import UserError
-from prompter.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
-from prompter.memory import give_back_memory
-from prompter.run_folder import RunFolder
+from prompter.runs.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
+from prompter.runs.memory import give_back_memory
+from prompter.runs.run_folder import RunFolder
 from prompter.types import FailureKind, ParseFailure, PromptSet
 from rewards.mask import mask_iou
 
@@ -61,7 +62,7 @@ class EvaluationRun:
 def evaluate(
     samples: Samples,
     answerer: Answerer,
-    executors: Mapping[str, Segmenter | OwnMasks],
+    executors: Mapping[str, Executor | OwnMasks],
     out: Path | str,
     *,
     config: Mapping[str, Any],
@@ -137,7 +138,7 @@ def evaluate(
 def _segmented(
     batch: Sequence[Sample],
     answers: Sequence[Answer],
-    segmenter: Segmenter | OwnMasks,
+    segmenter: Executor | OwnMasks,
     name: str,
     step: int,
     keep_instances: bool,
@@ -220,7 +221,7 @@ class _ImageMemo:
 
 
 def _image_bytes(sample: Sample) -> int:
-    return sample.image_size[0] * sample.image_size[1] * 3
+    return sample.image_wh[0] * sample.image_wh[1] * 3
 
 
 def _parts_by_pixels(batch: Sequence[Sample]) -> Iterator[slice]:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from prompter.config import StrictModel
 from prompter.coords import Frame
+from prompter.runs.config import StrictModel
 from prompter.types import Instance, PromptSet
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from PIL import Image
 
 from prompter.action import ActionSpace
 from prompter.coords import FrameKind
@@ -73,3 +76,19 @@ def build_messages(query: str, system: str, *, question: QuestionPosition = "aft
         {"role": "system", "content": [{"type": "text", "text": system}]},
         {"role": "user", "content": parts},
     ]
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """One prompt.
+
+    Args:
+        messages: the chat as `prompter.chat.build_messages` makes it: a list of
+            {"role", "content"} with content parts {"type": "text", "text"} or {"type": "image"}.
+        image: PIL RGB image, already resized to the policy's model frame.
+        image_key: identity of `image`; a pool ships each key once.
+    """
+
+    messages: list[dict[str, Any]]
+    image: Image.Image = field(repr=False)
+    image_key: str = ""

@@ -27,23 +27,23 @@ class Frame:
 
     Args:
         kind: `absolute` or `thousandths`.
-        image_size: (width, height) of the original image, pixels.
-        model_size: (width, height) of the resized image the model sees, pixels.
+        image_wh: (width, height) of the original image, pixels.
+        model_wh: (width, height) of the resized image the model sees, pixels.
     """
 
     kind: FrameKind
-    image_size: tuple[int, int]
-    model_size: tuple[int, int]
+    image_wh: tuple[int, int]
+    model_wh: tuple[int, int]
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "model_size"):
+        for name in ("image_wh", "model_wh"):
             if min(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be positive, but got {getattr(self, name)}")
 
     @property
     def extent(self) -> tuple[int, int]:
         """Largest coordinate (x, y) of the model frame, inclusive."""
-        return (1000, 1000) if self.kind == "thousandths" else self.model_size
+        return (1000, 1000) if self.kind == "thousandths" else self.model_wh
 
     def contains(self, x: float, y: float) -> bool:
         """Whether a model-frame coordinate lies in the frame, edges included."""
@@ -71,11 +71,11 @@ class Frame:
         return (x1, y1, x2, y2)
 
     def _to_model(self, value: float, axis: int) -> int:
-        scaled = value * self.extent[axis] / self.image_size[axis]
+        scaled = value * self.extent[axis] / self.image_wh[axis]
         return min(max(math.floor(scaled + 0.5), 0), self.extent[axis])
 
     def _to_image(self, value: float, axis: int) -> float:
-        return value * self.image_size[axis] / self.extent[axis]
+        return value * self.image_wh[axis] / self.extent[axis]
 
 
 def _keep_apart(low: int, high: int, limit: int) -> tuple[int, int]:
@@ -88,9 +88,7 @@ _MAX_ASPECT = 200
 """Longer side over shorter side that the Qwen-VL image processors still take."""
 
 
-def fit_size(
-    image_size: tuple[int, int], *, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
+def fit_size(image_wh: tuple[int, int], *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Size (width, height) at which a Qwen-VL processor shows an image to its model.
 
     Both sides become multiples of `factor` (patch size x merge size), the area falls within
@@ -101,10 +99,10 @@ def fit_size(
     Raises:
         ValueError: if the aspect ratio exceeds 200, which the processors refuse too.
     """
-    width, height = image_size
+    width, height = image_wh
     if max(width, height) / min(width, height) > _MAX_ASPECT:
         raise ValueError(
-            f"the image's aspect ratio must be at most {_MAX_ASPECT}, but its size is {image_size}"
+            f"the image's aspect ratio must be at most {_MAX_ASPECT}, but its size is {image_wh}"
         )
     fitted_width = round(width / factor) * factor
     fitted_height = round(height / factor) * factor

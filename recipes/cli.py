@@ -6,7 +6,7 @@ its command is asked for; so `prompter --help` imports no command, and no torch.
 "dotted.key=value" for `recipes.config.load_config`.
 
 Exit codes: 0 done, 1 a command's own "no", 2 the user's mistake (one sentence on stderr, no
-traceback), 130 interrupted.
+traceback), 3 the machines' (actors or engines died too often; what to do is said), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,17 +30,29 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("recipes.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"),
-    "train": Command("recipes.train_command", "train a policy by GRPO, as a config says"),
-    "sft": Command("recipes.sft", "cold start: teach a small policy the format and rough localisation"),
-    "eval": Command("eval.eval_command", "measure a policy on benchmarks, or re-score a run's rollouts"),
-    "ablate": Command("eval.ablation", "a grid of segmenters, action spaces and frames, as one command"),
-    "report": Command("eval.report_command", "set runs beside published numbers; write the leaderboard"),
-    "validate": Command("eval.validate_command", "a segmenter's ceiling, by oracle prompts; no policy"),
-    "data": Command("envs.datasets.data_command", "list, check and show datasets"),
-    "bench": Command("envs.bench", "time the reward path"),
-    "replay": Command("rewards.replay_command", "re-score a file of rollouts without a model"),
+    "demo": Command(
+        "recipes.commands.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"
+    ),
+    "train": Command("recipes.commands.train", "train a policy by GRPO, as a config says"),
+    "cold-start": Command(
+        "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
+    ),
+    "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "ablate": Command(
+        "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
+    ),
+    "ceiling": Command(
+        "recipes.commands.ceiling", "how far a segmenter could go, by oracle prompts; no policy"
+    ),
+    "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
+    "report": Command("recipes.commands.report", "write the page of a run again"),
+    "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
+    "data": Command("recipes.commands.data", "list, check and show datasets"),
+    "bench": Command("recipes.commands.bench", "time the reward path"),
 }
+
+RENAMED = {"sft": "cold-start", "validate": "ceiling"}
+"""Old name of a command -> its name. The old one still works, and says so."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +88,10 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"prompter {__version__}")
         return 0
+    if words[0] in RENAMED:
+        name = RENAMED[words[0]]
+        print(f"prompter {words[0]} is called prompter {name} now.", file=sys.stderr)
+        words = [name, *words[1:]]
     if words[0] not in COMMANDS:
         raise UserError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
     return _run(words[0], words[1:])
@@ -98,7 +114,7 @@ def _help() -> str:
 def _run(name: str, words: list[str]) -> int:
     from pydantic import ValidationError
 
-    from prompter.config_files import describe_validation_error
+    from prompter.runs.config import describe_validation_error
 
     module = importlib.import_module(COMMANDS[name].module)
     parser = argparse.ArgumentParser(
@@ -123,7 +139,7 @@ def split_overrides(parser: argparse.ArgumentParser, words: Sequence[str]) -> tu
     """Take the flags that `parser` does not know out of a command line.
 
     They are taken out before parsing, so that the value of an override is never mistaken for a
-    positional argument: `--executor.pool local CONFIG` and `CONFIG --executor.pool=local` are alike.
+    positional argument: `--executor.backend local CONFIG` and `CONFIG --executor.backend=local` are alike.
 
     Returns:
         The words left for the parser, and the overrides as "dotted.key=value".

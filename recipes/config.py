@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from envs.executors.config import ExecutorConfig
-from prompter.action import ActionSpace
-from prompter.chat import Instructions, QuestionPosition
-from prompter.config import StrictModel
-from prompter.config_files import dump_yaml, load_model
 from prompter.errors import UserError, did_you_mean
-from prompter.policy import ImageSettings
+from prompter.policy import PolicySettings
+from prompter.runs.config import StrictModel, dump_yaml, load_config_model
 from prompter.sampling.config import SamplerConfig
 
 TRAINER_DEFAULTS: Mapping[str, Any] = {
@@ -45,8 +42,8 @@ _SET_ELSEWHERE = {
     "output_dir": "run_dir",
     "seed": "seed",
     "data_seed": "seed",
-    "use_vllm": "sampler.kind",
-    "vllm_mode": "sampler.kind",
+    "use_vllm": "sampler.backend",
+    "vllm_mode": "sampler.backend",
     "vllm_max_model_length": "sampler.max_model_len",
     "vllm_gpu_memory_utilization": "sampler.gpu_memory_utilization",
     "vllm_tensor_parallel_size": "sampler.tensor_parallel_size",
@@ -79,23 +76,28 @@ class PolicyConfig(StrictModel):
         model: hub id (`Qwen/Qwen2.5-VL-3B-Instruct`) or local folder.
         dtype: of the trained copy; `auto` is what the checkpoint was saved in.
         lora: adapters; null trains all weights, which no vLLM sampler on a CPU can follow.
-        action_space, image, instructions, think, question, max_new_tokens: as in
-            `prompter.policy.PolicySettings`; null keeps what the checkpoint was trained with.
+        settings: how it is asked (`prompter.policy.PolicySettings`); what is left out stays as the
+            checkpoint was trained.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        name: f"settings.{name}"
+        for name in ("action_space", "image", "instructions", "think", "question", "max_new_tokens")
+    }
 
     model: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     lora: LoraConfig | None = LoraConfig()
-    action_space: ActionSpace | None = None
-    image: ImageSettings | None = None
-    instructions: Instructions | None = None
-    think: bool | None = None
-    question: QuestionPosition | None = None
-    max_new_tokens: int | None = Field(default=None, ge=8)
+    settings: PolicySettings = PolicySettings()
+
+    @field_serializer("settings")
+    def _given_settings(self, settings: PolicySettings) -> dict[str, Any]:
+        """Only what was given, so that a config that is read back leaves the rest to the checkpoint, too."""
+        return settings.model_dump(mode="json", exclude_unset=True)
 
     def setting_overrides(self) -> dict[str, Any]:
-        """The settings that are given, for `prompter.policy.load_policy(…, overrides=…)`."""
-        return self.model_dump(mode="json", exclude={"model", "dtype", "lora"}, exclude_none=True)
+        """The settings that are given, for `prompter.checkpoint.load_policy(…, overrides=…)`."""
+        return self._given_settings(self.settings)
 
 
 class DatasetConfig(StrictModel):
@@ -122,8 +124,8 @@ class EvalConfig(StrictModel):
         split: held-out split.
         samples: the first so many of it; null is all.
         options: the set's own options; null is the training set's.
-        references: baselines (`eval.baselines`, such as `baseline:oracle-box`) evaluated on the same samples,
-            to set the policy between a floor and a ceiling.
+        references: baselines (`eval.answerers.baselines`, such as `baseline:oracle-box`) evaluated on the
+            same samples, to set the policy between a floor and a ceiling.
         every_steps: evaluate during training too, every so many optimiser steps; 0 does not.
     """
 
@@ -200,7 +202,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         UserError: if the file cannot be read, a key is unknown, or a value is not what its key takes.
     """
-    return load_model(TrainConfig, path, overrides)
+    return load_config_model(TrainConfig, path, overrides)
 
 
 def dump_config(config: TrainConfig) -> str:

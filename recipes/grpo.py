@@ -9,22 +9,14 @@ groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter--> sample
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import warnings
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-from envs.executors.config import ExecutorConfig
-from prompter.errors import UserError
-from prompter.files import atomic_folder
-from prompter.run_folder import RunFolder
+from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files a checkpoint needs to be resumed; TRL writes `trainer_state.json` last."""
+from recipes.training.checkpoints import newest_checkpoint, save_trained
+from recipes.training.checks import check_sizes, executor_configs, grpo_arguments
+from recipes.training.quiet import quiet
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
@@ -38,7 +30,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         UserError: for anything wrong with the config, the data or the run folder, before any work.
     """
     RunFolder(config.run_dir).check_usable(resume=resume)
-    _quiet()
+    quiet()
     check_trainer_keys(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
     import torch
@@ -46,14 +38,15 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     from envs.datasets import open_dataset
     from envs.executors import open_executors
-    from prompter.policy import load_policy, load_weights
+    from prompter.checkpoint import load_policy, load_weights
+    from prompter.sampling import open_sampler
     from prompter.sampling.base import SamplingSettings
-    from prompter.sampling.config import open_sampler
-    from recipes.evaluation import HeldOutEvaluation, check_references, forget_evaluations
-    from recipes.grpo_trainer import SegmentationGRPOTrainer
-    from recipes.rollout_loop import RolloutLoop
-    from recipes.scoring import PhaseTimes, RolloutScorer
-    from recipes.training_log import TrainingLog
+    from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
+    from recipes.training.log import TrainingLog
+    from recipes.training.metrics import PhaseTimes
+    from recipes.training.scoring import RolloutScorer
+    from recipes.training.trl_trainer import SegmentationGRPOTrainer
+    from recipes.training.window import WindowCollector
     from rewards.registry import build_reward
 
     set_seed(config.seed)
@@ -72,8 +65,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
     configs = executor_configs(config)
-    if config.sampler.kind == "ray" or any(executor.pool == "ray" for executor in configs):
-        from prompter.ray_runtime import ensure_ray
+    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
+        from prompter.runs.ray_runtime import ensure_ray
 
         ensure_ray(config.ray.address, config.ray.num_cpus)
     with ExitStack() as opened:
@@ -105,7 +98,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             n=group_size,
         )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
-        loop = RolloutLoop(
+        loop = WindowCollector(
             policy,
             sampler,
             scorer,
@@ -140,30 +133,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def executor_configs(config: TrainConfig) -> list[ExecutorConfig]:
-    """The segmenters a config names, one or several, as a list."""
-    return config.executor if isinstance(config.executor, list) else [config.executor]
-
-
-def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
-    """TRL's `GRPOConfig` from the config's `trainer:` section, with what is set elsewhere put in.
-
-    Raises:
-        UserError: if TRL refuses a value.
-    """
-    from trl import GRPOConfig
-
-    given = dict(config.trainer)
-    given.setdefault("max_completion_length", max_completion_length)
-    given.setdefault("logging_steps", 1)
-    # One adapter file a checkpoint; the full state is needed to resume, so never `save_only_model`.
-    output = str(Path(config.run_dir) / "checkpoints")
-    try:
-        return GRPOConfig(output_dir=output, seed=config.seed, disable_tqdm=True, **given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
-
-
 def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
     """A callback that evaluates the policy every so many optimiser steps, but not after the last."""
     from transformers import TrainerCallback
@@ -180,7 +149,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:
     """Wrap a model with LoRA adapters; with `lora: null` return it as it is, all weights trained."""
-    from prompter.policy import LORA_TARGETS
+    from prompter.checkpoint import LORA_TARGETS
 
     lora = config.policy.lora
     if lora is None:
@@ -195,95 +164,3 @@ def with_adapters(model: Any, config: TrainConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, adapters)
-
-
-def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
-    """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens."""
-    final = folder.checkpoints_dir / "final"
-    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    with atomic_folder(final) as unfinished:
-        merged.save_pretrained(unfinished)
-        policy.save_protocol(unfinished)
-    return final
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written completely, or None.
-
-    A process killed while saving leaves a folder without its last file, or with half of it.
-    """
-    numbered = [
-        (int(path.name.removeprefix("checkpoint-")), path)
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    for _, path in sorted(numbered, reverse=True):
-        if not all((path / name).is_file() for name in CHECKPOINT_FILES):
-            continue
-        try:
-            json.loads((path / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        return path
-    return None
-
-
-def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
-    """Refuse what TRL would accept and then do something else with.
-
-    Args:
-        config: the run.
-        arguments: TRL's `GRPOConfig` made from it.
-        samples: size of the training set.
-
-    Raises:
-        UserError: saying which key to change.
-    """
-    names = [one.name for one in executor_configs(config)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"executor {name!r} is named twice: rewards are told apart by executor name")
-    if config.policy.lora is None and config.sampler.kind != "hf":
-        raise UserError(
-            f"policy.lora is null, but sampler.kind {config.sampler.kind!r} follows the trainer by adapters: "
-            "give policy.lora, or take sampler.kind hf"
-        )
-    if arguments.max_steps <= 0:
-        raise UserError("trainer.max_steps must be given: a run's length is counted in optimiser steps")
-    prompts = arguments.generation_batch_size // arguments.num_generations
-    if samples < prompts:
-        raise UserError(
-            f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
-            "lower trainer.per_device_train_batch_size"
-        )
-    window = (
-        arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
-    )
-    if window > 1 and arguments.save_steps % window:
-        raise UserError(
-            f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
-            f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on "
-            "other rollouts"
-        )
-
-
-def _quiet() -> None:
-    """Silence what the libraries say to developers; errors still show."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # TRL imports vLLM where it is installed
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    for name in (
-        "transformers",
-        "trl",
-        "trl.trainer.grpo_trainer",
-        "accelerate",
-        "peft",
-        "torch.utils.cpp_extension",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

@@ -16,9 +16,9 @@ def target_boxes(rollout: Rollout) -> list[Box]:
     """Boxes of the targets, XYXY half-open pixels: the set's own, else the tight boxes of its masks."""
     if rollout.boxes:
         return list(rollout.boxes)
-    size = (rollout.image_size[1], rollout.image_size[0])
+    hw = (rollout.image_wh[1], rollout.image_wh[0])
     masks = rollout.instances or (() if rollout.target is None else (rollout.target,))
-    boxes = (mask_to_box(decode_rle(mask, size)) for mask in masks)
+    boxes = (mask_to_box(decode_rle(mask, hw)) for mask in masks)
     return [box for box in boxes if box is not None]
 
 

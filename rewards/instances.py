@@ -31,9 +31,9 @@ def instance_mask_iou(rollout: Rollout) -> float | None:
     failed = isinstance(rollout.answer, ParseFailure) or rollout.executor_error is not None
     if failed or rollout.target is None or not rollout.instances:
         return mask_iou(rollout)
-    size = (rollout.image_size[1], rollout.image_size[0])
-    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, size)
-    wanted = [mask for mask in (decode_rle(rle, size) for rle in rollout.instances) if mask.any()]
+    hw = (rollout.image_wh[1], rollout.image_wh[0])
+    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, hw)
+    wanted = [mask for mask in (decode_rle(rle, hw) for rle in rollout.instances) if mask.any()]
     if not wanted:
         return mask_iou(rollout)
     assert not isinstance(rollout.answer, ParseFailure)
@@ -42,7 +42,7 @@ def instance_mask_iou(rollout: Rollout) -> float | None:
             f"The rollout of sample {rollout.sample_id!r} keeps {len(rollout.predicted_instances)} instance "
             f"masks for {len(rollout.answer)} instances; make rollouts with keep_instances=True."
         )
-    found = [decode_rle(rle, size) for rle in rollout.predicted_instances]
+    found = [decode_rle(rle, hw) for rle in rollout.predicted_instances]
     return matched_mean(_pairwise_iou(found, wanted, ignore), len(found), len(wanted))
 
 

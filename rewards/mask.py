@@ -47,10 +47,10 @@ def mask_iou(rollout: Rollout) -> float | None:
         return 0.0
     if rollout.executor_error is not None:
         return None
-    size = (rollout.image_size[1], rollout.image_size[0])
-    target = decode_rle(rollout.target, size)
-    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, size)
+    hw = (rollout.image_wh[1], rollout.image_wh[0])
+    target = decode_rle(rollout.target, hw)
+    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, hw)
     if rollout.prediction is None:
         raise ValueError(f"rollout of {rollout.sample_id!r} has neither a prediction nor an error")
-    counts = intersection_and_union(decode_rle(rollout.prediction, size), target, ignore)
+    counts = intersection_and_union(decode_rle(rollout.prediction, hw), target, ignore)
     return score_counts(rollout.answer, bool(target.any()), *counts)

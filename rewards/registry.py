@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from envs.rollout import Rollout
 from prompter.errors import UserError, did_you_mean
 from rewards.box import box_iou
+from rewards.form import tag_format, valid_answer
 from rewards.instances import instance_mask_iou
 from rewards.mask import mask_iou
-from rewards.shape import tag_format, valid_answer
 
 Reward = Callable[[Rollout], float | None]
 

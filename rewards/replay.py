@@ -7,7 +7,7 @@ from pathlib import Path
 
 from envs.rollout import Rollout
 from prompter.errors import UserError
-from prompter.jsonl import read_lines
+from prompter.runs.jsonl import read_lines
 from rewards.registry import WeightedReward
 
 

@@ -3,6 +3,7 @@
 Importing this package is cheap: a dataset's own module is imported when it is opened.
 """
 
-from envs.datasets.registry import DatasetInfo, dataset_info, known_datasets, open_dataset, split_name
+from envs.datasets.catalog import DatasetInfo
+from envs.datasets.registry import dataset_info, known_datasets, open_dataset, split_name
 
 __all__ = ["DatasetInfo", "dataset_info", "known_datasets", "open_dataset", "split_name"]

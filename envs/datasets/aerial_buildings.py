@@ -23,8 +23,8 @@ import numpy as np
 
 from envs.assets import fetch_package_folder
 from envs.datasets.building_queries import BuildingQuery, VisibleBuilding, building_queries
-from envs.datasets.images import ImageWindow, image_size
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.images import ImageWindow, image_wh
+from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, encode_rle, mask_to_box, polygons_to_mask, union
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -112,7 +112,7 @@ def _sample(split: str, view: _Window, query: BuildingQuery) -> Sample:
         dataset=NAME,
         split=split,
         image_id=view.image_id,
-        image_size=(side, side),
+        image_wh=(side, side),
         load_image=ImageWindow(str(view.image_path), view.box),
         query=query.text,
         target=encode_rle(target),
@@ -127,7 +127,7 @@ def _windows(
 ) -> Iterator[_Window]:
     image_path = folder / "images" / SURVEY / f"{SURVEY}_{tile}.tif"
     outlines = folder / "polygon_lists" / SURVEY / f"{SURVEY}_{tile}.json"
-    width, height = image_size(image_path)
+    width, height = image_wh(image_path)
     masks = [mask for mask in _building_masks(outlines, (height, width)) if mask.any()]
     areas = [int(mask.sum()) for mask in masks]
     boxes = [mask_to_box(mask) for mask in masks]
@@ -162,12 +162,12 @@ def window_starts(length: int, side: int, stride: int) -> Sequence[int]:
     return [round(last * step / steps) for step in range(steps + 1)]
 
 
-def _building_masks(path: Path, size: tuple[int, int]) -> list[Mask]:
+def _building_masks(path: Path, hw: tuple[int, int]) -> list[Mask]:
     """Rasterise a tile's outlines, each `{"polygon": [[x, y], …]}`, to masks of (height, width)."""
     with blaming(f"outlines {path}"):
         outlines: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["objects"]
         flat = [[float(v) for point in outline["polygon"] for v in point] for outline in outlines]
-        return [polygons_to_mask([polygon], size) for polygon in flat]
+        return [polygons_to_mask([polygon], hw) for polygon in flat]
 
 
 def _describe(part: Mask, area: int, askable: bool) -> VisibleBuilding:

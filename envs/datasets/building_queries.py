@@ -181,26 +181,26 @@ def _query(kind: str, targets: tuple[int, ...], generator: random.Random) -> Bui
 
 
 # Each rule returns the answer's indices, () for a certain "no target", or None when unclear.
-Answer = tuple[int, ...] | None
+Choice = tuple[int, ...] | None
 
 
-def _largest(buildings: Buildings, side: int) -> Answer:
+def _largest(buildings: Buildings, side: int) -> Choice:
     order = sorted(range(len(buildings)), key=lambda i: -buildings[i].area)
     return _first_if_clear(buildings, order, lambda i: buildings[i].area)
 
 
-def _smallest(buildings: Buildings, side: int) -> Answer:
+def _smallest(buildings: Buildings, side: int) -> Choice:
     order = sorted(range(len(buildings)), key=lambda i: buildings[i].area)
     return _first_if_clear(buildings, order, lambda i: 1 / max(buildings[i].area, 1))
 
 
-def _first_if_clear(buildings: Buildings, order: list[int], size: Callable[[int], float]) -> Answer:
+def _first_if_clear(buildings: Buildings, order: list[int], size: Callable[[int], float]) -> Choice:
     if len(order) < 2 or size(order[0]) < AREA_RATIO * size(order[1]):
         return None
     return (order[0],) if buildings[order[0]].askable else None
 
 
-def _two_largest(buildings: Buildings, side: int) -> Answer:
+def _two_largest(buildings: Buildings, side: int) -> Choice:
     order = sorted(range(len(buildings)), key=lambda i: -buildings[i].area)
     if len(order) < 3 or buildings[order[1]].area < AREA_RATIO * buildings[order[2]].area:
         return None
@@ -208,10 +208,10 @@ def _two_largest(buildings: Buildings, side: int) -> Answer:
     return pair if all(buildings[i].askable for i in pair) else None
 
 
-def _extreme(axis: int, sign: int) -> Callable[[Buildings, int], Answer]:
+def _extreme(axis: int, sign: int) -> Callable[[Buildings, int], Choice]:
     """The building furthest along an axis (0 x, 1 y; sign -1 towards 0), by centre and by outline."""
 
-    def rule(buildings: Buildings, side: int) -> Answer:
+    def rule(buildings: Buildings, side: int) -> Choice:
         def centre(i: int) -> float:
             return sign * buildings[i].centre[axis]
 
@@ -228,7 +228,7 @@ def _extreme(axis: int, sign: int) -> Callable[[Buildings, int], Answer]:
     return rule
 
 
-def _central(buildings: Buildings, side: int) -> Answer:
+def _central(buildings: Buildings, side: int) -> Choice:
     middle = (side / 2, side / 2)
     order = sorted(range(len(buildings)), key=lambda i: math.dist(buildings[i].centre, middle))
     if len(order) < 2:
@@ -242,7 +242,7 @@ def _central(buildings: Buildings, side: int) -> Answer:
     return (order[0],) if buildings[order[0]].askable else None
 
 
-def _elongated(buildings: Buildings, side: int) -> Answer:
+def _elongated(buildings: Buildings, side: int) -> Choice:
     order = sorted(range(len(buildings)), key=lambda i: -buildings[i].elongation)
     if len(order) < 2 or buildings[order[0]].elongation < 2.2:
         return None
@@ -259,7 +259,7 @@ def _distances(buildings: Buildings) -> dict[tuple[int, int], float]:
     return {(i, j): math.dist(buildings[i].centre, buildings[j].centre) for i, j in pairs}
 
 
-def _closest_pair(buildings: Buildings, side: int) -> Answer:
+def _closest_pair(buildings: Buildings, side: int) -> Choice:
     distances = _distances(buildings)
     order = sorted(distances, key=distances.__getitem__)
     if len(order) < 2 or distances[order[1]] < DISTANCE_RATIO * distances[order[0]]:
@@ -267,7 +267,7 @@ def _closest_pair(buildings: Buildings, side: int) -> Answer:
     return order[0] if all(buildings[i].askable for i in order[0]) else None
 
 
-def _isolated(buildings: Buildings, side: int) -> Answer:
+def _isolated(buildings: Buildings, side: int) -> Choice:
     if len(buildings) < 3:
         return None
     distances = _distances(buildings)
@@ -278,7 +278,7 @@ def _isolated(buildings: Buildings, side: int) -> Answer:
     return (order[0],) if buildings[order[0]].askable else None
 
 
-def _beside_largest(buildings: Buildings, side: int) -> Answer:
+def _beside_largest(buildings: Buildings, side: int) -> Choice:
     largest = _largest(buildings, side)
     if not largest or len(buildings) < 3:
         return None
@@ -294,21 +294,21 @@ def _askable(buildings: Buildings) -> tuple[int, ...]:
     return tuple(i for i, building in enumerate(buildings) if building.askable)
 
 
-def _all(buildings: Buildings, side: int) -> Answer:
+def _all(buildings: Buildings, side: int) -> Choice:
     askable = _askable(buildings)
     return askable if len(askable) >= 2 else None
 
 
-def _all_but_largest(buildings: Buildings, side: int) -> Answer:
+def _all_but_largest(buildings: Buildings, side: int) -> Choice:
     largest = _largest(buildings, side)
     rest = tuple(i for i in _askable(buildings) if largest and i != largest[0])
     return rest if len(rest) >= 2 else None
 
 
-def _half(axis: int, sign: int) -> Callable[[Buildings, int], Answer]:
+def _half(axis: int, sign: int) -> Callable[[Buildings, int], Choice]:
     """Buildings whose centre lies in one half; unclear when an outline reaches across the middle."""
 
-    def rule(buildings: Buildings, side: int) -> Answer:
+    def rule(buildings: Buildings, side: int) -> Choice:
         middle, margin = side / 2, OFFSET_MARGIN * side / 2
         inside = []
         for i, building in enumerate(buildings):
@@ -326,10 +326,10 @@ def _half(axis: int, sign: int) -> Callable[[Buildings, int], Answer]:
     return rule
 
 
-def _quarter(right: bool, bottom: bool) -> Callable[[Buildings, int], Answer]:
+def _quarter(right: bool, bottom: bool) -> Callable[[Buildings, int], Choice]:
     """The only building in a quarter of the window; () when no outline comes near the quarter."""
 
-    def rule(buildings: Buildings, side: int) -> Answer:
+    def rule(buildings: Buildings, side: int) -> Choice:
         margin = OFFSET_MARGIN * side
         near = []
         for i, building in enumerate(buildings):
@@ -350,7 +350,7 @@ def _quarter(right: bool, bottom: bool) -> Callable[[Buildings, int], Answer]:
     return rule
 
 
-_RULES: dict[str, Callable[[Buildings, int], Answer]] = {
+_RULES: dict[str, Callable[[Buildings, int], Choice]] = {
     "largest": _largest,
     "smallest": _smallest,
     "northernmost": _extreme(1, -1),

@@ -7,8 +7,40 @@ when they were written; a set that differs from them is reported by `prompter da
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from envs.datasets.registry import DatasetInfo
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a dataset before any of it is read.
+
+    Args:
+        name: what users type.
+        title: one line for a listing.
+        factory: "module:callable"; called as `callable(split, **options)`, imported on opening.
+        splits: split names; empty when the user names the split.
+        counts: published size per split, in `count_unit`s; a split that has no published size is absent.
+        count_unit: what `counts` counts: "samples" (what `len` gives by default) or "images".
+        source: hub id or project name, to find the set by.
+        licence: as far as it is known.
+        layout: the files expected below the root folder, as text to print.
+        needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
+        split_options: split -> options that hold unless the caller gives others.
+    """
+
+    name: str
+    title: str
+    factory: str
+    splits: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    count_unit: str = "samples"
+    source: str = ""
+    licence: str = ""
+    layout: str = ""
+    needs_files: bool = True
+    split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
 
 _REFCOCO_LAYOUT = """\
 <name>/refs(unc).p

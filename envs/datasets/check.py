@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from envs.datasets.registry import DatasetInfo, dataset_info, open_dataset, opener_options
+from envs.datasets.catalog import DatasetInfo
+from envs.datasets.registry import dataset_info, open_dataset, opener_options
 from envs.sample import Sample, SampleSource, content_hash
 from prompter.errors import UserError
 
@@ -113,7 +114,7 @@ class _Walk:
 
     def _look_at_image(self, sample: Sample) -> None:
         pixels = sample.image_array()
-        width, height = sample.image_size
+        width, height = sample.image_wh
         if pixels.shape != (height, width, 3):
             self._report.problems["unreadable"].append(
                 f"image {sample.image_id!r} is {pixels.shape[1]} x {pixels.shape[0]} (width x height), "
@@ -140,7 +141,7 @@ class _Walk:
 
 
 def _bad_boxes(sample: Sample) -> Iterable[str]:
-    width, height = sample.image_size
+    width, height = sample.image_wh
     for x1, y1, x2, y2 in sample.boxes:
         if x1 >= x2 or y1 >= y2:
             yield f"sample {sample.sample_id!r} has a box without area."

@@ -11,10 +11,10 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.datasets.annotations import xyxy_box
-from envs.datasets.images import ImageFile, image_size
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.annotations import xyxy_box
+from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.roots import find_root, need_existing
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -63,14 +63,14 @@ def open_dior_rsvg(split: str, *, root: Path | None = None, skip_bad: bool = Fal
         with blaming(f"{path}, object {record.index}"):
             element = found[record.index]
             image = images / _text(_parse(path), "filename")
-            size = image_size(image)
+            wh = image_wh(image)
             sides = [float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
             return Sample(
                 sample_id=f"object-{record.number}",
                 dataset=NAME,
                 split=split,
                 image_id=image.stem,
-                image_size=size,
+                image_wh=wh,
                 load_image=ImageFile(str(image)),
                 query=_text(element, "description"),
                 target=None,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.roots import find_root
 from envs.datasets.reasonseg import open_lisa_folder
-from envs.datasets.roots import find_root
-from envs.datasets.source import RecordSource
 
 NAME = "drseg"
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.datasets.hub import is_hub_id, open_hub_table
-from envs.datasets.images import IMAGE_SUFFIXES, ImageFile, image_size, read_label
-from envs.datasets.roots import default_root, find_root, first_existing, not_found
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.hub import is_hub_id, open_hub_table
+from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_label
+from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.roots import default_root, find_root, first_existing, not_found
 from envs.masks import encode_rle
 from envs.sample import Sample, SampleSource
 from prompter.errors import UserError
@@ -141,7 +141,7 @@ class _Folders:
     def sample(self, split: str, stem: str, number: int) -> Sample:
         questions, has_target = self.questions(stem)
         path = self.images[stem]
-        width, height = image_size(path)
+        width, height = image_wh(path)
         if has_target:
             target = np.asarray(read_label(self.labels[stem], (width, height)) != 0)
         else:
@@ -151,7 +151,7 @@ class _Folders:
             dataset=NAME,
             split=split,
             image_id=stem,
-            image_size=(width, height),
+            image_wh=(width, height),
             load_image=ImageFile(str(path)),
             query=questions[number].strip(),
             target=encode_rle(target),
@@ -180,8 +180,8 @@ def _open_table(split: str, place: str, rule: _QuestionRule, skip_bad: bool) -> 
     def build(record: tuple[int, int]) -> Sample:
         row, number = record
         image = table.image(row, image_column)
-        size = image.size()
-        mask = table.mask(row, mask_column, size)
+        wh = image.wh()
+        mask = table.mask(row, mask_column, wh)
         with blaming(f"{place}, row {row}, column {text_column!r}"):
             query = _check_questions(table.value(row, text_column))[number].strip()
         return Sample(
@@ -189,7 +189,7 @@ def _open_table(split: str, place: str, rule: _QuestionRule, skip_bad: bool) -> 
             dataset=NAME,
             split=split,
             image_id=f"row-{row}",
-            image_size=size,
+            image_wh=wh,
             load_image=image,
             query=query,
             target=encode_rle(mask),

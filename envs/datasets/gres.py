@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.images import image_size
-from envs.datasets.lisa_style import lisa_sample, read_lisa_annotation
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.images import image_wh
+from envs.datasets.reading.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.roots import find_root, need_existing
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -40,7 +40,7 @@ def open_gres(
     images = need_existing(NAME, folder, [f"gres_images/{part}", f"gres-images/{part}"])
 
     def size_of(name: str) -> str:
-        width, height = image_size(images / f"{name}.jpg")
+        width, height = image_wh(images / f"{name}.jpg")
         target, _ = read_lisa_annotation(annotations / f"{name}.json").draw((height, width))
         return "small" if int(target.sum()) < SMALL_AREA else "large"
 

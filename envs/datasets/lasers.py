@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.annotations import annotation_to_mask
-from envs.datasets.images import ImageFile, image_size
-from envs.datasets.json_index import index_records
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import encode_rle, union
 from envs.sample import Sample
 
@@ -60,14 +60,14 @@ def open_lasers(split: str, *, root: Path | None = None, skip_bad: bool = False)
             query = str(record["description"]).strip()
             if not query:
                 raise ValueError("the key 'description' is empty")
-            width, height = image_size(path)
+            width, height = image_wh(path)
             masks = [annotation_to_mask(value, (height, width)) for value in _masks(record)]
             return Sample(
                 sample_id=f"{number}:{record['id']}",
                 dataset=NAME,
                 split=split,
                 image_id=path.stem,
-                image_size=(width, height),
+                image_wh=(width, height),
                 load_image=ImageFile(str(path)),
                 query=query,
                 target=encode_rle(union(masks, (height, width))),

@@ -20,9 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.annotations import annotation_to_mask, annotation_to_rle, check_annotation, xyxy_box
-from envs.datasets.images import ImageFile, image_size
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.annotations import (
+    annotation_to_mask,
+    annotation_to_rle,
+    check_annotation,
+    xyxy_box,
+)
+from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import RLE, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
@@ -97,14 +102,14 @@ class _Reader:
     def check(self, number: int, offset: int) -> str:
         """Check one line as far as headers tell; return its id."""
         record = self._record(number, offset)
-        size = self._size(record, number)
+        hw = self._size(record, number)
         for key in ("mask", "ignore"):
             if key in record:
                 with blaming(self._where(number, key)):
-                    check_annotation(record[key], size, self.path.parent)
+                    check_annotation(record[key], hw, self.path.parent)
         with blaming(self._where(number, "instances")):
             for value in self._list(record, "instances"):
-                check_annotation(value, size, self.path.parent)
+                check_annotation(value, hw, self.path.parent)
         self._boxes(record, number)
         return self._id(record, number)
 
@@ -112,25 +117,25 @@ class _Reader:
         """Build the sample of a line (its number and byte offset)."""
         number, offset = line
         record = self._record(number, offset)
-        height, width = size = self._size(record, number)
+        height, width = hw = self._size(record, number)
         folder = self.path.parent
         with blaming(self._where(number, "instances")):
-            instances = [annotation_to_mask(value, size, folder) for value in self._list(record, "instances")]
+            instances = [annotation_to_mask(value, hw, folder) for value in self._list(record, "instances")]
         with blaming(self._where(number, "mask")):
             target: RLE | None
             if "mask" in record:
-                target = annotation_to_rle(record["mask"], size, folder)
+                target = annotation_to_rle(record["mask"], hw, folder)
             else:
-                target = encode_rle(union(instances, size)) if "instances" in record else None
+                target = encode_rle(union(instances, hw)) if "instances" in record else None
         with blaming(self._where(number, "ignore")):
             has_ignore = record.get("ignore") not in (None, [])
-            ignore = annotation_to_rle(record["ignore"], size, folder) if has_ignore else None
+            ignore = annotation_to_rle(record["ignore"], hw, folder) if has_ignore else None
         return Sample(
             sample_id=self._id(record, number),
             dataset=NAME,
             split=self.split,
             image_id=record["image"],
-            image_size=(width, height),
+            image_wh=(width, height),
             load_image=ImageFile(str(folder / record["image"])),
             query=record["query"],
             target=target,
@@ -167,7 +172,7 @@ class _Reader:
 
     def _size(self, record: dict[str, Any], number: int) -> tuple[int, int]:
         with blaming(self._where(number, "image")):
-            width, height = image_size(self.path.parent / record["image"])
+            width, height = image_wh(self.path.parent / record["image"])
         return height, width
 
     def _boxes(self, record: dict[str, Any], number: int) -> tuple[Box, ...]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.annotations import annotation_to_mask
-from envs.datasets.images import ImageFile, image_size
-from envs.datasets.json_index import index_records
-from envs.datasets.roots import find_root, first_existing, need_existing, not_found
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.roots import find_root, first_existing, need_existing, not_found
 from envs.masks import encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -66,7 +66,7 @@ def open_muse(
             query = str(record["questions"][question]).strip()
             if not query:
                 raise ValueError("it is empty")
-            width, height = image_size(path)
+            width, height = image_wh(path)
             answers = record["answers"][question]
             masks = [annotation_to_mask(one["segmentation"], (height, width)) for one in answers]
         return Sample(
@@ -74,7 +74,7 @@ def open_muse(
             dataset=NAME,
             split=split,
             image_id=path.stem,
-            image_size=(width, height),
+            image_wh=(width, height),
             load_image=ImageFile(str(path)),
             query=query,
             target=encode_rle(union(masks, (height, width))),

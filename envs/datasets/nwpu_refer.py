@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.datasets.refer import Reference, ReferReader, read_references
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.refer import Reference, ReferReader, read_references
+from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import Mask
 
 NAME = "nwpu-refer"
@@ -78,9 +78,9 @@ def join_targets(references: Iterable[Reference]) -> list[Reference]:
     return list(joined.values())
 
 
-def fill_box(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+def fill_box(annotation: Mapping[str, Any], hw: tuple[int, int]) -> Mask:
     """Fill `bbox` (x, y, width, height), rounded outwards; nothing when it is missing or has no area."""
-    mask = np.zeros(size, dtype=np.bool_)
+    mask = np.zeros(hw, dtype=np.bool_)
     box = annotation.get("bbox") or [0, 0, 0, 0]
     x, y, width, height = (float(value) for value in box)
     if width > 0 and height > 0:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from envs.datasets.hub import is_hub_id, open_hub_table
-from envs.datasets.images import IMAGE_SUFFIXES
-from envs.datasets.lisa_style import lisa_sample, read_lisa_annotation
-from envs.datasets.roots import default_root, find_root
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.hub import is_hub_id, open_hub_table
+from envs.datasets.reading.images import IMAGE_SUFFIXES
+from envs.datasets.reading.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.roots import default_root, find_root
 from envs.masks import encode_rle
 from envs.sample import Sample, SampleSource
 from prompter.errors import UserError
@@ -88,16 +88,16 @@ def _open_port(split: str, place: str, skip_bad: bool) -> RecordSource[int]:
 
     def build(row: int) -> Sample:
         image = table.image(row, image_column)
-        size = image.size()
+        wh = image.wh()
         return Sample(
             sample_id=f"row-{row}",
             dataset=NAME,
             split=split,
             image_id=f"row-{row}",
-            image_size=size,
+            image_wh=wh,
             load_image=image,
             query=table.text(row, text_column),
-            target=encode_rle(table.mask(row, mask_column, size)),
+            target=encode_rle(table.mask(row, mask_column, wh)),
         )
 
     return RecordSource(NAME, split, range(len(table)), build, skip_bad=skip_bad)

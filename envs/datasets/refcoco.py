@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from envs.datasets.refer import ReferReader, read_references
-from envs.datasets.roots import find_root, need_existing, not_found
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.refer import ReferReader, read_references
+from envs.datasets.reading.roots import find_root, need_existing, not_found
 
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.phrases import open_phrases
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.phrases import open_phrases
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.roots import find_root, need_existing
 
 NAME = "risbench"
 

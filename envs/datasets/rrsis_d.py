@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.refer import Overlap, ReferReader, read_references
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource
+from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.refer import Overlap, ReferReader, read_references
+from envs.datasets.reading.roots import find_root, need_existing
 
 NAME = "rrsis-d"
 

@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.images import ImageFile, image_size
-from envs.datasets.json_index import index_records
-from envs.datasets.roots import find_root, need_existing
-from envs.datasets.source import RecordSource, blaming
+from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.roots import find_root, need_existing
 from envs.sample import Sample
 from prompter.types import Box
 
@@ -45,14 +45,14 @@ def open_vrsbench(split: str, *, root: Path | None = None, skip_bad: bool = Fals
             query = str(record["question"]).strip()
             if not query:
                 raise ValueError("the key 'question' is empty")
-            size = image_size(path)
-            box = percent_box(record["ground_truth"], size)
+            wh = image_wh(path)
+            box = percent_box(record["ground_truth"], wh)
         return Sample(
             sample_id=f"{number}:{record.get('question_id', '')}",
             dataset=NAME,
             split=split,
             image_id=path.stem,
-            image_size=size,
+            image_wh=wh,
             load_image=ImageFile(str(path)),
             query=query,
             target=None,
@@ -63,8 +63,8 @@ def open_vrsbench(split: str, *, root: Path | None = None, skip_bad: bool = Fals
     return RecordSource(NAME, split, range(len(records)), build, skip_bad=skip_bad)
 
 
-def percent_box(text: Any, size: tuple[int, int]) -> Box:
-    """Turn `{<x1><y1><x2><y2>}` in percent into XYXY pixels of an image of `size` (width, height).
+def percent_box(text: Any, wh: tuple[int, int]) -> Box:
+    """Turn `{<x1><y1><x2><y2>}` in percent into XYXY pixels of an image of `wh` (width, height).
 
     Raises:
         ValueError: if it is written otherwise or leaves 0 to 100.
@@ -74,7 +74,7 @@ def percent_box(text: Any, size: tuple[int, int]) -> Box:
     if not values or max(values) > 100:
         raise ValueError(f"the key 'ground_truth' must be {{<x1><y1><x2><y2>}} in percent, but is {text!r}")
     x1, y1, x2, y2 = values
-    return (x1 * size[0] / 100, y1 * size[1] / 100, x2 * size[0] / 100, y2 * size[1] / 100)
+    return (x1 * wh[0] / 100, y1 * wh[1] / 100, x2 * wh[0] / 100, y2 * wh[1] / 100)
 
 
 def _tags(record: dict[str, Any], box: Box) -> dict[str, str]:

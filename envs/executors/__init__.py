@@ -1,71 +1,37 @@
-"""Frozen segmenters behind one contract: `build_executor` for a bare one, `open_executor` with its cache.
+"""Frozen segmenters behind one contract: `build_segmenter` for a bare one, `open_executor` with its cache.
 
 Importing this package imports no torch; building an executor does.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from envs.executors.config import FAMILIES, ExecutorConfig
-from prompter.errors import UserError, did_you_mean
+from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
 
 if TYPE_CHECKING:
-    from envs.executors.base import Executor
-    from envs.executors.cached import CachedExecutor
-    from envs.executors.pool import ExecutorPool
-
-BUILDERS: dict[str, tuple[str, str]] = {
-    "box": ("envs.executors.box", "build_box"),
-    "mobile-sam": ("envs.executors.mobile_sam", "build_mobile_sam"),
-    "segment-anything": ("envs.executors.sam", "build_segment_anything"),
-    "sam2": ("envs.executors.sam2", "build_sam2_package"),
-    "huggingface": ("envs.executors.huggingface", "build_huggingface"),
-    "onnx": ("envs.executors.onnx", "build_onnx"),
-}
-"""Family -> (module, function). A module is imported when its family is built, not before."""
+    from envs.executors.serving.local import LocalExecutor
+    from envs.executors.serving.pool import RayExecutor
 
 
-def build_executor(config: ExecutorConfig) -> Executor:
-    """Build the segmenter a config names, in this process, without cache or pool.
-
-    Raises:
-        UserError: if the family or its weights are not to be had.
-    """
-    if config.family not in BUILDERS:
-        raise UserError(f"unknown executor family {config.family!r}.{did_you_mean(config.family, BUILDERS)}")
-    module, function = BUILDERS[config.family]
-    return getattr(importlib.import_module(module), function)(resolve_dtype(config))
-
-
-def resolve_dtype(config: ExecutorConfig) -> ExecutorConfig:
-    """The config with `dtype: auto` replaced by the type that this machine computes in."""
-    if config.dtype != "auto" or config.family == "box":
-        return config
-    from envs.executors.promptable import faster_dtype
-
-    return config.model_copy(update={"dtype": faster_dtype(config.device)})
-
-
-def open_executor(config: ExecutorConfig) -> CachedExecutor | ExecutorPool:
+def open_executor(config: ExecutorConfig) -> LocalExecutor | RayExecutor:
     """Open a segmenter as training and evaluation use it: cached, in this process or in Ray actors.
 
     Both kinds have `segment`, `counters`, `name` and `close`, and give identical results.
     """
-    if config.pool == "ray":
-        from envs.executors.pool import ExecutorPool
+    if config.backend == "ray":
+        from envs.executors.serving.pool import RayExecutor
 
-        return ExecutorPool(config)
-    from envs.executors.cached import CachedExecutor
+        return RayExecutor(config)
+    from envs.executors.serving.local import LocalExecutor
 
-    return CachedExecutor.from_config(config)
+    return LocalExecutor.from_config(config)
 
 
-def open_executors(configs: Sequence[ExecutorConfig]) -> list[CachedExecutor | ExecutorPool]:
+def open_executors(configs: Sequence[ExecutorConfig]) -> list[LocalExecutor | RayExecutor]:
     """Open several segmenters; what is already open is closed again if one of them fails."""
-    opened: list[CachedExecutor | ExecutorPool] = []
+    opened: list[LocalExecutor | RayExecutor] = []
     try:
         for config in configs:
             opened.append(open_executor(config))
@@ -78,9 +44,9 @@ def open_executors(configs: Sequence[ExecutorConfig]) -> list[CachedExecutor | E
 
 __all__ = [
     "BUILDERS",
-    "FAMILIES",
+    "SEGMENTER_FAMILIES",
     "ExecutorConfig",
-    "build_executor",
+    "build_segmenter",
     "open_executor",
     "open_executors",
     "resolve_dtype",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,13 @@ class Embedding:
     Args:
         tensors: named arrays (a segmenter's own layout; no batch axis), float16/float32/bfloat16
             torch tensors or NumPy arrays.
-        image_size: (width, height) in pixels of the original image.
-        input_size: (height, width) of the resized image inside the segmenter's padded input.
+        image_wh: (width, height) in pixels of the original image.
+        input_hw: (height, width) of the resized image inside the segmenter's padded input.
     """
 
     tensors: dict[str, Any] = field(repr=False)
-    image_size: tuple[int, int]
-    input_size: tuple[int, int]
+    image_wh: tuple[int, int]
+    input_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ExecutorFailure:
     retryable: bool = True
 
 
-class Executor(ABC):
+class Segmenter(ABC):
     """A frozen segmenter.
 
     `fingerprint` identifies model, weights and preprocessing; embeddings are cached under
@@ -112,3 +112,132 @@ class Executor(ABC):
         Raises:
             ValueError: if `embeddings` and `prompts` differ in length.
         """
+
+
+@dataclass
+class ExecutorCounters:
+    """What an executor has done since it was opened.
+
+    Args:
+        encodes: images that went through the image encoder.
+        cache_hits_memory, cache_hits_disk: images whose embedding was found.
+        cache_dropped: damaged files found in the disk cache, removed and computed again.
+        decodes: prompt sets answered, empty ones included, failed ones not.
+        instances: instances in them.
+        failures: prompt sets that came back as `ExecutorFailure`.
+        retries: requests tried again after an actor failed.
+        restarts: actors replaced.
+        encode_seconds, decode_seconds: wall time, summed over actors.
+    """
+
+    encodes: int = 0
+    cache_hits_memory: int = 0
+    cache_hits_disk: int = 0
+    cache_dropped: int = 0
+    decodes: int = 0
+    instances: int = 0
+    failures: int = 0
+    retries: int = 0
+    restarts: int = 0
+    encode_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return name -> value."""
+        return asdict(self)
+
+    def add(self, other: ExecutorCounters) -> None:
+        """Add another's counts to these."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+    def since(self, earlier: ExecutorCounters) -> ExecutorCounters:
+        """Return what was added after `earlier`, a copy taken before."""
+        return ExecutorCounters(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
+
+    def copy(self) -> ExecutorCounters:
+        """Return an independent copy."""
+        return ExecutorCounters(*(getattr(self, f.name) for f in fields(self)))
+
+
+def image_problem(image: RGB) -> str | None:
+    """What is wrong with an image given to a segmenter, or None."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        described = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        return f"an image must be a uint8 array [height, width, 3], but got {described}"
+    if not image.shape[0] or not image.shape[1]:
+        return f"an image must have pixels, but got shape {image.shape}"
+    return None
+
+
+def number_images(images: Sequence[RGB], keys: Sequence[str] | None) -> tuple[list[int], list[RGB]]:
+    """Tell the images of a batch apart without comparing pixels.
+
+    Args:
+        images: one per prompt set.
+        keys: identity of each, equal exactly when the images are; None takes the array objects'.
+
+    Returns:
+        For each entry the number of its distinct image, and the distinct images.
+    """
+    numbers: dict[object, int] = {}
+    distinct: list[RGB] = []
+    which = []
+    for index, image in enumerate(images):
+        key: object = id(image) if keys is None else keys[index]
+        if key not in numbers:
+            numbers[key] = len(distinct)
+            distinct.append(image)
+        which.append(numbers[key])
+    return which, distinct
+
+
+class Executor(ABC):
+    """What executes prompt sets: a `Segmenter` with its cache, in this process or in Ray actors.
+
+    Nothing `segment` is given makes it raise for one sample: an image that cannot be encoded and a
+    prompt set that cannot be decoded come back as `ExecutorFailure`. All executors of one config
+    give identical results.
+
+    `name` is for tables and rollouts; `counters` say what was done since it was opened.
+    """
+
+    name: str
+    counters: ExecutorCounters
+
+    @abstractmethod
+    def segment(
+        self,
+        images: Sequence[RGB],
+        prompts: Sequence[PromptSet],
+        image_keys: Sequence[str] | None = None,
+        *,
+        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
+        keep_instances: bool = False,
+        keep_logits: bool = False,
+    ) -> list[Segmentation | ExecutorFailure]:
+        """Return one result per prompt set, in order.
+
+        Args:
+            images: [height, width, 3] uint8 RGB, one per prompt set; the same image may be given
+                many times, and is encoded and looked up once.
+            prompts: one per image, image frame. An image that is given only empty prompt sets is
+                not encoded.
+            image_keys: identity of each image within this call, equal exactly when the images
+                are; None tells them apart by array object. What is cached is found by content.
+            mask_prompts, keep_instances, keep_logits: as in `Segmenter.decode`.
+
+        Raises:
+            ValueError: if the sequences differ in length.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held. Safe to call twice."""
+
+
+def check_lengths(images: Sequence[RGB], **others: Sequence[object] | None) -> None:
+    """Raise ValueError unless every other sequence is None or as long as `images`."""
+    for name, sequence in others.items():
+        if sequence is not None and len(sequence) != len(images):
+            raise ValueError(f"got {len(images)} images, but {len(sequence)} {name.replace('_', ' ')}")

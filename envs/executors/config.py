@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from prompter.config import StrictModel
 from prompter.errors import did_you_mean
+from prompter.runs.config import StrictModel
 
-FAMILIES: dict[str, str] = {
+SEGMENTER_FAMILIES: dict[str, str] = {
     "box": "fills boxes, and discs at points; no weights",
     "mobile-sam": "MobileSAM (TinyViT); without `model` its published weights are fetched",
     "segment-anything": "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
@@ -25,7 +26,7 @@ class ExecutorConfig(StrictModel):
     """Which frozen segmenter, where it runs, and what it keeps.
 
     Args:
-        family: a key of `FAMILIES`.
+        family: a key of `SEGMENTER_FAMILIES`.
         model: hub id, local file or local folder (see the family's module); None takes the
             family's own default where it has one.
         revision: of a hub id.
@@ -39,7 +40,7 @@ class ExecutorConfig(StrictModel):
         encode_batch: images per forward pass of the image encoder.
         onnx_decoder: for family onnx, "weights" runs the decoder file's weights in PyTorch (see its
             module), "graph" the file as it is.
-        pool: "local" runs in this process, "ray" in actors.
+        backend: "local" runs in this process, "ray" in actors.
         actors: how many actors.
         num_cpus, num_gpus: what each actor reserves in Ray; fractions are fine.
         threads: CPU threads of each actor; None takes max(1, num_cpus).
@@ -54,6 +55,8 @@ class ExecutorConfig(StrictModel):
         queue_depth: requests in flight per actor.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"pool": "backend"}
+
     family: str = "mobile-sam"
     model: str | None = None
     revision: str | None = None
@@ -63,7 +66,7 @@ class ExecutorConfig(StrictModel):
     mask_threshold: float = 0.0
     encode_batch: int = Field(default=1, ge=1)
     onnx_decoder: Literal["weights", "graph"] = "weights"
-    pool: Literal["local", "ray"] = "local"
+    backend: Literal["local", "ray"] = "local"
     actors: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
@@ -80,8 +83,8 @@ class ExecutorConfig(StrictModel):
     @field_validator("family")
     @classmethod
     def _known_family(cls, family: str) -> str:
-        if family not in FAMILIES:
-            raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, FAMILIES)}")
+        if family not in SEGMENTER_FAMILIES:
+            raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, SEGMENTER_FAMILIES)}")
         return family
 
     @classmethod

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from eval.bootstrap import Ratio
 from eval.protocols import geo_r1, lisa, rela, rmsin, segearth_r1, strict, think2seg, visionreasoner
-from eval.protocols.base import Protocol
-from eval.queries import QueryTable
-from eval.ratios import Ratio
+from eval.protocols.base import ScoringProtocol
+from eval.query_table import QueryTable
 from prompter.errors import UserError, did_you_mean
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, ScoringProtocol] = {
     module.PROTOCOL.name: module.PROTOCOL
     for module in (strict, lisa, segearth_r1, rmsin, think2seg, geo_r1, visionreasoner, rela)
 }
 """Every protocol by the name users type."""
 
 
-def get_protocols(names: Iterable[str]) -> list[Protocol]:
+def get_protocols(names: Iterable[str]) -> list[ScoringProtocol]:
     """Look protocols up by name, each once, in the order given.
 
     Raises:
         UserError: if a name is unknown, or there is none.
     """
-    found: dict[str, Protocol] = {}
+    found: dict[str, ScoringProtocol] = {}
     for name in names:
         if name not in PROTOCOLS:
             raise UserError(f"There is no protocol {name!r}.{did_you_mean(name, PROTOCOLS)}")
@@ -36,7 +36,7 @@ def get_protocols(names: Iterable[str]) -> list[Protocol]:
     return list(found.values())
 
 
-def apply(protocol: Protocol, table: QueryTable) -> dict[str, Ratio]:
+def apply(protocol: ScoringProtocol, table: QueryTable) -> dict[str, Ratio]:
     """Compute a protocol's metrics over the queries it covers.
 
     Queries whose segmenter failed are left out under every protocol; those without a target mask
@@ -50,7 +50,7 @@ def apply(protocol: Protocol, table: QueryTable) -> dict[str, Ratio]:
     return protocol.metrics(covered(protocol, table))
 
 
-def covered(protocol: Protocol, table: QueryTable) -> QueryTable:
+def covered(protocol: ScoringProtocol, table: QueryTable) -> QueryTable:
     """Return the queries a protocol looks at, in the order of the table."""
     answered = table.answered()
     return answered if protocol.name == "strict" else answered.select(answered.has_mask)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.queries import Areas, Outcome, QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.query_table import Areas, Outcome, QueryTable
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """One way of computing metrics.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.protocols.base import Protocol, parsed, said_none
-from eval.queries import QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.protocols.base import ScoringProtocol, parsed, said_none
+from eval.query_table import QueryTable
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
@@ -37,7 +37,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     return result
 
 
-PROTOCOL = Protocol(
+PROTOCOL = ScoringProtocol(
     name="rela",
     title="ReLA (gRefCOCO)",
     view=View.NATIVE_WITH_IGNORED,

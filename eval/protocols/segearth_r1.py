@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.protocols.base import Protocol, per_query_iou, precision
-from eval.queries import QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.protocols.base import ScoringProtocol, per_query_iou, precision
+from eval.query_table import QueryTable
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
@@ -19,7 +19,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     }
 
 
-PROTOCOL = Protocol(
+PROTOCOL = ScoringProtocol(
     name="segearth-r1",
     title="SegEarth-R1",
     view=View.PADDED_1024,

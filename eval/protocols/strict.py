@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.protocols.base import Protocol, parsed, precision, said_none
-from eval.queries import Outcome, QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.protocols.base import ScoringProtocol, parsed, precision, said_none
+from eval.query_table import Outcome, QueryTable
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -24,7 +24,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
       with an answer that names an instance. A failed parse is right in neither.
     - box-acc@0.5: share of targeted queries where the box around the answer (its boxes, else its
       mask) and the box around the target have an IoU of at least 0.5.
-    - instance-precision, -recall, -F1: `eval.selection`, averaged over the queries of sets that
+    - instance-precision, -recall, -F1: `eval.instance_scores`, averaged over the queries of sets that
       tell objects apart.
     - parse-failures: share of completions that are no answer. no-target-answers: share of
       completions that say "no target".
@@ -52,7 +52,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     return result
 
 
-PROTOCOL = Protocol(
+PROTOCOL = ScoringProtocol(
     name="strict",
     title="Prompter: native resolution, every query counts",
     view=View.NATIVE,

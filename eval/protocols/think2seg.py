@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.protocols.base import Protocol, parsed, said_none
-from eval.queries import Outcome, QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.protocols.base import ScoringProtocol, parsed, said_none
+from eval.query_table import Outcome, QueryTable
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
@@ -33,7 +33,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     }
 
 
-PROTOCOL = Protocol(
+PROTOCOL = ScoringProtocol(
     name="think2seg",
     title="Think2Seg-RS",
     view=View.SQUARE_840,

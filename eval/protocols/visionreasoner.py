@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.protocols.base import Protocol, per_query_iou
-from eval.queries import QueryTable
-from eval.ratios import Ratio
-from eval.views import View
+from eval.bootstrap import Ratio
+from eval.mask_views import View
+from eval.protocols.base import ScoringProtocol, per_query_iou
+from eval.query_table import QueryTable
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
@@ -17,7 +17,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     }
 
 
-PROTOCOL = Protocol(
+PROTOCOL = ScoringProtocol(
     name="visionreasoner",
     title="VisionReasoner, Seg-Zero",
     view=View.NATIVE_WITH_IGNORED,

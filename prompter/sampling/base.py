@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from PIL import Image
-
-
-@dataclass(frozen=True)
-class SamplingRequest:
-    """One prompt.
-
-    Args:
-        messages: the chat as `prompter.chat.build_messages` makes it: a list of
-            {"role", "content"} with content parts {"type": "text", "text"} or {"type": "image"}.
-        image: PIL RGB image, already resized to the policy's model frame.
-        image_key: identity of `image`; a pool ships each key once.
-    """
-
-    messages: list[dict[str, Any]]
-    image: Image.Image = field(repr=False)
-    image_key: str = ""
+from prompter.chat import SamplingRequest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from prompter.policy import load_weights
+from prompter.checkpoint import load_weights
 from prompter.sampling.base import Completion, SamplingSettings
 from prompter.sampling.token_sampler import TokenSampler
 

@@ -36,14 +36,14 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class RayVllmPool(TokenSampler):
-    """`config.engines` vLLM engines, each in an actor of its own, on this machine or on a cluster.
+    """`config.actors` vLLM engines, each in an actor of its own, on this machine or on a cluster.
 
     Args:
         policy: what to sample from. Every node must be able to open `policy.source`.
         config: see `SamplerConfig`.
         lora_rank: rank of the adapters that `sync_adapter` will be given; None if it never is.
 
-    Ray must be running (`prompter.ray_runtime.ensure_ray`). Engines start in the background: the
+    Ray must be running (`prompter.runs.ray_runtime.ensure_ray`). Engines start in the background: the
     constructor returns at once, `wait_ready` waits, and so does the first call that samples.
 
     Raises:
@@ -69,18 +69,18 @@ class RayVllmPool(TokenSampler):
         self._lora_rank = lora_rank
         self._folder = Path(tempfile.gettempdir()) / f"prompter-adapters-{uuid.uuid4().hex[:12]}"
         self._adapter: tuple[ray.ObjectRef, int] | None = None
-        self._engines = [self._start_engine() for _ in range(self.config.engines)]
+        self._engines = [self._start_engine() for _ in range(self.config.actors)]
 
     def _check_room(self) -> None:
         if ray.util.get_node_ip_address() != "127.0.0.1":
             return  # a cluster may grow
         there = ray.cluster_resources()
         for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-            wanted = self.config.engines * getattr(self.config, key)
+            wanted = self.config.actors * getattr(self.config, key)
             if wanted > there.get(resource, 0):
                 raise UserError(
-                    f"{self.config.engines} engines of sampler.{key} {getattr(self.config, key):g} need "
-                    f"{wanted:g} {resource}s, but Ray has {there.get(resource, 0):g}: lower sampler.engines "
+                    f"{self.config.actors} engines of sampler.{key} {getattr(self.config, key):g} need "
+                    f"{wanted:g} {resource}s, but Ray has {there.get(resource, 0):g}: lower sampler.actors "
                     f"or sampler.{key}" + (", or raise ray.num_cpus" if resource == "CPU" else "")
                 )
 
@@ -133,7 +133,7 @@ class RayVllmPool(TokenSampler):
                     logprobs,
                 )
                 running[call] = (number, share)
-            finished, _ = ray.wait(list(running), timeout=self.config.timeout_s)
+            finished, _ = ray.wait(list(running), timeout=self.config.timeout_seconds)
             for call in finished or list(running):
                 number, share = running.pop(call)
                 try:
@@ -219,7 +219,7 @@ class RayVllmPool(TokenSampler):
         while calls:
             for number, call in list(calls.items()):
                 try:
-                    ray.get(call, timeout=self.config.timeout_s)
+                    ray.get(call, timeout=self.config.timeout_seconds)
                     del calls[number]
                 except RayTaskError as error:
                     failure = error.cause

@@ -17,7 +17,7 @@ from PIL import Image
 from prompter.errors import UserError
 from prompter.sampling.base import Completion, SamplingSettings
 from prompter.sampling.config import SamplerConfig
-from prompter.sampling.pads import collapse_pads
+from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenSampler
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class VllmSampler(TokenSampler):
         self, policy: Policy, config: SamplerConfig | None = None, *, lora_rank: int | None = None
     ) -> None:
         super().__init__(policy.processor)
-        self.config = config or SamplerConfig(kind="vllm")
+        self.config = config or SamplerConfig(backend="vllm")
         self._lora_rank = None if lora_rank is None else _engine_rank(lora_rank)
         self._adapter: Any = None
         self._engine = self._build(policy)

@@ -65,7 +65,7 @@ def test_samples_are_complete(opened: Any, key: str) -> None:
         assert sample.image_id
         assert sample.query.strip() == sample.query != ""
         assert all(isinstance(key, str) and isinstance(tag, str) for key, tag in sample.tags.items())
-        width, height = sample.image_size
+        width, height = sample.image_wh
         assert sample.image_array().shape == (height, width, 3)
         if sample.target is None:
             assert sample.boxes

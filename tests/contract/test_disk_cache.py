@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from envs.executors.base import Embedding
-from envs.executors.cache import DiskCache, pack
+from envs.executors.serving.embedding_cache import DiskCache, pack
 
 COUNT, CAP = 10_000, 200_000_000
 

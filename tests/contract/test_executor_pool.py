@@ -6,15 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from envs.executors import build_executor, open_executor
+from envs.executors import open_executor
 from envs.executors.base import ExecutorFailure, Segmentation
-from envs.executors.cached import CachedExecutor
 from envs.executors.config import ExecutorConfig
-from envs.executors.pool import ExecutorPool, ExecutorPoolDead, SegmenterWorker, rendezvous_order
+from envs.executors.families import build_segmenter
+from envs.executors.serving.local import LocalExecutor
+from envs.executors.serving.pool import ExecutorPoolDead, RayExecutor, SegmenterWorker, rendezvous_order
 from envs.sample import RGB
 from prompter.errors import UserError
 from prompter.types import Instance, PromptSet
@@ -38,17 +40,17 @@ class SlowWorker(SegmenterWorker):
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ExecutorPool]]:
-    monkeypatch.setattr("envs.executors.pool.SegmenterWorker", SlowWorker)
-    pools: list[ExecutorPool] = []
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RayExecutor]]:
+    monkeypatch.setattr("envs.executors.serving.pool.SegmenterWorker", SlowWorker)
+    pools: list[RayExecutor] = []
     yield pools
     for pool in pools:
         pool.close()
 
 
-def open_pool(opened: list[ExecutorPool], **options: object) -> ExecutorPool:
-    pool = open_executor(ExecutorConfig(family="box", pool="ray", num_cpus=0.1, **options))
-    assert isinstance(pool, ExecutorPool)
+def open_pool(opened: list[RayExecutor], **options: object) -> RayExecutor:
+    pool = open_executor(ExecutorConfig(family="box", backend="ray", num_cpus=0.1, **options))
+    assert isinstance(pool, RayExecutor)
     opened.append(pool)
     return pool
 
@@ -71,7 +73,7 @@ def step(count: int, seed: int = 0) -> tuple[list[RGB], list[PromptSet]]:
 
 
 def undisturbed(images: list[RGB], prompts: list[PromptSet]) -> list[Segmentation | ExecutorFailure]:
-    return CachedExecutor(build_executor(ExecutorConfig(family="box"))).segment(images, prompts)
+    return LocalExecutor(build_segmenter(ExecutorConfig(family="box"))).segment(images, prompts)
 
 
 def assert_same(results: list, expected: list) -> None:
@@ -82,7 +84,7 @@ def assert_same(results: list, expected: list) -> None:
         assert np.array_equal(one.predicted_ious, other.predicted_ious)
 
 
-def kill(pool: ExecutorPool, *slots: int) -> None:
+def kill(pool: RayExecutor, *slots: int) -> None:
     for slot in slots:
         pid = pool.actor_pids()[slot]
         assert pid is not None
@@ -100,7 +102,17 @@ def test_routing_is_stable_when_an_actor_is_lost() -> None:
         assert rendezvous_order(key, 3) == [slot for slot in order if slot != 3]
 
 
-def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[ExecutorPool]) -> None:
+def in_background(
+    pool: RayExecutor, images: list[RGB], prompts: list[PromptSet]
+) -> Future[list[Segmentation | ExecutorFailure]]:
+    """Segment in a thread, so that actors can be killed at work."""
+    with_one = ThreadPoolExecutor(max_workers=1)
+    future = with_one.submit(pool.segment, images, prompts)
+    with_one.shutdown(wait=False)
+    return future
+
+
+def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[RayExecutor]) -> None:
     pool = open_pool(opened, actors=2, max_restarts=2)
     images, prompts = step(8)
     expected = undisturbed(images, prompts)
@@ -110,7 +122,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[Execut
     assert (counters.decodes, counters.failures, counters.restarts) == (len(prompts), 0, 0)
     assert counters.instances == sum(len(prompt_set) for prompt_set in prompts)
 
-    future = pool.submit(images, prompts)
+    future = in_background(pool, images, prompts)
     time.sleep(0.3)
     kill(pool, 0)
     assert_same(future.result(120), expected)
@@ -121,7 +133,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[Execut
     assert_same(pool.segment(images, prompts), expected)
     assert counters.restarts == 2
 
-    future = pool.submit(images, prompts)
+    future = in_background(pool, images, prompts)
     time.sleep(0.3)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not future.done():  # as soon as one runs, it is killed
@@ -138,7 +150,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[Execut
         pool.segment(images, prompts)
 
 
-def test_hanging_and_failing_requests_fail_alone(opened: list[ExecutorPool]) -> None:
+def test_hanging_and_failing_requests_fail_alone(opened: list[RayExecutor]) -> None:
     pool = open_pool(opened, actors=2, max_restarts=4, retries=1, timeout_seconds=3)
     images, prompts = step(4)
     expected = undisturbed(images, prompts)
@@ -158,6 +170,6 @@ def test_hanging_and_failing_requests_fail_alone(opened: list[ExecutorPool]) -> 
     assert pool.segment([], []) == []
 
 
-def test_a_segmenter_that_cannot_be_built_is_the_users_mistake(opened: list[ExecutorPool]) -> None:
+def test_a_segmenter_that_cannot_be_built_is_the_users_mistake(opened: list[RayExecutor]) -> None:
     with pytest.raises(UserError, match="needs `model`"):
-        open_executor(ExecutorConfig(family="sam2", pool="ray", num_cpus=0.1))
+        open_executor(ExecutorConfig(family="sam2", backend="ray", num_cpus=0.1))

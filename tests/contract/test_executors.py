@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from envs.executors import build_executor
-from envs.executors.base import Embedding, Executor, ExecutorFailure, Segmentation
+from envs.executors.base import Embedding, ExecutorFailure, Segmentation, Segmenter
 from envs.executors.config import ExecutorConfig
-from envs.executors.onnx import FoldedOnnxExecutor, OnnxExecutor
-from envs.executors.reference import reference_predictor
+from envs.executors.families import build_segmenter
+from envs.executors.families.onnx import FoldedOnnxSegmenter, OnnxSegmenter
+from envs.executors.families.reference import reference_predictor
 from envs.masks import iou
 from envs.sample import RGB, content_hash
 from prompter.errors import UserError
@@ -42,14 +42,14 @@ class Subject:
 
     name: str
     config: ExecutorConfig
-    executor: Executor
+    segmenter: Segmenter
     known: dict[str, Embedding] = field(default_factory=dict)
 
     def embed(self, *images: RGB) -> list[Embedding]:
         keys = [content_hash(image) for image in images]
         for key, image in zip(keys, images, strict=True):
             if key not in self.known:
-                (self.known[key],) = self.executor.encode([image])
+                (self.known[key],) = self.segmenter.encode([image])
         return [self.known[key] for key in keys]
 
     @property
@@ -72,7 +72,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     name = request.param
     config = make_config(name, tmp_path_factory.mktemp(name))
     try:
-        executor = build_executor(config)
+        executor = build_segmenter(config)
     except UserError as error:
         if name in REAL and "could not download" in str(error):
             pytest.skip(f"the real weights cannot be fetched here: {error}")
@@ -120,7 +120,7 @@ def prompt_sets(width: int, height: int) -> list[PromptSet]:
 
 
 def decoded(subject: Subject, embeddings: list, sets: list[PromptSet]) -> list[Segmentation]:
-    results = subject.executor.decode(embeddings, sets, keep_instances=True, keep_logits=True)
+    results = subject.segmenter.decode(embeddings, sets, keep_instances=True, keep_logits=True)
     failures = [result for result in results if isinstance(result, ExecutorFailure)]
     assert not failures
     return results
@@ -141,7 +141,7 @@ def assert_same_answer(one: Segmentation, other: Segmentation) -> None:
 def test_shapes_frames_and_types(subject: Subject) -> None:
     width, height = 200, 120
     (embedding,) = subject.embed(scene(width, height))
-    assert embedding.image_size == (width, height)
+    assert embedding.image_wh == (width, height)
     sets = prompt_sets(width, height)
     for prompt_set, result in zip(sets, decoded(subject, [embedding] * len(sets), sets), strict=True):
         assert result.mask.shape == (height, width)
@@ -156,7 +156,7 @@ def test_shapes_frames_and_types(subject: Subject) -> None:
         for mask in result.instance_masks:
             union |= mask
         assert np.array_equal(result.mask, union)
-    bare = subject.executor.decode([embedding], [sets[1]])[0]
+    bare = subject.segmenter.decode([embedding], [sets[1]])[0]
     assert bare.instance_masks is None
     assert bare.low_res_logits is None
 
@@ -211,7 +211,7 @@ def test_nested_and_repeated_instances_are_all_kept(subject: Subject) -> None:
 def test_twice_the_same_to_the_bit(subject: Subject) -> None:
     image = scene(200, 120)
     sets = prompt_sets(200, 120)
-    first, second = (decoded(subject, subject.executor.encode([image]) * len(sets), sets) for _ in range(2))
+    first, second = (decoded(subject, subject.segmenter.encode([image]) * len(sets), sets) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.low_res_logits, other.low_res_logits)
         assert np.array_equal(one.mask, other.mask)
@@ -219,7 +219,7 @@ def test_twice_the_same_to_the_bit(subject: Subject) -> None:
 
 
 def test_frozen(subject: Subject) -> None:
-    modules = [value for value in vars(subject.executor).values() if isinstance(value, torch.nn.Module)]
+    modules = [value for value in vars(subject.segmenter).values() if isinstance(value, torch.nn.Module)]
     assert modules or subject.name == "box"
     for module in modules:
         assert not any(parameter.requires_grad for parameter in module.parameters())
@@ -254,7 +254,7 @@ def test_a_huge_image(subject: Subject) -> None:
     image[1000:3000, 2000:5000] = (230, 200, 180)
     (embedding,) = subject.embed(image)
     sets = [PromptSet((Instance(box=(2000, 1000, 5000, 3000)),)), PromptSet()]
-    results = subject.executor.decode([embedding] * 2, sets)
+    results = subject.segmenter.decode([embedding] * 2, sets)
     assert results[0].mask.shape == results[1].mask.shape == (height, width)
     if subject.is_real:
         truth = np.zeros((height, width), np.bool_)
@@ -268,7 +268,7 @@ def test_a_mask_can_be_fed_back(subject: Subject) -> None:
     (embedding,) = subject.embed(scene(200, 120))
     prompt_set = prompt_sets(200, 120)[3]
     (first,) = decoded(subject, [embedding], [prompt_set])
-    mixed = subject.executor.decode(
+    mixed = subject.segmenter.decode(
         [embedding] * 2,
         [prompt_set, prompt_set],
         mask_prompts=[first.low_res_logits, None],
@@ -277,7 +277,7 @@ def test_a_mask_can_be_fed_back(subject: Subject) -> None:
     assert not any(isinstance(result, ExecutorFailure) for result in mixed)
     assert not np.array_equal(mixed[0].low_res_logits, first.low_res_logits)
     assert_close(mixed[1].low_res_logits, first.low_res_logits)
-    wrong = subject.executor.decode(
+    wrong = subject.segmenter.decode(
         [embedding] * 2,
         [prompt_set, prompt_set],
         mask_prompts=[np.zeros((4, 7, 7), np.float32), None],
@@ -295,7 +295,7 @@ def test_one_bad_sample_fails_alone(subject: Subject) -> None:
     broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in good.tensors.items()}
     bad = replace(good, tensors=broken)
     prompt_set = PromptSet((boxed(200, 120),))
-    results = subject.executor.decode([good, bad, good], [prompt_set, prompt_set, PromptSet()])
+    results = subject.segmenter.decode([good, bad, good], [prompt_set, prompt_set, PromptSet()])
     assert isinstance(results[0], Segmentation)
     assert isinstance(results[1], ExecutorFailure)
     assert "finite" in results[1].message
@@ -305,13 +305,13 @@ def test_one_bad_sample_fails_alone(subject: Subject) -> None:
 def test_lengths_must_agree(subject: Subject) -> None:
     (embedding,) = subject.embed(scene(200, 120))
     with pytest.raises(ValueError, match="1 embeddings, but 2 prompt sets"):
-        subject.executor.decode([embedding], [PromptSet(), PromptSet()])
+        subject.segmenter.decode([embedding], [PromptSet(), PromptSet()])
 
 
 def test_best_of_three(subject: Subject) -> None:
     if subject.name == "box":
         pytest.skip("the box executor has one mask only")
-    executor = build_executor(subject.config.model_copy(update={"multimask": "best"}))
+    executor = build_segmenter(subject.config.model_copy(update={"multimask": "best"}))
     (embedding,) = executor.encode([scene(200, 120)])
     prompt_set = PromptSet((boxed(200, 120),))
     (best,) = executor.decode([embedding], [prompt_set], keep_logits=True)
@@ -348,10 +348,10 @@ def test_equals_the_published_predictor(subject: Subject, size: tuple[int, int])
 def test_an_onnx_decoder_runs_as_it_is_too(subject: Subject) -> None:
     if subject.name != "onnx":
         pytest.skip("for family onnx")
-    assert isinstance(subject.executor, FoldedOnnxExecutor)  # the weights were read, and checked
-    graph = build_executor(subject.config.model_copy(update={"onnx_decoder": "graph"}))
-    assert isinstance(graph, OnnxExecutor)
-    best = build_executor(subject.config.model_copy(update={"multimask": "best"}))
+    assert isinstance(subject.segmenter, FoldedOnnxSegmenter)  # the weights were read, and checked
+    graph = build_segmenter(subject.config.model_copy(update={"onnx_decoder": "graph"}))
+    assert isinstance(graph, OnnxSegmenter)
+    best = build_segmenter(subject.config.model_copy(update={"multimask": "best"}))
     embedding, prompt_set = *subject.embed(scene(200, 120)), prompt_sets(200, 120)[3]
     ours, theirs = (e.decode([embedding], [prompt_set], keep_logits=True)[0] for e in (best, graph))
     np.testing.assert_allclose(ours.low_res_logits.clip(-32, 32), theirs.low_res_logits, atol=5e-4)
@@ -361,9 +361,9 @@ def test_an_onnx_decoder_runs_as_it_is_too(subject: Subject) -> None:
 def test_bfloat16_moves_masks_only_a_little(subject: Subject) -> None:
     if subject.name == "box":
         pytest.skip("the box executor computes nothing")
-    executor = build_executor(subject.config.model_copy(update={"dtype": "bfloat16"}))
+    executor = build_segmenter(subject.config.model_copy(update={"dtype": "bfloat16"}))
     # An encoder in ONNX computes in its own type, so that its embeddings may be shared.
-    assert (executor.fingerprint == subject.executor.fingerprint) is (subject.name == "onnx")
+    assert (executor.fingerprint == subject.segmenter.fingerprint) is (subject.name == "onnx")
     image, prompt_set = scene(200, 120), PromptSet((boxed(200, 120),))
     (rough,) = executor.decode(executor.encode([image]), [prompt_set], keep_logits=True)
     (exact,) = decoded(subject, subject.embed(image), [prompt_set])

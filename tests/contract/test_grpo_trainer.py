@@ -1,6 +1,6 @@
 """The seam between TRL and our rollouts: log-probabilities, versions, the order of groups, what is dropped.
 
-TRL does not promise what `recipes.grpo_trainer` rests on (`test_trl.py` names it). If a test here fails
+TRL does not promise what `recipes.training.trl_trainer` rests on (`test_trl.py` names it). If one fails
 after an upgrade of TRL, read `GRPOTrainer._generate_and_score_completions` of the new version beside ours.
 """
 
@@ -15,18 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from envs.executors.cached import ExecutorCounters
+from envs.executors.base import ExecutorCounters
 from envs.sample import Sample
-from prompter.policy import Policy, load_weights
-from prompter.run_folder import RunFolder
+from prompter.checkpoint import load_weights
+from prompter.policy import Policy
+from prompter.runs.run_folder import RunFolder
+from prompter.sampling import open_sampler
 from prompter.sampling.base import Completion, SamplingSettings
-from prompter.sampling.config import SamplerConfig, open_sampler
+from prompter.sampling.config import SamplerConfig
 from recipes.config import TrainConfig
-from recipes.grpo import grpo_arguments, train, with_adapters
-from recipes.grpo_trainer import SegmentationGRPOTrainer
-from recipes.rollout_loop import RolloutLoop
-from recipes.scoring import PhaseTimes, ScoredGroup
-from recipes.training_log import TrainingLog
+from recipes.grpo import train, with_adapters
+from recipes.training.checks import grpo_arguments
+from recipes.training.log import TrainingLog
+from recipes.training.metrics import PhaseTimes
+from recipes.training.scoring import ScoredGroup
+from recipes.training.trl_trainer import SegmentationGRPOTrainer
+from recipes.training.window import WindowCollector
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import Squares, save_manifest
 
@@ -117,10 +121,10 @@ def make_seam(policy: Policy, tmp_path: Path, reward: Reward = reward_of_text, *
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     torch.manual_seed(0)
     model = with_adapters(load_weights(policy, dtype=torch.float32), config)
-    sampler = open_sampler(policy, SamplerConfig(kind="hf"), model=model)
+    sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
     settings = SamplingSettings(max_new_tokens=arguments.max_completion_length, n=GROUP_SIZE)
     scorer: Any = ScriptedScorer(reward)
-    loop = RolloutLoop(
+    loop = WindowCollector(
         *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes()),
         samples=QUESTIONS,
     )

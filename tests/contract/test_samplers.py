@@ -18,11 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
+from prompter.chat import SamplingRequest
+from prompter.checkpoint import load_weights
 from prompter.errors import UserError
-from prompter.policy import Policy, load_weights
-from prompter.sampling.base import Completion, SamplingRequest, SamplingSettings
-from prompter.sampling.config import SamplerConfig, open_sampler
-from prompter.sampling.pads import image_token_count
+from prompter.policy import Policy
+from prompter.sampling import open_sampler
+from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.config import SamplerConfig
+from prompter.sampling.image_tokens import image_token_count
 from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
 from tests.fixtures.tiny_policy import save_random_adapter, save_tiny_policy
 
@@ -56,14 +59,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def samplers(world: World) -> Iterator[dict[str, TokenSampler]]:
-    from prompter.ray_runtime import ensure_ray
+    from prompter.runs.ray_runtime import ensure_ray
 
     ensure_ray(num_cpus=2)
     opened: dict[str, TokenSampler] = {}
     configs = {
-        "ray": SamplerConfig(kind="ray", engines=2, threads=1, kv_cache_gib=0.1, max_restarts=1),
-        "vllm": SamplerConfig(kind="vllm", threads=1, kv_cache_gib=0.1),
-        "hf": SamplerConfig(kind="hf", batch_size=4),
+        "ray": SamplerConfig(backend="ray", actors=2, threads=1, kv_cache_gib=0.1, max_restarts=1),
+        "vllm": SamplerConfig(backend="vllm", threads=1, kv_cache_gib=0.1),
+        "hf": SamplerConfig(backend="hf", batch_size=4),
     }
     for kind, config in configs.items():  # the pool first: it starts while the others do
         opened[kind] = open_sampler(world.policy, config, lora_rank=RANK)
@@ -245,8 +248,8 @@ def test_ray_listens_to_this_machine_only(samplers: dict[str, TokenSampler]) -> 
 
 def test_engines_that_cannot_start_are_told_about(samplers: dict[str, TokenSampler], world: World) -> None:
     with pytest.raises(UserError, match=r"5 engines of sampler.num_cpus 1 need 5 CPUs, but Ray has 2"):
-        open_sampler(world.policy, SamplerConfig(kind="ray", engines=5))
-    hopeless: Any = open_sampler(world.policy, SamplerConfig(kind="ray", num_cpus=0, max_model_len=10**7))
+        open_sampler(world.policy, SamplerConfig(backend="ray", actors=5))
+    hopeless: Any = open_sampler(world.policy, SamplerConfig(backend="ray", num_cpus=0, max_model_len=10**7))
     with pytest.raises(RuntimeError, match=r"could not be started: .*max_model_len \(10000000\)"):
         hopeless.wait_ready()
     hopeless.close()

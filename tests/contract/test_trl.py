@@ -1,4 +1,4 @@
-"""What `recipes.grpo_trainer` uses of TRL without TRL's promise is still there, under the same names."""
+"""What `recipes.training.trl_trainer` uses of TRL without a promise is still there, under the same names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import inspect
 
 import pytest
 
-from recipes.grpo_trainer import SegmentationGRPOTrainer
+from recipes.training.trl_trainer import SegmentationGRPOTrainer
 
-REMEDY = (
-    "TRL changed: see what took its place in GRPOTrainer, adapt recipes/grpo_trainer.py, and pin the version."
-)
+REMEDY = "TRL changed: see what replaced it in GRPOTrainer, adapt recipes/training/trl_trainer.py, pin it."
 
 
 @pytest.mark.parametrize(

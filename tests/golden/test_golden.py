@@ -17,12 +17,12 @@ import pytest
 from envs.executors import open_executor
 from envs.executors.config import ExecutorConfig
 from envs.rollout import Rollout
-from envs.segmentation import make_rollouts
+from envs.rollouts import make_rollouts
 from eval.metrics import score_file
 from eval.protocols import PROTOCOLS, apply
 from prompter.action import ActionSpace
 from prompter.chat import build_messages, system_prompt
-from prompter.jsonl import write_lines
+from prompter.runs.jsonl import write_lines
 from rewards.registry import build_reward
 from tests.fixtures.toy_task import SIDE, Squares, toy_policy
 

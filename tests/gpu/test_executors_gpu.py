@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from envs.executors import build_executor
 from envs.executors.base import Segmentation
-from envs.executors.cached import CachedExecutor
 from envs.executors.config import ExecutorConfig
-from envs.executors.folded import FoldedExecutor
-from envs.executors.sam import PREPROCESSING, SamExecutor
-from envs.executors.sam2 import Sam2Executor
+from envs.executors.decoding.package_prompts import FoldedSegmenter
+from envs.executors.families import build_segmenter
+from envs.executors.families.sam import PREPROCESSING, SamSegmenter
+from envs.executors.families.sam2 import Sam2Segmenter
+from envs.executors.serving.local import LocalExecutor
 from envs.masks import iou
 from envs.sample import RGB
 from prompter.types import Instance, PromptSet
@@ -48,7 +48,7 @@ def test_masks_agree_with_the_cpu(save: Callable[[Path], ExecutorConfig], tmp_pa
     images = [noise(200, 120), noise(90, 150, seed=1)]
     answers = []
     for device in ("cpu", "cuda"):
-        cached = CachedExecutor(build_executor(config.model_copy(update={"device": device})))
+        cached = LocalExecutor(build_segmenter(config.model_copy(update={"device": device})))
         work = [(image, prompt_set) for image in images for prompt_set in prompts(6, 80)]
         answers.append(cached.segment([image for image, _ in work], [p for _, p in work], keep_logits=True))
     for one, other in zip(*answers, strict=True):
@@ -59,17 +59,19 @@ def test_masks_agree_with_the_cpu(save: Callable[[Path], ExecutorConfig], tmp_pa
         assert iou(one.mask, other.mask) > 0.99
 
 
-def sam_vit_h(config: ExecutorConfig) -> FoldedExecutor:
+def sam_vit_h(config: ExecutorConfig) -> FoldedSegmenter:
     from segment_anything import sam_model_registry
 
     sam = sam_model_registry["vit_h"]()
-    return SamExecutor(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, config, PREPROCESSING)
+    return SamSegmenter(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, config, PREPROCESSING)
 
 
-def sam2_large(config: ExecutorConfig) -> FoldedExecutor:
+def sam2_large(config: ExecutorConfig) -> FoldedSegmenter:
     from sam2.build_sam import build_sam2
 
-    return Sam2Executor(build_sam2("configs/sam2.1/sam2.1_hiera_l.yaml", device="cpu"), config, PREPROCESSING)
+    return Sam2Segmenter(
+        build_sam2("configs/sam2.1/sam2.1_hiera_l.yaml", device="cpu"), config, PREPROCESSING
+    )
 
 
 def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
@@ -85,7 +87,7 @@ def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 @pytest.mark.parametrize("build", [sam_vit_h, sam2_large])
-def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], FoldedExecutor]) -> None:
+def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], FoldedSegmenter]) -> None:
     """SAM ViT-H and SAM 2.1 large, random weights, bfloat16: images/s, masks/s, share of the limit."""
     batch, group, side = 8, 16, 512
     config = ExecutorConfig(device="cuda", dtype="bfloat16", encode_batch=batch)
@@ -94,7 +96,7 @@ def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], Folded
     executor.encode(images)  # first calls choose kernels
     encode = seconds_of(lambda: executor.encode(images))
 
-    cached = CachedExecutor(executor, encode_batch=batch)
+    cached = LocalExecutor(executor, encode_batch=batch)
     repeated = [image for image in images for _ in range(group)]
     sets = [prompt_set for n in range(batch) for prompt_set in prompts(group, side, seed=n)]
     cached.segment(repeated, sets)

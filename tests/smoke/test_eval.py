@@ -20,12 +20,13 @@ from PIL import Image
 from envs.executors.base import ExecutorFailure, Segmentation
 from envs.masks import encode_rle, union
 from envs.sample import RGB, Sample
-from eval.answerers import Answer, build_answerer
-from eval.baselines import BASELINES
+from eval.answerers import build_answerer
+from eval.answerers.base import Answer
+from eval.answerers.baselines import BASELINES
 from eval.results import rescore, results_text
 from eval.runner import evaluate
 from prompter.errors import UserError
-from prompter.jsonl import read_lines
+from prompter.runs.jsonl import read_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 from rewards.replay import read_rollouts
 from tests.fixtures.runs import contents
@@ -73,7 +74,7 @@ class Squares(Sequence[Sample]):
             dataset="squares",
             split="test",
             image_id=str(number),
-            image_size=SIZE,
+            image_wh=SIZE,
             load_image=load,
             query="the square",
             target=encode_rle(square(number)),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from eval import ablation, eval_command, report_command
 from prompter.errors import UserError
+from recipes.commands import ablate as ablation
+from recipes.commands import eval as eval_command
+from recipes.commands import leaderboard as report_command
 from tests.fixtures.runs import command, contents
 
 pytestmark = pytest.mark.smoke

@@ -20,10 +20,10 @@ import pytest
 
 from envs.datasets import open_dataset
 from envs.rollout import Rollout
-from eval import eval_command
 from eval.protocols import PROTOCOLS
 from prompter.errors import UserError
-from prompter.jsonl import drop_unfinished_line, read_lines
+from prompter.runs.jsonl import drop_unfinished_line, read_lines
+from recipes.commands import eval as eval_command
 from rewards.replay import read_rollouts
 from tests.fixtures.layouts import FIXTURES, Fixture
 from tests.fixtures.runs import command, contents
@@ -39,8 +39,8 @@ WITH_MODELS = (
 """Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [
     "datasets",
-    "envs.executors.mobile_sam",
-    "eval.eval_command",
+    "envs.executors.families.mobile_sam",
+    "recipes.commands.eval",
     "prompter.sampling.huggingface",
     "transformers.models.qwen3_vl.modeling_qwen3_vl",
     "transformers.models.qwen3_vl.processing_qwen3_vl",
@@ -105,7 +105,7 @@ def test_oracle_and_filled_boxes(key: str, tmp_path: Path, hub_cache: Path) -> N
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MobileSAM's real weights, and one folder of embeddings for all layouts: many share pictures."""
-    from envs.executors.mobile_sam import fetch_weights
+    from envs.executors.families.mobile_sam import fetch_weights
 
     try:
         fetch_weights()
@@ -150,7 +150,7 @@ def test_shipped_policy_and_mobile_sam(
 ) -> None:
     words, expected = opened(FIXTURES[key], tmp_path / "data")
     words += ["--policy", "shipped:small-policy", "--policy-option", "adapter=shipped:small-policy-demo"]
-    words += ["--policy-option", "sampler.kind=hf"]
+    words += ["--policy-option", "sampler.backend=hf"]
     words += ["--executor", segmenter, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 

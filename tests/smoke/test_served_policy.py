@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from prompter.jsonl import read_lines
-from prompter.policy import SHIPPED
+from prompter.checkpoint import SHIPPED
+from prompter.runs.jsonl import read_lines
 
 pytestmark = [
     pytest.mark.smoke,
@@ -95,7 +95,7 @@ def test_served_and_in_process_give_the_same_completions_and_metrics(url: str, t
     served, own = tmp_path / "served", tmp_path / "own"
     options = ("--policy-option", "protocol_from=shipped:small-policy")
     evaluate(served, "--policy", f"openai:{url}#small-policy", *options)
-    evaluate(own, "--policy", "shipped:small-policy", "--policy-option", "sampler.kind=vllm")
+    evaluate(own, "--policy", "shipped:small-policy", "--policy-option", "sampler.backend=vllm")
 
     lines = [list(read_lines(run / "completions.jsonl")) for run in (served, own)]
     for through_the_server, in_process in zip(*lines, strict=True):

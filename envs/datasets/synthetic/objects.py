@@ -12,9 +12,9 @@ import numpy as np
 from envs.datasets.synthetic import painters_leisure as leisure
 from envs.datasets.synthetic import painters_structures as structures
 from envs.datasets.synthetic import painters_vehicles as vehicles
-from envs.datasets.synthetic.design import Design, Painter
 from envs.datasets.synthetic.drawing import pick
 from envs.datasets.synthetic.ground import Zone
+from envs.datasets.synthetic.painter import Design, Painter
 
 Rng = np.random.Generator
 
@@ -63,7 +63,7 @@ class ObjectClass:
 _GROUND = frozenset({Zone.LAND})
 _YARD = frozenset({Zone.LAND, Zone.PAVED})
 
-CLASSES: dict[str, ObjectClass] = {
+OBJECT_CLASSES: dict[str, ObjectClass] = {
     entry.name: entry
     for entry in (
         ObjectClass(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.datasets.synthetic.design import PALETTE, Design, Painter
 from envs.datasets.synthetic.drawing import (
     Colour,
     Pen,
@@ -17,6 +16,7 @@ from envs.datasets.synthetic.drawing import (
     stadium,
 )
 from envs.datasets.synthetic.ground import Light
+from envs.datasets.synthetic.painter import SCENE_PALETTE, Design, Painter
 
 LINE: Colour = (236, 236, 230)
 
@@ -27,7 +27,7 @@ def _flat(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_tennis(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
-    colour = jitter(rng, PALETTE[design.looks["colour"]], 8)
+    colour = jitter(rng, SCENE_PALETTE[design.looks["colour"]], 8)
     pen.polygon(rectangle(length, width), shade(colour, 0.8))
     a, b = length * 0.36, width * 0.33
     pen.polygon(rectangle(2 * a, 2 * b), shade(colour, 1.05), None)
@@ -45,7 +45,7 @@ def _paint_tennis(pen: Pen, design: Design, light: Light) -> None:
 
 def _paint_basketball(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
-    colour = jitter(rng, PALETTE[design.looks["colour"]], 10)
+    colour = jitter(rng, SCENE_PALETTE[design.looks["colour"]], 10)
     key = jitter(rng, (128, 62, 60) if rng.random() < 0.5 else (70, 92, 132), 8)
     pen.polygon(rectangle(length, width), shade(colour, 0.82))
     a, b, thin = length * 0.45, width * 0.42, 0.004

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from envs.datasets.synthetic.design import PALETTE, Design, Painter
 from envs.datasets.synthetic.drawing import Colour, Pen, Points, circle, jitter, rectangle, shade
 from envs.datasets.synthetic.ground import Light
+from envs.datasets.synthetic.painter import SCENE_PALETTE, Design, Painter
 
 
 def _tank_solids(design: Design) -> list[tuple[Points, float]]:
@@ -17,7 +17,7 @@ def _tank_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_tank(pen: Pen, design: Design, light: Light) -> None:
     rng, radius = design.rng(), design.length / 2
-    colour = jitter(rng, PALETTE[design.looks["colour"]], 8)
+    colour = jitter(rng, SCENE_PALETTE[design.looks["colour"]], 8)
     pen.polygon(circle(radius), shade(colour, 0.82))
     if design.looks["roof"] == "floating":
         # The rim stands above the roof: the shadow of its sunny side is a crescent on the roof.
@@ -75,7 +75,7 @@ def _building_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_building(pen: Pen, design: Design, light: Light) -> None:
     rng = design.rng()
-    colour = jitter(rng, PALETTE[design.looks["colour"]], 9)
+    colour = jitter(rng, SCENE_PALETTE[design.looks["colour"]], 9)
     if design.looks["roof"] == "flat":
         _paint_flat_roof(pen, design, light, colour, rng)
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.datasets.synthetic.design import PALETTE, Design, Painter
 from envs.datasets.synthetic.drawing import Colour, Pen, Points, circle, jitter, pick, rectangle, shade
 from envs.datasets.synthetic.ground import Light
+from envs.datasets.synthetic.painter import SCENE_PALETTE, Design, Painter
 
 GLASS: Colour = (38, 46, 58)
 CONTAINERS: tuple[Colour, ...] = (
@@ -45,7 +45,7 @@ def _ship_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_ship(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
-    hull = PALETTE[design.looks["colour"]]
+    hull = SCENE_PALETTE[design.looks["colour"]]
     pen.polygon(_hull(length, width), shade(hull, 0.7))
     deck = jitter(rng, hull, 8)
     pen.polygon(_hull(length * 0.955, width * 0.84), deck, None)
@@ -80,7 +80,7 @@ def _paint_ship(pen: Pen, design: Design, light: Light) -> None:
     pen.polygon(rectangle(length * 0.05, width * 0.78, x + length * 0.045, 0), (204, 206, 206), None)
     pen.line([[x + length * 0.07, -width * 0.36], [x + length * 0.07, width * 0.36]], 0.005, GLASS)
     funnel = circle(width * 0.13, x - length * 0.04, 0, 14)
-    pen.polygon(funnel, shade(PALETTE["black"], 1.2), None)
+    pen.polygon(funnel, shade(SCENE_PALETTE["black"], 1.2), None)
 
 
 def _fuselage(design: Design) -> Points:
@@ -121,8 +121,8 @@ def _aircraft_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_aircraft(pen: Pen, design: Design, light: Light) -> None:
     rng, length = design.rng(), design.length
-    colour = jitter(rng, shade(PALETTE[design.looks["colour"]], 1.04), 5)
-    accent = PALETTE.get(design.looks["accent"], shade(colour, 0.8))
+    colour = jitter(rng, shade(SCENE_PALETTE[design.looks["colour"]], 1.04), 5)
+    accent = SCENE_PALETTE.get(design.looks["accent"], shade(colour, 0.8))
     a, b = length / 2, design.width / 2
     for y in (0.36, -0.36):
         engine = rectangle(length * 0.11, length * 0.042, a * 0.1, y * b)
@@ -160,7 +160,7 @@ def _car_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_car(pen: Pen, design: Design, light: Light) -> None:
     length, width = design.length, design.width
-    colour = jitter(design.rng(), PALETTE[design.looks["colour"]], 8)
+    colour = jitter(design.rng(), SCENE_PALETTE[design.looks["colour"]], 8)
     pen.polygon(_car_outline(length, width), shade(colour, 0.86))
     pen.polygon(rectangle(length * 0.52, width * 0.78, -length * 0.06, 0), GLASS, None)
     pen.polygon(rectangle(length * 0.3, width * 0.7, -length * 0.08, 0), shade(colour, 1.12), None)
@@ -173,8 +173,8 @@ def _truck_solids(design: Design) -> list[tuple[Points, float]]:
 
 def _paint_truck(pen: Pen, design: Design, light: Light) -> None:
     rng, length, width = design.rng(), design.length, design.width
-    colour = jitter(rng, PALETTE[design.looks["colour"]], 8)
-    cab = jitter(rng, pick(rng, (PALETTE["white"], shade(colour, 1.15))), 8)
+    colour = jitter(rng, SCENE_PALETTE[design.looks["colour"]], 8)
+    cab = jitter(rng, pick(rng, (SCENE_PALETTE["white"], shade(colour, 1.15))), 8)
     pen.polygon(rectangle(length, width * 0.7), (60, 60, 62))
     pen.polygon(rectangle(length * 0.73, width, -length * 0.135, 0), shade(colour, 0.84))
     pen.polygon(rectangle(length * 0.71, width * 0.86, -length * 0.135, 0), shade(colour, 1.02), None)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.datasets.synthetic.design import Design
 from envs.datasets.synthetic.drawing import Points, pick, rectangle, turn
 from envs.datasets.synthetic.ground import ZONE_CELLS, Ground, Zone
-from envs.datasets.synthetic.objects import CLASSES, ObjectClass
+from envs.datasets.synthetic.objects import OBJECT_CLASSES, ObjectClass
+from envs.datasets.synthetic.painter import Design
 
 Rng = np.random.Generator
 _MARGIN = 0.015  # of the side, between an object and the image's rim
@@ -54,7 +54,7 @@ class Placer:
 
     def place(self, design: Design, attempts: int = 40) -> bool:
         """Try places, shrinking the object a little each time; True when it was put down."""
-        kind = CLASSES[design.kind]
+        kind = OBJECT_CLASSES[design.kind]
         shortest = kind.length[0] * 0.95
         for attempt in range(attempts):
             factor = max(1 - 0.018 * attempt, shortest / design.length)

@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.datasets.synthetic import wording
 from envs.datasets.synthetic.drawing import pick, pick_weighted
-from envs.datasets.synthetic.objects import CLASSES
+from envs.datasets.synthetic.objects import OBJECT_CLASSES
 from envs.datasets.synthetic.scene import Scene, SceneObject
 from envs.masks import Mask
 
@@ -128,15 +128,15 @@ def _query(scene: Scene, candidate: _Candidate, text: str, long: bool) -> Query:
 
 
 def _names(category: str) -> dict[str, str]:
-    if category in CLASSES:
-        return {"one": category, "many": CLASSES[category].plural}
+    if category in OBJECT_CLASSES:
+        return {"one": category, "many": OBJECT_CLASSES[category].plural}
     one, many, _ = wording.GROUPS[category]
     return {"one": one, "many": many}
 
 
 def _candidates(scene: Scene) -> Iterator[_Candidate]:
     """Everything that can be asked about a scene and has exactly one right answer."""
-    members: dict[str, list[int]] = {kind: [] for kind in CLASSES}
+    members: dict[str, list[int]] = {kind: [] for kind in OBJECT_CLASSES}
     for number, instance in enumerate(scene.instances):
         members[instance.category].append(number)
     for kind, numbers in members.items():
@@ -235,7 +235,7 @@ def _by_half(kind: str, numbers: list[int], objects: list[SceneObject]) -> Itera
 
 
 def _by_look(kind: str, numbers: list[int], objects: list[SceneObject]) -> Iterator[_Candidate]:
-    colours = CLASSES[kind].looks.get("colour", ())
+    colours = OBJECT_CLASSES[kind].looks.get("colour", ())
     present = [one.attributes.get("colour", "") for one in objects]
     for colour in dict.fromkeys(colours):
         if len(set(colours)) < 2 or any(wording.alike(colour, other) for other in present):

@@ -18,7 +18,7 @@ from envs.datasets.synthetic.drawing import (
     turn,
 )
 from envs.datasets.synthetic.ground import Ground, Light, Zone, cast_shadows
-from envs.datasets.synthetic.objects import CLASSES, MOST_OBJECTS
+from envs.datasets.synthetic.objects import MOST_OBJECTS, OBJECT_CLASSES
 from envs.datasets.synthetic.placement import Placed, Placer
 from envs.datasets.synthetic.terrain import THEMES, WOODS, Theme
 from envs.datasets.synthetic.textures import crop_origin, texture_bank
@@ -125,7 +125,7 @@ def draw_scene(
     _draw_wakes(image, placed, rng)
     solids = []
     for one in placed:
-        footprints = CLASSES[one.design.kind].painter.solids(one.design)
+        footprints = OBJECT_CLASSES[one.design.kind].painter.solids(one.design)
         solids += [(turn(shape, one.angle, one.centre), height) for shape, height in footprints]
     solids += [(circle(radius, x, y, 12), radius * 1.3) for x, y, radius in trees]
     canvas = _upsample(image)
@@ -151,19 +151,25 @@ def check_options(*, size: int, min_objects: int, max_objects: int) -> None:
 def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> list[Placed]:
     """Choose classes and counts and put them down, large ones first."""
     wanted = int(rng.integers(least, most + 1))
-    weights = {kind: weight for kind, weight in theme.classes.items() if placer.possible(CLASSES[kind])}
+    weights = {
+        kind: weight for kind, weight in theme.classes.items() if placer.possible(OBJECT_CLASSES[kind])
+    }
     kinds: list[str] = []
     for _ in range(min(wanted, 1 + int(rng.choice(3, p=(0.2, 0.45, 0.35))), len(weights))):
         kinds.append(pick_weighted(rng, {kind: w for kind, w in weights.items() if kind not in kinds}))
     counts = dict.fromkeys(kinds, 1)
     for _ in range(wanted - len(kinds)):
         spare = {
-            kind: weight for kind, weight in weights.items() if counts.get(kind, 0) < CLASSES[kind].at_most
+            kind: weight
+            for kind, weight in weights.items()
+            if counts.get(kind, 0) < OBJECT_CLASSES[kind].at_most
         }
         kind = pick_weighted(rng, {kind: w for kind, w in spare.items() if kind in counts} or spare)
         counts[kind] = counts.get(kind, 0) + 1
     scale = 1.0 if wanted <= 4 else 0.8
-    designs = [CLASSES[kind].design(rng, scale) for kind, count in counts.items() for _ in range(count)]
+    designs = [
+        OBJECT_CLASSES[kind].design(rng, scale) for kind, count in counts.items() for _ in range(count)
+    ]
     for design in sorted(designs, key=lambda one: -one.length):
         placer.place(design)
     for _ in range(200):
@@ -171,16 +177,18 @@ def _populate(placer: Placer, theme: Theme, rng: Rng, least: int, most: int) -> 
             break
         present = [one.design.kind for one in placer.placed]
         spare = {
-            kind: weight for kind, weight in weights.items() if present.count(kind) < CLASSES[kind].at_most
+            kind: weight
+            for kind, weight in weights.items()
+            if present.count(kind) < OBJECT_CLASSES[kind].at_most
         }
-        placer.place(CLASSES[pick_weighted(rng, spare)].design(rng, 0.3), attempts=6)
+        placer.place(OBJECT_CLASSES[pick_weighted(rng, spare)].design(rng, 0.3), attempts=6)
     return placer.placed
 
 
 def _lay_plots(ground: Ground, placed: list[Placed]) -> None:
     """Give objects the yards, pads and decks they stand on, wherever that covers no road or water."""
     for one in placed:
-        plot = CLASSES[one.design.kind].painter.plot
+        plot = OBJECT_CLASSES[one.design.kind].painter.plot
         for shape, colour in plot(one.design) if plot else ():
             polygon = turn(shape, one.angle, one.centre)
             zones = ground.zones[ground.zone_cells(polygon)]
@@ -242,7 +250,7 @@ def _paint(canvas: RGB, one: Placed, light: Light) -> SceneObject:
     reach = 0.5 * float(np.hypot(design.length, design.width)) + 0.01
     pen = Pen(canvas, one.centre, one.angle, reach)
     x, y = turn([light.shadow], -one.angle)[0]
-    CLASSES[design.kind].painter.paint(pen, design, Light((float(x), float(y)), light.stretch))
+    OBJECT_CLASSES[design.kind].painter.paint(pen, design, Light((float(x), float(y)), light.stretch))
     mask = pen.mask()
     moments = cv2.moments(mask.view(np.uint8), binaryImage=True)
     area = max(1.0, moments["m00"])

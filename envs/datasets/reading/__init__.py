@@ -1,0 +1,1 @@
+"""What the readers of published sets share: records, roots, images, annotations, indices."""

@@ -1,0 +1,109 @@
+"""The `synthetic-aerial` dataset: a `SampleSource` over drawn scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Literal
+
+from PIL import Image
+
+from envs.datasets.synthetic.queries import Query, scene_queries
+from envs.datasets.synthetic.scene import Scene, check_options, draw_scene, scene_generators
+from envs.masks import encode_rle, union
+from envs.sample import Sample
+from prompter.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+
+@lru_cache(maxsize=8)
+def _drawn(split: str, index: int, size: int, seed: int, least: int, most: int) -> Scene:
+    """A scene, kept while its neighbouring queries are read; consumers must not write into it."""
+    scene = draw_scene(split, index, size=size, seed=seed, min_objects=least, max_objects=most)
+    scene.image.flags.writeable = False
+    return scene
+
+
+@lru_cache(maxsize=8)
+def _asked(split: str, index: int, size: int, seed: int, least: int, most: int, count: int) -> list[Query]:
+    _, rng = scene_generators(split, index, seed)
+    return scene_queries(_drawn(split, index, size, seed, least, most), rng, count)
+
+
+def load_scene_image(split: str, index: int, size: int, seed: int, least: int, most: int) -> Image.Image:
+    """Draw a scene again from its number: [size, size] PIL RGB image, the same each time."""
+    return Image.fromarray(_drawn(split, index, size, seed, least, most).image)
+
+
+class SyntheticAerial:
+    """Overhead scenes drawn on demand, each with `queries_per_scene` questions one after another.
+
+    Everything is determined by (seed, split, scene number) and the options; on another processor or
+    OpenCV build an image may differ by a grey level.
+
+    Args:
+        split: "train", "val" or "test"; no scene is in two splits.
+        scenes: how many scenes.
+        queries_per_scene: how many questions about each.
+        size: side of the square images in pixels.
+        seed: of the whole dataset.
+        min_objects, max_objects: how many objects a scene holds.
+
+    Raises:
+        UserError: if an option is out of range.
+    """
+
+    name = "synthetic-aerial"
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        scenes: int,
+        queries_per_scene: int = 6,
+        size: int = 256,
+        seed: int = 0,
+        min_objects: int = 2,
+        max_objects: int = 6,
+    ) -> None:
+        if scenes < 1 or queries_per_scene < 1:
+            raise UserError(
+                "synthetic-aerial needs scenes >= 1 and queries_per_scene >= 1, "
+                f"but got scenes={scenes} and queries_per_scene={queries_per_scene}."
+            )
+        check_options(size=size, min_objects=min_objects, max_objects=max_objects)
+        scene_generators(split, 0, seed)
+        self.split: str = split
+        self.scenes = scenes
+        self.queries_per_scene = queries_per_scene
+        self._options = (size, seed, min_objects, max_objects)
+
+    def __len__(self) -> int:
+        return self.scenes * self.queries_per_scene
+
+    def __iter__(self) -> Iterator[Sample]:
+        for index in range(len(self)):
+            yield self[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample number `index`; negative numbers count from the end. IndexError when out of range."""
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"synthetic-aerial {self.split} has {len(self)} samples, but got index {index}")
+        scene, number = divmod(position, self.queries_per_scene)
+        query = _asked(self.split, scene, *self._options, self.queries_per_scene)[number]
+        size = self._options[0]
+        image_id = f"{self.split}-{scene:06d}"
+        return Sample(
+            sample_id=f"{image_id}-{number}",
+            dataset=self.name,
+            split=self.split,
+            image_id=image_id,
+            image_wh=(size, size),
+            load_image=partial(load_scene_image, self.split, scene, *self._options),
+            query=query.text,
+            target=encode_rle(union(query.masks, (size, size))),
+            instances=tuple(encode_rle(mask) for mask in query.masks),
+            tags=dict(query.tags),
+        )

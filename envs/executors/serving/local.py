@@ -1,0 +1,227 @@
+"""An executor that encodes each image once: the reward path's way to a segmenter.
+
+`LocalExecutor.segment` takes images and prompt sets side by side, as a batch of rollouts gives
+them, and returns one result per prompt set. Nothing it is given makes it raise: an image that
+cannot be encoded and a prompt set that cannot be decoded come back as `ExecutorFailure`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.assets import cache_folder
+from envs.executors.base import (
+    SERVING_ERRORS,
+    Embedding,
+    Executor,
+    ExecutorCounters,
+    ExecutorFailure,
+    Segmentation,
+    Segmenter,
+    check_lengths,
+    image_problem,
+    number_images,
+)
+from envs.executors.config import ExecutorConfig
+from envs.executors.serving.embedding_cache import (
+    DiskCache,
+    MemoryCache,
+    StorageType,
+    StoredEmbedding,
+    pack,
+    unpack,
+)
+from envs.sample import RGB, content_hash
+from prompter.types import PromptSet
+
+MEGABYTE = 1_000_000
+
+IMAGES_AT_ONCE = 16
+"""Images whose embeddings are held, cached or not, while their prompts are decoded."""
+
+
+class LocalExecutor(Executor):
+    """A segmenter in this process behind a cache of embeddings.
+
+    Args:
+        segmenter: the frozen model.
+        name: for tables and rollouts.
+        storage: how embeddings are kept, and therefore what is decoded, cached or not.
+        memory: embeddings in memory.
+        disk: embeddings on disk, or None.
+        encode_batch: images handed to the segmenter at once.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        name: str = "executor",
+        storage: StorageType = "float32",
+        memory: MemoryCache | None = None,
+        disk: DiskCache | None = None,
+        encode_batch: int = 1,
+    ) -> None:
+        self.segmenter, self.name, self.storage = segmenter, name, storage
+        self.memory = memory if memory is not None else MemoryCache(2048 * MEGABYTE)
+        self.disk = disk
+        self.encode_batch = encode_batch
+        self.counters = ExecutorCounters()
+
+    @classmethod
+    def from_config(cls, config: ExecutorConfig) -> LocalExecutor:
+        """Build the segmenter a config names, with the caches it asks for.
+
+        Raises:
+            UserError: if the segmenter or its weights are not to be had.
+        """
+        from envs.executors.families import build_segmenter
+
+        disk = None
+        if config.cache_disk_mb > 0:
+            folder = config.cache_dir or cache_folder() / "embeddings"
+            disk = DiskCache(folder, int(config.cache_disk_mb * MEGABYTE))
+        return cls(
+            build_segmenter(config),
+            name=config.name,
+            storage=config.cache_dtype,
+            memory=MemoryCache(int(config.cache_memory_mb * MEGABYTE)),
+            disk=disk,
+            encode_batch=config.encode_batch,
+        )
+
+    def segment(
+        self,
+        images: Sequence[RGB],
+        prompts: Sequence[PromptSet],
+        image_keys: Sequence[str] | None = None,
+        *,
+        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
+        keep_instances: bool = False,
+        keep_logits: bool = False,
+    ) -> list[Segmentation | ExecutorFailure]:
+        """See `Executor.segment`."""
+        check_lengths(images, prompts=prompts, image_keys=image_keys, mask_prompts=mask_prompts)
+        which, distinct = number_images(images, image_keys)
+        members: list[list[int]] = [[] for _ in distinct]
+        for index, number in enumerate(which):
+            members[number].append(index)
+        results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(prompts)
+        for start in range(0, len(distinct), IMAGES_AT_ONCE):
+            chunk = range(start, min(start + IMAGES_AT_ONCE, len(distinct)))
+            needed = [n for n in chunk if any(not prompts[i].is_empty for i in members[n])]
+            embeddings = dict(zip(needed, self._embed([distinct[n] for n in needed]), strict=True))
+            served: list[tuple[int, Embedding]] = []
+            for number in chunk:
+                embedding = embeddings.get(number)
+                if embedding is None:  # nobody asks for anything: the size is all it takes
+                    problem = image_problem(distinct[number])
+                    if problem is None:
+                        height, width = distinct[number].shape[:2]
+                        embedding = Embedding({}, (width, height), (height, width))
+                    else:
+                        embedding = ExecutorFailure(problem, retryable=False)
+                if isinstance(embedding, ExecutorFailure):
+                    for index in members[number]:
+                        results[index] = embedding
+                else:
+                    served.extend((index, embedding) for index in members[number])
+            started = time.perf_counter()
+            decoded = self.segmenter.decode(
+                [embedding for _, embedding in served],
+                [prompts[index] for index, _ in served],
+                mask_prompts=None if mask_prompts is None else [mask_prompts[index] for index, _ in served],
+                keep_instances=keep_instances,
+                keep_logits=keep_logits,
+            )
+            self.counters.decode_seconds += time.perf_counter() - started
+            for (index, _), result in zip(served, decoded, strict=True):
+                results[index] = result
+        self._count(prompts, results)
+        return results
+
+    def embeddings(self, images: Sequence[RGB]) -> list[Embedding]:
+        """Embeddings of distinct images, looked up or computed as `segment` does.
+
+        Raises:
+            RuntimeError: if an image cannot be encoded.
+        """
+        found = self._embed(images)
+        for item in found:
+            if isinstance(item, ExecutorFailure):
+                raise RuntimeError(item.message)
+        return [item for item in found if isinstance(item, Embedding)]
+
+    def close(self) -> None:
+        """Nothing to release: embeddings go with the object."""
+
+    def _count(self, prompts: Sequence[PromptSet], results: Sequence[Segmentation | ExecutorFailure]) -> None:
+        for prompt_set, result in zip(prompts, results, strict=True):
+            if isinstance(result, ExecutorFailure):
+                self.counters.failures += 1
+            else:
+                self.counters.decodes += 1
+                self.counters.instances += len(prompt_set)
+
+    def _embed(self, images: Sequence[RGB]) -> list[Embedding | ExecutorFailure]:
+        """Look up or compute the embedding of each distinct image."""
+        found: list[Embedding | ExecutorFailure | None] = []
+        keys: list[str] = []
+        missing: list[int] = []
+        for index, image in enumerate(images):
+            problem = image_problem(image)
+            if problem is not None:
+                keys.append("")
+                found.append(ExecutorFailure(problem, retryable=False))
+                continue
+            keys.append(f"{self.segmenter.fingerprint}/{self.storage}/{content_hash(image)}")
+            stored = self._recall(keys[-1])
+            if stored is None:
+                missing.append(index)
+            found.append(None if stored is None else unpack(stored))
+        started = time.perf_counter()
+        for start in range(0, len(missing), self.encode_batch):
+            part = missing[start : start + self.encode_batch]
+            for index, embedding in zip(part, self._encode([images[i] for i in part]), strict=True):
+                if isinstance(embedding, Embedding):
+                    # What is decoded is what is kept, so that a warm cache changes nothing.
+                    stored = pack(embedding, self.storage)
+                    self.memory.put(keys[index], stored)
+                    if self.disk is not None:
+                        self.disk.put(keys[index], stored)
+                    embedding = unpack(stored)
+                found[index] = embedding
+        self.counters.encode_seconds += time.perf_counter() - started
+        return [item for item in found if item is not None]
+
+    def _recall(self, key: str) -> StoredEmbedding | None:
+        """Find an embedding in memory, else on disk, and count where."""
+        stored = self.memory.get(key)
+        if stored is not None:
+            self.counters.cache_hits_memory += 1
+            return stored
+        if self.disk is None:
+            return None
+        dropped = self.disk.dropped
+        stored = self.disk.get(key, getattr(self.segmenter, "device", None))
+        self.counters.cache_dropped += self.disk.dropped - dropped
+        if stored is not None:
+            self.counters.cache_hits_disk += 1
+            self.memory.put(key, stored)
+        return stored
+
+    def _encode(self, images: Sequence[RGB]) -> list[Embedding | ExecutorFailure]:
+        """Encode a batch; if that fails, image by image, so that only the culprit fails."""
+        try:
+            embeddings: list[Embedding | ExecutorFailure] = list(self.segmenter.encode(images))
+        except SERVING_ERRORS as error:
+            if len(images) == 1:
+                message = f"the image could not be encoded: {type(error).__name__}: {error}"
+                return [ExecutorFailure(message)]
+            return [result for image in images for result in self._encode([image])]
+        self.counters.encodes += len(images)
+        return embeddings

@@ -1,0 +1,119 @@
+"""Who answers the questions of a benchmark: a sampled policy, an endpoint, or a baseline.
+
+The runner knows only `Answerer`. `build_answerer` makes one from what a user types:
+
+    baseline:NAME         a trivial or oracle baseline (`eval.answerers.baselines`)
+    openai:URL#MODEL      any OpenAI-compatible endpoint (`eval.answerers.endpoint`)
+    sam3:FOLDER_OR_ID     SAM 3 asked with the question as text, no policy (`eval.answerers.sam3`)
+    a folder or hub id    a checkpoint of ours or of Qwen-VL
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+from pydantic import ValidationError
+
+from envs.rollouts import image_key
+from envs.sample import Sample
+from eval.answerers.base import Answer
+from prompter.chat import SamplingRequest
+from prompter.errors import UserError
+from prompter.runs.config import describe_validation_error
+from prompter.sampling.base import Sampler, SamplingSettings
+from prompter.types import ParseFailure, PromptSet
+
+
+class AskingPolicy(Protocol):
+    """How a policy is asked and read: `prompter.policy.Policy`, `eval.answerers.endpoint.EndpointPolicy`."""
+
+    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
+        """Build the sampler's request for a query on an original image."""
+        ...
+
+    def parse(
+        self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
+    ) -> PromptSet | ParseFailure:
+        """Read a completion about an image of (width, height) pixels."""
+        ...
+
+
+class SamplerAnswerer:
+    """Answers with one completion per question from a sampler, greedily by default.
+
+    Args:
+        policy: how questions are put and answers read.
+        sampler: draws the completions; closed with this object.
+        settings: how to sample; `n` must be 1.
+    """
+
+    def __init__(self, policy: AskingPolicy, sampler: Sampler, settings: SamplingSettings) -> None:
+        if settings.n != 1:
+            raise ValueError(f"evaluation takes one completion per question, but n is {settings.n}")
+        self._policy = policy
+        self._sampler = sampler
+        self._settings = settings
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """Return one answer per sample, in order."""
+        images: dict[str, Image.Image] = {}
+        requests = []
+        for sample in samples:
+            key = image_key(sample)
+            if key not in images:
+                images[key] = sample.load_image()
+            requests.append(self._policy.request(sample.query, images[key], key))
+        answers = []
+        for sample, completions in zip(samples, self._sampler.sample(requests, self._settings), strict=True):
+            completion = completions[0]
+            prompts = self._policy.parse(completion.text, sample.image_wh, completion.finish_reason)
+            answers.append(Answer(completion.text, prompts, len(completion.token_ids)))
+        return answers
+
+    def close(self) -> None:
+        """Close the sampler."""
+        self._sampler.close()
+
+
+def open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
+    """Open a checkpoint greedily; options `sampler` and `adapter` are taken out, the rest is its protocol."""
+    from prompter.checkpoint import load_policy, resolve_source
+    from prompter.sampling import open_sampler
+    from prompter.sampling.config import SamplerConfig
+
+    given = options.pop("sampler", {})
+    adapter = options.pop("adapter", None)
+    if adapter is not None:
+        adapter = resolve_source(str(adapter), "adapter")
+    try:
+        config = SamplerConfig.model_validate({"kind": _default_sampler(), **given})
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, "the option sampler", data=given)) from None
+    rank = None if adapter is None else _adapter_rank(Path(adapter))
+    policy = load_policy(source, options)
+    if config.backend == "ray":
+        from prompter.runs.ray_runtime import ensure_ray
+
+        ensure_ray()
+    sampler = open_sampler(policy, config, lora_rank=rank)
+    if adapter is not None:
+        sampler.sync_adapter(Path(adapter), 1)
+    settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+    return SamplerAnswerer(policy, sampler, settings)
+
+
+def _default_sampler() -> str:
+    """vLLM where it is installed, transformers elsewhere."""
+    return "hf" if importlib.util.find_spec("vllm") is None else "vllm"
+
+
+def _adapter_rank(folder: Path) -> int:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise UserError(f"There is no LoRA adapter in {folder}: it holds no adapter_config.json.")
+    return int(json.loads(path.read_text(encoding="utf-8"))["r"])

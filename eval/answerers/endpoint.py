@@ -1,0 +1,286 @@
+"""Any OpenAI-compatible endpoint as a policy: a served Qwen-VL, GPT, Gemini, …
+
+`openai:URL#MODEL`, for example `openai:http://127.0.0.1:8000/v1#my-model`. The endpoint is asked and
+read by our protocol, so that it is compared fairly; images are sent as PNG, without loss, already
+at the size the coordinates refer to.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from prompter.chat import SamplingRequest, build_messages, system_prompt
+from prompter.checkpoint import load_policy
+from prompter.coords import Frame, FrameKind, fit_size
+from prompter.errors import UserError
+from prompter.parse import parse_completion
+from prompter.policy import Policy, PolicySettings
+from prompter.runs.config import describe_validation_error
+from prompter.sampling.base import Completion, Sampler, SamplingSettings
+from prompter.sampling.token_sampler import VISION_TOKENS
+from prompter.types import ParseFailure, PromptSet
+
+_RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 60.0
+
+
+class EndpointSettings(PolicySettings):
+    """How an endpoint is asked: a policy's settings, and how it is reached.
+
+    Args:
+        frame: coordinates the model speaks: `absolute` pixels of the image it is sent (Qwen2.5-VL,
+            GPT) or `thousandths` of each side (Qwen3-VL, Gemini).
+        factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
+            resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
+        protocol_from: folder or hub id of a checkpoint whose own protocol is used instead of all
+            settings above; for a checkpoint of ours that is served elsewhere. It is then also
+            decoded as our own samplers do: see `checkpoint_fields`.
+        api_key_env: environment variable that holds the key; none is sent if it is not set.
+        concurrency: requests in flight.
+        retries: how often a request is tried again after a refused connection, a timeout, or one of
+            the statuses 408, 409, 425, 429, 500, 502, 503, 504.
+        timeout_seconds: longest wait for an answer.
+        body: further fields of the request; null removes a field, as some models want
+            {"max_completion_tokens": 512, "max_tokens": null, "temperature": null}.
+    """
+
+    frame: FrameKind = "absolute"
+    factor: int = Field(default=28, ge=1)
+    protocol_from: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = Field(default=4, ge=1, le=64)
+    retries: int = Field(default=4, ge=0, le=20)
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    body: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EndpointPolicy:
+    """How an endpoint is asked and read, where no checkpoint says so."""
+
+    settings: EndpointSettings
+
+    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
+        """Build the request for a query on an original image (PIL RGB)."""
+        settings = self.settings
+        system = system_prompt(
+            settings.action_space, settings.frame, instructions=settings.instructions, think=settings.think
+        )
+        wh = self._model_wh(image.size)
+        shown = image if image.size == wh else image.convert("RGB").resize(wh, Image.Resampling.BICUBIC)
+        return SamplingRequest(build_messages(query, system, question=settings.question), shown, image_key)
+
+    def parse(
+        self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
+    ) -> PromptSet | ParseFailure:
+        """Read a completion about an image of (width, height) pixels into image-frame prompts."""
+        return parse_completion(
+            text,
+            action_space=self.settings.action_space,
+            frame=Frame(self.settings.frame, image_wh, self._model_wh(image_wh)),
+            finish_reason=finish_reason,
+        )
+
+    def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
+        limits = self.settings.image
+        if limits.side is not None:
+            return (limits.side, limits.side)
+        return fit_size(
+            image_wh,
+            factor=self.settings.factor,
+            min_pixels=limits.min_pixels,
+            max_pixels=limits.max_pixels,
+        )
+
+
+class EndpointSampler(Sampler):
+    """Samples from `URL/chat/completions`.
+
+    Args:
+        url: base address, such as `http://127.0.0.1:8000/v1`.
+        model: name the endpoint knows the model by.
+        settings: how to reach it.
+
+    Raises:
+        UserError: if the address is not http(s), or a key would travel unencrypted to another machine.
+    """
+
+    def __init__(self, url: str, model: str, settings: EndpointSettings) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"The endpoint {url!r} is not an address such as http://127.0.0.1:8000/v1.")
+        self._local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        self._key = os.environ.get(settings.api_key_env, "")
+        if self._key and parts.scheme == "http" and not self._local:
+            raise UserError(
+                f"The key in {settings.api_key_env} would be sent unencrypted to {parts.hostname}; "
+                f"use https, or unset the variable."
+            )
+        self._url = url.rstrip("/") + "/chat/completions"
+        self._model = model
+        self._settings = settings
+        proxies = urllib.request.ProxyHandler({}) if self._local else urllib.request.ProxyHandler()
+        self._opener = urllib.request.build_opener(proxies)
+        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="endpoint")
+
+    def sample(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> list[list[Completion]]:
+        """See `Sampler.sample`. Token ids are unknown here; as many zeros stand for their number.
+
+        Raises:
+            UserError: if the endpoint refuses a request or does not answer within the retries.
+            ValueError: if log-probabilities are asked for.
+        """
+        if logprobs:
+            raise ValueError("an endpoint gives no log-probabilities of sampled tokens")
+        return list(self._pool.map(lambda request: self._ask(request, settings), requests))
+
+    def sync_adapter(self, adapter: Path, version: int) -> None:
+        """Not possible: an endpoint serves the weights it serves."""
+        raise UserError(f"The endpoint {self._url} cannot load the adapter {adapter}; serve it there.")
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, request: SamplingRequest, settings: SamplingSettings) -> list[Completion]:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": _with_image(request),
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_new_tokens,
+            "n": settings.n,
+        }
+        if settings.temperature > 0:
+            body["top_p"] = settings.top_p
+        if settings.seed is not None:
+            body["seed"] = settings.seed
+        for name, value in self._settings.body.items():
+            body[name] = value
+        body = {name: value for name, value in body.items() if value is not None}
+        reply = self._post(json.dumps(body).encode())
+        return self._completions(reply, settings.n)
+
+    def _completions(self, reply: Any, count: int) -> list[Completion]:
+        try:
+            choices = reply["choices"]
+            tokens = int((reply.get("usage") or {}).get("completion_tokens") or 0) // max(1, len(choices))
+            found = [
+                Completion(
+                    text=choice["message"]["content"] or "",
+                    token_ids=(0,) * tokens,
+                    logprobs=None,
+                    finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+                )
+                for choice in choices
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{self._url} answered something that is no chat completion.") from None
+        if len(found) != count:
+            raise UserError(f"{self._url} gave {len(found)} completions where {count} were asked for.")
+        return found
+
+    def _post(self, body: bytes) -> Any:
+        """Send a request, trying again with growing pauses; return the parsed reply."""
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        problem = ""
+        for attempt in range(self._settings.retries + 1):
+            wait = min(_LONGEST_WAIT, 0.5 * 2**attempt)
+            try:
+                message = urllib.request.Request(self._url, body, headers)
+                with self._opener.open(message, timeout=self._settings.timeout_seconds) as response:
+                    return json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+                problem = f"status {error.code}: {said}"
+                if error.code not in _RETRIED_STATUS:
+                    break
+                wait = _asked_wait(error.headers.get("Retry-After"), wait)
+            except (OSError, HTTPException) as error:
+                problem = str(error) or type(error).__name__
+            except ValueError:
+                problem = "the reply is not JSON"
+            if attempt < self._settings.retries:
+                time.sleep(wait)
+        raise UserError(
+            f"The endpoint {self._url} did not answer ({problem}); mend it and run again to resume."
+        )
+
+
+def _asked_wait(header: str | None, otherwise: float) -> float:
+    """Seconds a server asks to wait in `Retry-After`, capped; `otherwise` if it does not say."""
+    try:
+        return min(_LONGEST_WAIT, max(0.0, float(header or "")))
+    except ValueError:
+        return otherwise
+
+
+def _with_image(request: SamplingRequest) -> list[dict[str, Any]]:
+    """The chat with the image in its place, as a PNG data URL."""
+    buffer = io.BytesIO()
+    request.image.save(buffer, format="PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image = {"type": "image_url", "image_url": {"url": url}}
+    return [
+        {
+            **message,
+            "content": [image if part["type"] == "image" else part for part in message["content"]],
+        }
+        for message in request.messages
+    ]
+
+
+def checkpoint_fields(policy: Policy) -> dict[str, Any]:
+    """Fields of a request that make a served checkpoint decode as our own samplers do.
+
+    They never sample a vision token, and know nothing of the penalties in a checkpoint's
+    `generation_config.json`, which servers apply unless told otherwise.
+    """
+    vocabulary = policy.processor.tokenizer.get_vocab()
+    suppressed = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+    return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+
+
+def build_endpoint(
+    address: str, options: Mapping[str, Any]
+) -> tuple[EndpointPolicy | Policy, EndpointSampler, SamplingSettings]:
+    """Make policy, sampler and greedy settings from `URL#MODEL` and the fields of `EndpointSettings`.
+
+    Raises:
+        UserError: if the address lacks the model's name or an option is unknown or bad.
+    """
+    url, mark, model = address.partition("#")
+    if not mark or not model:
+        raise UserError(f"Give the endpoint as openai:URL#MODEL; {address!r} names no model.")
+    try:
+        settings = EndpointSettings.model_validate(dict(options))
+    except ValidationError as error:
+        raise UserError(f"Policy options: {describe_validation_error(error)}") from None
+    policy: EndpointPolicy | Policy = EndpointPolicy(settings)
+    if settings.protocol_from is not None:
+        policy = load_policy(settings.protocol_from)
+        body = {**checkpoint_fields(policy), **settings.body}
+        settings = settings.model_copy(update={"body": body})
+    greedy = SamplingSettings(
+        max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1
+    )
+    return policy, EndpointSampler(url, model, settings), greedy

@@ -1,0 +1,156 @@
+"""Chosen queries drawn side by side: what was asked, what was answered before, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from envs.masks import decode_rle
+from envs.rollout import Rollout
+from eval.metrics import shared_queries
+from eval.query_table import QueryTable, sample_digest
+from eval.report.examples import CaseGroup, choose_cases
+from eval.report.overlays import BOX, NEGATIVE, POSITIVE, PREDICTED, TRUE, data_url, draw_panel
+from eval.runner import Samples
+from prompter.types import PromptSet
+from rewards.replay import read_rollouts
+
+_KEY = "".join(
+    f'<span class="key"><i style="background:rgb{colour}"></i>{name}</span>'
+    for colour, name in (
+        (TRUE, "true mask"),
+        (PREDICTED, "predicted mask"),
+        (BOX, "box"),
+        (POSITIVE, "positive point"),
+        (NEGATIVE, "negative point"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A query to show.
+
+    Args:
+        sample: `eval.query_table.sample_digest` of its id.
+        before, after: its IoU; `before` is None without such a run.
+    """
+
+    sample: int
+    before: float | None
+    after: float
+
+
+def pick_cases(before: QueryTable | None, after: QueryTable) -> list[tuple[CaseGroup, list[Case]]]:
+    """Choose the queries to show (`eval.report.examples`); keep of the tables what their pictures need."""
+    if before is not None:
+        before, after = shared_queries(before, after)
+    return [
+        (
+            group,
+            [
+                Case(
+                    int(after.samples[row]),
+                    None if before is None else float(before.scores[row]),
+                    float(after.scores[row]),
+                )
+                for row in group.rows
+            ],
+        )
+        for group in choose_cases(after, before)
+    ]
+
+
+def case_pictures(
+    samples: Samples | None,
+    before: Path | None,
+    after: Path,
+    picked: Sequence[tuple[CaseGroup, Sequence[Case]]],
+) -> list[str]:
+    """Chosen queries with their pictures, as parts of a page (HTML).
+
+    Args:
+        samples: where the images come from, in the order of the file `after`; masks are drawn on
+            grey where they do not hold a query.
+        before, after: files of rollouts; `before` may be None.
+        picked: from `pick_cases`.
+    """
+    wanted = {case.sample for _, cases in picked for case in cases}
+    if not wanted:
+        return []
+    lines_after = _pick(after, wanted)
+    lines_before = {} if before is None else _pick(before, wanted)
+    body = ["<h2>Queries</h2>", f"<p>{_KEY}</p>"]
+    for group, cases in picked:
+        body.append(f'<h2>{escape(group.title)}</h2><p class="soft">{escape(group.note)}</p>')
+        for case in cases:
+            line, rollout = lines_after[case.sample]
+            earlier = lines_before[case.sample][1] if case.sample in lines_before else None
+            image = _image(samples, line, rollout)
+            body.append(_case(rollout, earlier, (case.before, case.after), image))
+    return body
+
+
+def _pick(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
+    """Find rollouts of a file by sample digest: digest -> (line number from 0, rollout)."""
+    found = {}
+    for line, rollout in enumerate(read_rollouts(path)):
+        digest = sample_digest(rollout.sample_id)
+        if digest in wanted:
+            found[digest] = (line, rollout)
+    return found
+
+
+def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
+    """The image of a rollout, or a grey one where the samples do not hold it."""
+    if samples is not None and line < len(samples):
+        sample = samples[line]
+        if sample.sample_id == rollout.sample_id:
+            return sample.load_image()
+    return Image.new("RGB", rollout.image_wh, (120, 126, 134))
+
+
+def _case(
+    after: Rollout, before: Rollout | None, scores: tuple[float | None, float], image: Image.Image
+) -> str:
+    hw = (after.image_wh[1], after.image_wh[0])
+    true = None if after.target is None else decode_rle(after.target, hw)
+    none = true is not None and not true.any()
+    asked = "nothing in the image fits" if none else "true mask"
+    shots = [_figure(draw_panel(image, true=true, fill_true=True), asked)]
+    texts = []
+    for name, one, score in (("before", before, scores[0]), ("after", after, scores[1])):
+        if one is None or score is None:
+            continue
+        label = name if before is not None else "predicted"
+        predicted = None if one.prediction is None else decode_rle(one.prediction, hw)
+        prompts = one.answer if isinstance(one.answer, PromptSet) else None
+        picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
+        if prompts is None:
+            said = "did not parse"
+        else:
+            said = "says: no target" if prompts.is_empty else ""
+        caption = f"{label}: <b>IoU {100 * score:.1f}</b>" + (f", {said}" if said else "")
+        shots.append(_figure(picture, caption))
+        texts.append(f"<b>{label}</b><pre>{escape(one.completion)}</pre>")
+    chips = [f"{key}: {value}" for key, value in sorted(after.tags.items())]
+    chip_text = "".join(f"<i>{escape(chip)}</i>" for chip in [after.sample_id, *chips])
+    columns = f"grid-template-columns:repeat({len(shots)},minmax(0,380px))"
+    return (
+        f'<article class="case"><h3>{escape(after.query)}</h3><div class="chips">{chip_text}</div>'
+        f'<div class="shots" style="{columns}">{"".join(shots)}</div>'
+        f"<details><summary>completions</summary>{''.join(texts)}</details></article>"
+    )
+
+
+def _figure(picture: Image.Image, caption: str) -> str:
+    """A picture with a caption of HTML."""
+    width, height = picture.size
+    return (
+        f'<figure><img src="{data_url(picture)}" width="{width}" height="{height}" alt="">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

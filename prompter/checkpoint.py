@@ -1,0 +1,147 @@
+"""Checkpoints of policies: where they are found, how their protocol and weights are loaded.
+
+A checkpoint is a Hugging Face folder or hub id. If the folder holds `prompter.json`
+(`PolicySettings`), that says how the checkpoint was trained to be asked; otherwise the defaults
+suit the instruction-tuned Qwen2-VL, Qwen2.5-VL and Qwen3-VL models.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from prompter.coords import largest_area
+from prompter.errors import UserError, did_you_mean
+from prompter.policy import POLICY_FAMILIES, SETTINGS_FILE, Policy, PolicySettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Modules that LoRA adapts: the language model's linear layers, which vLLM can load as an adapter."""
+
+
+def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> Policy:
+    """Load a checkpoint's processor and protocol from a local folder or the hub.
+
+    Args:
+        source: local folder or hub id such as `Qwen/Qwen2.5-VL-3B-Instruct`.
+        overrides: settings that replace the checkpoint's own, by field name.
+
+    Raises:
+        UserError: if there is no such checkpoint, its family is unknown, or its settings are bad.
+    """
+    from transformers import AutoProcessor, PreTrainedConfig
+
+    name = resolve_source(str(source))
+    try:
+        # The bare file: a family that this transformers does not know is refused by name, too.
+        family = str(PreTrainedConfig.get_config_dict(name)[0].get("model_type"))
+        if family not in POLICY_FAMILIES:
+            raise UserError(
+                f"policy {name!r} is of model family {family!r}, which is not supported."
+                f"{did_you_mean(family, POLICY_FAMILIES)}"
+            )
+        processor = AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"policy {name!r} is neither a checkpoint folder nor a model the hub could give: "
+            f"{_first_line(error)}"
+        ) from None
+    settings = _load_settings(Path(name), overrides or {})
+    policy = Policy(name, family, settings, processor)
+    side = settings.image.side
+    if side is not None and side % policy._factor:
+        raise UserError(
+            f"policy image side {side} must be a multiple of {policy._factor} for {name!r}: "
+            f"try {round(side / policy._factor) * policy._factor}"
+        )
+    _pin_pixel_limits(policy)
+    return policy
+
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+"""Checkpoints that come with the package."""
+
+
+def resolve_source(source: str, kind: Literal["policy", "adapter"] = "policy") -> str:
+    """Turn `shipped:NAME` into the folder of a checkpoint that comes with the package.
+
+    Raises:
+        UserError: if there is no such checkpoint of this kind.
+    """
+    scheme, colon, name = source.partition(":")
+    if not colon or scheme != "shipped":
+        return source
+    file = {"policy": "config.json", "adapter": "adapter_config.json"}[kind]
+    known = [path.parent.name for path in SHIPPED.glob(f"*/{file}")]
+    if name not in known:
+        raise UserError(f"no {kind} {name!r} is shipped.{did_you_mean(name, known)}")
+    return str(SHIPPED / name)
+
+
+def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
+    path = folder / SETTINGS_FILE
+    saved: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}") from None
+        if not isinstance(saved, dict):
+            raise UserError(f"{path} should be a JSON object, but is a {type(saved).__name__}")
+    try:
+        return PolicySettings.model_validate({**saved, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"policy settings {where}: {first['msg']}") from None
+
+
+def _pin_pixel_limits(policy: Policy) -> None:
+    """Make the processor leave an already resized image as it is.
+
+    TRL and vLLM build pixel values from images that `Policy.model_image` resized; a processor with
+    its own, narrower limits would resize them again and every coordinate would be in a wrong frame.
+    """
+    limits = policy.settings.image
+    if limits.side is not None:
+        low = high = limits.side**2
+    else:
+        factor = policy._factor
+        low = factor**2  # a size that was rounded down may be below min_pixels, and must stay
+        high = largest_area(factor=factor, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
+    image_processor = policy.processor.image_processor
+    image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    for name, value in (("min_pixels", low), ("max_pixels", high)):
+        if hasattr(image_processor, name):
+            setattr(image_processor, name, value)
+
+
+def load_weights(
+    policy: Policy, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
+) -> PreTrainedModel:
+    """Load a policy's weights as a transformers image-text-to-text model on `device`.
+
+    Raises:
+        UserError: if the checkpoint holds no weights, or none that can be read.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the weights of policy {policy.source!r} cannot be read: {_first_line(error)}"
+        ) from None
+    return model.to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,194 @@
+"""The run folder: one folder, one truth about a training or evaluation run.
+
+    config.yaml          the resolved configuration; running it again repeats the run
+    metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
+    rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
+    checkpoints/         whatever the trainer writes there; an evaluation has none
+    report.html          the page to look at
+
+This is the only module that writes these files. It imports neither torch nor the other packages,
+so rollouts are handed over as dicts (`envs.rollout.Rollout.to_json`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prompter.runs.config import dump_yaml, load_yaml
+from prompter.errors import UserError
+from prompter.runs.files import atomic_write
+from prompter.runs.jsonl import append_lines, drop_unfinished_line, read_lines, write_lines
+
+_STEP_FILE = "step-{:08d}.jsonl"
+
+
+class RunFolder:
+    """Paths and writers of one run. Make it with `create` (to write) or `open` (to read).
+
+    Args:
+        path: the folder. Nothing is created or checked here.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.rollouts_dir = self.path / "rollouts"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.report_path = self.path / "report.html"
+        self._logged: set[tuple[int, str]] | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, *, resume: bool = False) -> RunFolder:
+        """Make the folder ready for writing.
+
+        Args:
+            path: the folder; parents are created.
+            resume: accept a folder that holds a run already, and mend what a killed process left:
+                an unfinished last line of `metrics.jsonl` is cut off.
+
+        Raises:
+            UserError: if the folder is not empty and `resume` is false, or is a file.
+        """
+        run = cls(path)
+        run.check_usable(resume=resume)
+        run.rollouts_dir.mkdir(parents=True, exist_ok=True)
+        drop_unfinished_line(run.metrics_path)
+        return run
+
+    def check_usable(self, *, resume: bool = False) -> None:
+        """Refuse what `create` would refuse, without writing anything.
+
+        Raises:
+            UserError: if the folder is not empty and `resume` is false, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"The run folder {self.path} is a file; give another path.")
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"The run folder {self.path} is not empty; give another folder, or resume the run in it."
+            )
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Open an existing run for reading.
+
+        Raises:
+            UserError: if there is no such folder, or it holds neither a configuration nor metrics.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError(f"There is no run folder {run.path}; check the path.")
+        if not run.config_path.exists() and not run.metrics_path.exists():
+            raise UserError(
+                f"{run.path} is not a run folder: it holds neither config.yaml nor metrics.jsonl."
+            )
+        return run
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write `config.yaml` (plain Python values; keys keep their order), replacing an older one."""
+        with atomic_write(self.config_path) as handle:
+            handle.write(dump_yaml(config))
+
+    def read_config(self) -> dict[str, Any]:
+        """Read `config.yaml`.
+
+        Raises:
+            UserError: if it is missing or is not a YAML mapping.
+        """
+        if not self.config_path.exists():
+            raise UserError(f"The run folder {self.path} holds no config.yaml.")
+        return load_yaml(self.config_path)
+
+    def log_metrics(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
+        """Append one line `{"step": step, "kind": kind, **values}` to `metrics.jsonl`.
+
+        Args:
+            step: optimiser step the values belong to.
+            values: JSON-ready values; NaN and infinities are written as null.
+            kind: "train", "eval", "summary", …: what was measured.
+
+        Raises:
+            ValueError: if `step` and `kind` were logged before (no step is ever in the file twice),
+                or `values` holds the key "step" or "kind".
+        """
+        for name in ("step", "kind"):
+            if name in values:
+                raise ValueError(f"values must not hold {name!r}: it is an argument of log_metrics")
+        if self.has_metrics(step, kind):
+            raise ValueError(f"metrics of kind {kind!r} were logged for step {step} before")
+        append_lines(self.metrics_path, [{"step": step, "kind": kind, **values}])
+        self._known_metrics().add((step, kind))
+
+    def has_metrics(self, step: int, kind: str = "train") -> bool:
+        """Whether metrics of this kind were logged for this step."""
+        return (step, kind) in self._known_metrics()
+
+    def _known_metrics(self) -> set[tuple[int, str]]:
+        if self._logged is None:
+            self._logged = {(record["step"], record["kind"]) for record in self.read_metrics()}
+        return self._logged
+
+    def read_metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the logged lines in order (of one kind, if given); an unfinished last line is left out.
+
+        Raises:
+            UserError: if a line is not JSON or lacks its step or kind.
+        """
+        if not self.metrics_path.exists():
+            return []
+        records = list(read_lines(self.metrics_path))
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record.get("step"), int) or not isinstance(record.get("kind"), str):
+                raise UserError(f"{self.metrics_path}, line {number} lacks a whole `step` or a `kind`.")
+        return [record for record in records if kind is None or record["kind"] == kind]
+
+    def truncate_to_step(self, step: int) -> None:
+        """Forget everything logged after `step`, the step of the checkpoint training resumes from.
+
+        Lines of `metrics.jsonl` and rollout files of later steps are removed, so that the resumed
+        run writes each of those steps exactly once. Step -1 forgets all steps from 0 on.
+        """
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        write_lines(self.metrics_path, kept)
+        self._logged = None
+        for number, path in self.step_rollouts():
+            if number > step:
+                path.unlink()
+
+    def write_step_rollouts(self, step: int, rollouts: Iterable[Mapping[str, Any]]) -> Path:
+        """Write all rollouts of one optimiser step as one file, replacing an older one; return its path."""
+        path = self.rollouts_dir / _STEP_FILE.format(step)
+        write_lines(path, rollouts)
+        return path
+
+    def step_rollouts(self) -> list[tuple[int, Path]]:
+        """Return (step, path) of every per-step rollout file, by step."""
+        found = []
+        for path in self.rollouts_dir.glob("step-*.jsonl"):
+            number = path.stem.removeprefix("step-")
+            if number.isdigit():
+                found.append((int(number), path))
+        return sorted(found)
+
+    def rollouts_path(self, name: str) -> Path:
+        """Path of a named rollout file, such as one segmenter's file of an evaluation run.
+
+        Characters that a file name should not hold are replaced by `-`.
+        """
+        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".-")
+        if not safe:
+            raise ValueError(f"a rollout file needs a name with a letter or digit, but got {name!r}")
+        return self.rollouts_dir / f"{safe}.jsonl"
+
+    def iter_rollouts(self, path: Path | str) -> Iterator[dict[str, Any]]:
+        """Yield the rollouts of a file as dicts (`envs.rollout.Rollout.from_json` reads them)."""
+        return read_lines(path)
+
+    def write_report(self, html: str) -> Path:
+        """Write `report.html`, whole or not at all; return its path."""
+        with atomic_write(self.report_path) as handle:
+            handle.write(html)
+        return self.report_path

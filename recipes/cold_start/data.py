@@ -1,0 +1,230 @@
+"""Batches for the cold start: samples rendered as chats with their answers, plus cell-wise supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from envs.masks import Mask
+from envs.oracle import oracle_prompts, reading_order, target_masks
+from envs.sample import Sample, SampleSource
+from prompter.policy import Policy
+from prompter.types import PromptSet
+
+AnswerForm = Literal["box", "points", "box+points"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One supervised example.
+
+    Args:
+        image_id: samples of one image share it.
+        image: PIL RGB at the size the model sees.
+        query, answer: texts.
+        coverage: float32 [instances, rows, columns]: share of each merged vision token's cell that
+            belongs to each target object, in the order of the answer.
+        numbers: int64 [instances, 6]: x1, y1, x2, y2 of each object's box and x, y of its first
+            interior point, in the model frame.
+    """
+
+    image_id: str
+    image: Image.Image
+    query: str
+    answer: str
+    coverage: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+
+
+def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
+    """The forms of answer an action space admits; `any` admits all three."""
+    forms: dict[str, tuple[AnswerForm, ...]] = {
+        "box": ("box",),
+        "points": ("points",),
+        "box+points": ("box+points",),
+        "any": ("box", "points", "box+points"),
+    }
+    return forms[kind]
+
+
+def make_example(sample: Sample, policy: Policy, form: AnswerForm, *, prose: bool = False) -> Example:
+    """Turn a sample into an example whose answer prompts every target object in one form.
+
+    With `prose` the answer is a sentence instead, which `prompter.parse` does not read.
+    """
+    masks = reading_order(target_masks(sample))[: policy.settings.action_space.max_instances]
+    points = 0 if form == "box" else min(1, policy.settings.action_space.positive_points)
+    prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
+    image = policy.model_image(sample.load_image())
+    cell = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
+    grid = (image.height // cell, image.width // cell)
+    numbers = _model_numbers(masks, policy, sample.image_wh)
+    return Example(
+        sample.image_id,
+        image,
+        sample.query,
+        _sentence(numbers) if prose else policy.render(prompts, sample.image_wh),
+        cell_coverage(masks, grid),
+        numbers,
+    )
+
+
+def _sentence(numbers: NDArray[np.int64]) -> str:
+    """Say where objects are as people would: their interior points, in the model frame."""
+    places = " and ".join(f"({x},{y})" for x, y in numbers[:, 4:].tolist())
+    if not places:
+        return "there is no such thing here."
+    return f"it is at {places}." if len(numbers) == 1 else f"they are at {places}."
+
+
+def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each cell that each object covers.
+
+    Args:
+        masks: one bool [height, width] per object.
+        grid: (rows, columns) of cells.
+
+    Returns:
+        float32 [objects, rows, columns].
+    """
+    shares = [cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
+
+
+def _model_numbers(masks: Sequence[Mask], policy: Policy, image_wh: tuple[int, int]) -> NDArray[np.int64]:
+    frame = policy.frame(image_wh)
+    rows = []
+    for instance in oracle_prompts(masks, box=True, points=1).instances:
+        assert instance.box is not None
+        rows.append([*frame.box_to_model(instance.box), *frame.point_to_model(instance.positive_points[0])])
+    return np.asarray(rows, np.int64).reshape(-1, 6)
+
+
+class ExampleStream(IterableDataset):
+    """An endless stream of examples: whole images at a time, in a seeded order, each answer's form drawn.
+
+    Args:
+        source: training samples; consecutive samples may share an image.
+        policy: how questions and answers are written.
+        seed: of order and forms.
+        queries_per_image: consecutive samples that belong together and are emitted together.
+        prose: share of answers that are sentences, by the question's tag `length`.
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        policy: Policy,
+        *,
+        seed: int,
+        queries_per_image: int,
+        prose: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.source, self.policy = source, policy
+        self.seed, self.queries_per_image = seed, queries_per_image
+        self.prose = prose or {}
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        forms = allowed_forms(self.policy.settings.action_space.kind)
+        images = len(self.source) // self.queries_per_image
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            for image in rng.permutation(images)[number::count]:
+                drawn = np.random.default_rng([self.seed, epoch, int(image)])
+                for query in range(self.queries_per_image):
+                    sample = self.source[int(image) * self.queries_per_image + query]
+                    form = forms[int(drawn.integers(len(forms)))]
+                    share = self.prose.get(sample.tags.get("length", ""), 0.0)
+                    prose = share > 0 and bool(drawn.random() < share)
+                    yield make_example(sample, self.policy, form, prose=prose)
+            epoch += 1
+
+
+class Collator:
+    """Collates examples into one tensor batch; each distinct image is processed once.
+
+    Returns of a call (a dict):
+        input_ids, attention_mask, mm_token_type_ids: int64 [batch, length], right-padded.
+        labels: int64 [batch, length], -100 outside the answer and its end token.
+        pixel_values, image_grid_thw: of the distinct images, as the processor makes them.
+        image_index: int64 [batch], which distinct image a sequence shows.
+        instance: int64 [batch, length], which object of the answer a token speaks of; -1 outside.
+        coverage: float32 [objects of the batch, cells] in row-major order; first_object: int64
+            [batch + 1], where each sequence's objects begin.
+        numbers: int64 [objects of the batch, 6], see `Example`.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        processor, tokenizer = self.policy.processor, self.policy.processor.tokenizer
+        places: dict[str, int] = {}
+        images: list[Image.Image] = []
+        for example in examples:
+            if example.image_id not in places:
+                places[example.image_id] = len(images)
+                images.append(example.image)
+        pixels = processor.image_processor(images=images, return_tensors="pt")
+        merge = processor.image_processor.merge_size**2
+        rows, prompts = [], []
+        for example in examples:
+            grid = pixels["image_grid_thw"][places[example.image_id]]
+            prompt = self._prompt_ids(example.query, int(grid.prod()) // merge)
+            prompts.append(len(prompt))
+            rows.append(prompt + tokenizer(example.answer + tokenizer.eos_token)["input_ids"])
+        length = max(len(row) for row in rows)
+        input_ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, -100)
+        instance = torch.full_like(input_ids, -1)
+        for number, (row, prompt_length) in enumerate(zip(rows, prompts, strict=True)):
+            input_ids[number, : len(row)] = torch.tensor(row)
+            attention_mask[number, : len(row)] = 1
+            labels[number, prompt_length : len(row)] = torch.tensor(row[prompt_length:])
+            instance[number, prompt_length : len(row)] = torch.tensor(self._objects(row[prompt_length:]))
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "mm_token_type_ids": (input_ids == processor.image_token_id).long(),
+            "pixel_values": pixels["pixel_values"],
+            "image_grid_thw": pixels["image_grid_thw"],
+            "image_index": torch.tensor([places[example.image_id] for example in examples]),
+            "instance": instance,
+            "coverage": torch.from_numpy(
+                np.concatenate(
+                    [
+                        one.coverage.reshape(len(one.coverage), int(np.prod(one.coverage.shape[1:])))
+                        for one in examples
+                    ]
+                )
+            ),
+            "first_object": torch.tensor([0, *np.cumsum([len(one.coverage) for one in examples])]),
+            "numbers": torch.from_numpy(np.concatenate([one.numbers for one in examples])),
+        }
+
+    def _objects(self, answer_ids: Sequence[int]) -> list[int]:
+        """Which object of the answer each token belongs to: each begins with a brace, in prose a bracket."""
+        pieces = self.policy.processor.tokenizer.convert_ids_to_tokens(list(answer_ids))
+        return list(np.cumsum(["{" in piece or "(" in piece for piece in pieces]) - 1)
+
+    def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
+        processor = self.policy.processor
+        text = processor.apply_chat_template(
+            self.policy.messages(query), tokenize=False, add_generation_prompt=True
+        )
+        expanded = text.replace(processor.image_token, processor.image_token * image_tokens)
+        return list(processor.tokenizer(expanded)["input_ids"])

@@ -1,0 +1,241 @@
+"""The cold start: teach a small policy the answer's format and rough localisation.
+
+Trains a small Qwen3-VL from scratch on `synthetic-aerial` (see `recipes.cold_start.model` for the
+losses) and exports it every so often, with a card, so that it can be stopped at any time. Optimiser,
+schedule and loop are transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prompter.action import ActionSpace
+from prompter.errors import UserError
+from prompter.runs.config import StrictModel, dump_yaml
+from prompter.runs.files import atomic_folder, atomic_write
+from recipes.cold_start.small_policy import SmallPolicySize
+
+
+class AuxiliaryConfig(StrictModel):
+    """See `recipes.cold_start.model.AuxiliaryWeights`."""
+
+    place: float = 0.2
+    target: float = 1.0
+    extent: float = 0.3
+    look: float = 0.3
+    number_spread: float = Field(default=8.0, gt=0)
+
+
+class ColdStartConfig(StrictModel):
+    """Everything `prompter sft` needs.
+
+    Args:
+        output_dir: folder of the checkpoint; must be new or empty.
+        dataset, split, options: training samples; consecutive samples of one image are kept together.
+        queries_per_image: how many those are (the dataset's own option of that meaning).
+        policy: sizes of the model.
+        init: continue from this checkpoint instead of random weights.
+        action_space: what it may answer with; with `any`, each answer's form is drawn at random, so
+            that reinforcement learning can find out which form the segmenter serves best.
+        prose: share of answers that are sentences, by the question's tag `length` (`short`, `long`).
+            Models that were pre-trained on people's talk answer so; nothing here reads it.
+        auxiliary: weights of the auxiliary losses.
+        batch_size, steps, learning_rate, warmup_steps, weight_decay: optimisation (AdamW, cosine).
+        probe_every, probe_samples: how often, and on how many validation samples, localisation is
+            measured and the checkpoint exported.
+        threads: CPU threads of the trainer.
+    """
+
+    output_dir: str
+    dataset: str = "synthetic-aerial"
+    split: str = "train"
+    options: dict[str, Any] = Field(default_factory=dict)
+    queries_per_image: int = Field(default=6, ge=1)
+    policy: SmallPolicySize = SmallPolicySize()
+    init: str | None = None
+    action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
+    prose: dict[str, float] = Field(default_factory=dict)
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=96, ge=1)
+    steps: int = Field(default=1500, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
+    probe_every: int = Field(default=100, ge=1)
+    probe_samples: int = Field(default=120, ge=1)
+    threads: int = Field(default=2, ge=1)
+
+
+def cold_start(config: ColdStartConfig, command: str = "") -> Path:
+    """Train, and return the folder of the last export."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+    from envs.datasets import open_dataset
+    from prompter.checkpoint import load_policy, load_weights
+    from recipes.cold_start.data import Collator, ExampleStream
+    from recipes.cold_start.model import AuxiliaryWeights, ColdStartModel
+    from recipes.cold_start.probe import probe
+    from recipes.cold_start.small_policy import build_small_policy
+
+    torch.set_num_threads(config.threads)
+    set_seed(config.seed)
+    output = Path(config.output_dir)
+    source = open_dataset(config.dataset, config.split, **config.options)
+    held_out = open_dataset(config.dataset, "val", **config.options)
+    if len(source) < config.queries_per_image:
+        raise UserError(
+            f"dataset {config.dataset} gives {len(source)} samples, fewer than queries_per_image "
+            f"{config.queries_per_image}: not one image is whole"
+        )
+    if config.init is None:
+        corpus = [source[index].query for index in range(min(len(source), 3000))]
+        policy = build_small_policy(
+            output, corpus, size=config.policy, action_space=config.action_space, seed=config.seed
+        )
+    else:
+        policy = load_policy(config.init)
+    model = load_weights(policy, dtype=torch.float32)
+    learner = ColdStartModel(model, policy, AuxiliaryWeights(**config.auxiliary.model_dump()))
+    commit = _commit()
+    history: list[dict[str, float]] = []
+    started = time.time()
+
+    class ColdStartTrainer(Trainer):
+        """Logs the parts of the loss beside their sum."""
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            losses = model(inputs["batch"])
+            if self.state.global_step % 25 == 0:
+                parts = {name: round(float(value.detach()), 4) for name, value in losses.items()}
+                record = {"step": self.state.global_step, "minutes": (time.time() - started) / 60, **parts}
+                print(json.dumps(record), flush=True)
+            return losses["loss"]
+
+    class Export(TrainerCallback):
+        """Measures localisation and writes the checkpoint with its card."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % config.probe_every and state.global_step != config.steps:
+                return
+            model.eval()
+            figures = probe(model, policy, held_out, samples=config.probe_samples)
+            model.train()
+            history.append(
+                {
+                    "step": state.global_step,
+                    "samples": state.global_step * config.batch_size,
+                    "minutes": round((time.time() - started) / 60, 2),
+                    **figures,
+                }
+            )
+            print(json.dumps(history[-1]), flush=True)
+            # Each export stays, so that one can be chosen that reinforcement learning can still improve.
+            export = output / "exports" / f"step-{state.global_step:06d}"
+            with atomic_folder(export) as unfinished:
+                model.save_pretrained(unfinished)
+                policy.save_protocol(unfinished)
+                _write_card(unfinished, config, command, commit, history)
+            shutil.copytree(export, output, dirs_exist_ok=True)
+
+    arguments = TrainingArguments(
+        output_dir=str(output / "trainer"),
+        per_device_train_batch_size=config.batch_size,
+        max_steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        dataloader_num_workers=1,
+        dataloader_prefetch_factor=4,
+        dataloader_multiprocessing_context="spawn",
+        remove_unused_columns=False,
+        seed=config.seed,
+        disable_tqdm=True,
+        accelerator_config={"dispatch_batches": False},
+    )
+    collate = Collator(policy)
+    trainer = ColdStartTrainer(
+        model=learner,
+        args=arguments,
+        train_dataset=ExampleStream(
+            source,
+            policy,
+            seed=config.seed,
+            queries_per_image=config.queries_per_image,
+            prose=config.prose,
+        ),
+        data_collator=_Wrapped(collate),
+        callbacks=[Export()],
+    )
+    trainer.train()
+    return output
+
+
+class _Wrapped:
+    """Hands the batch to the model as one argument (the Trainer would spread a plain dict)."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: Any) -> dict[str, Any]:
+        return {"batch": self.collate(examples)}
+
+
+def _commit() -> str:
+    """The commit the code stands at when training starts, for the card."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def _write_card(
+    output: Path, config: ColdStartConfig, command: str, commit: str, history: list[dict[str, float]]
+) -> None:
+    lines = [
+        "# Cold start",
+        "",
+        "A small Qwen3-VL trained from scratch by `prompter cold-start`; meant to be improved by GRPO.",
+        "",
+        f"- command: `{command}`",
+        f"- commit: {commit}",
+        f"- data: {config.dataset} ({config.split}), seed {config.seed}, options {config.options}",
+        "- licence: Apache-2.0, like the code; the data are drawn by the code",
+        "",
+        "Greedy answers on validation samples, without a segmenter (`recipes/cold_start/probe.py`):",
+        "",
+        "| step | samples seen | minutes | points inside the target | box IoU | parse failures |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['step']} | {row['samples']} | {row['minutes']:.1f} | {row['points_inside']:.3f} "
+            f"| {row['box_iou']:.3f} | {row['parse_failures']:.3f} |"
+            for row in history
+        ),
+        "",
+        "Config:",
+        "",
+        "```yaml",
+        dump_yaml(config.model_dump(mode="json")).rstrip(),
+        "```",
+        "",
+    ]
+    with atomic_write(output / "README.md") as handle:
+        handle.write("\n".join(lines))

@@ -1,0 +1,121 @@
+"""Time a frozen segmenter as a reward: as others use it, ours cold, ours warm, and the decode-only limit.
+
+All on the same rollouts in one process. "Peers' way" sets the image for every completion and predicts
+one instance at a time, with the published package's own predictor; it is timed on the first few images
+(--peer-images) and compared per image. The decode-only limit is one call of the bare segmenter on
+embeddings that are already in memory.
+
+prompter bench executor
+prompter bench executor --executor onnx --images 16 --json bench.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from envs.bench import PHASES, bench_executor
+from prompter.errors import UserError
+from prompter.runs.files import atomic_write
+
+
+def bench_text(result: dict[str, Any]) -> str:
+    """The measurements as text: a row per way, then the ratios."""
+    work, environment = result["workload"], result["environment"]
+    config = result["executor"]
+    lines = [
+        f"executor {config['family']} ({config['model'] or 'default weights'}), {config['dtype']}, "
+        f"cache {config['cache_dtype']}, on {environment['device']}, {environment['threads']} threads",
+        f"{work['images']} images of {work['image_hw'][1]} x {work['image_hw'][0]}, "
+        f"{work['completions']} completions, {work['instances']} instances",
+        "",
+        f"{'':<20}{'images':>8}{'seconds':>10}{'s/image':>10}{'masks/s':>10}{'CPU s':>10}{'peak MB':>10}",
+    ]
+    for name, title in PHASES.items():
+        phase = result["phases"][name]
+        lines.append(
+            f"{title:<20}{phase['images']:>8}{phase['seconds']:>10.2f}{phase['seconds_per_image']:>10.3f}"
+            f"{phase['masks_per_second']:>10.1f}{phase['cpu_seconds']:>10.2f}{phase['peak_memory_mb']:>10.0f}"
+        )
+    ratios, agreement = result["ratios"], result["agreement"]
+    lines += [
+        "",
+        *(
+            f"{way} is {ratios[f'{way}_over_peers']:.1f} x the peers' way "
+            f"(by CPU time {ratios[f'{way}_over_peers_cpu']:.1f} x)"
+            for way in ("cold", "warm")
+        ),
+        f"warm reaches {ratios['warm_over_limit']:.2f} of the decode-only limit",
+        f"masks agree with the peers': IoU {agreement['iou']:.6f}, {agreement['different_pixels']} of "
+        f"{agreement['pixels']} pixels differ over {agreement['completions']} completions",
+    ]
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("what", choices=["executor"], help="what to time")
+    parser.add_argument("--executor", default="mobile-sam", metavar="FAMILY[:MODEL]", help="the segmenter")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--multimask", help="single or best; default: best for onnx, whose exported graph knows nothing else"
+    )
+    parser.add_argument("--cache-dtype", default="float32", help="float32, float16 or int8")
+    parser.add_argument("--encode-batch", type=int, default=1, help="images per forward pass of the encoder")
+    parser.add_argument("--dataset", default="aerial-buildings:train", metavar="NAME:SPLIT")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--side", type=int, default=512, help="side of the images in pixels")
+    parser.add_argument("--group", type=int, default=16, help="completions per image")
+    parser.add_argument("--instances", type=int, default=4, help="most instances per completion")
+    parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, write the JSON if asked to, return 0."""
+    from envs.datasets import split_name
+    from envs.executors import ExecutorConfig
+    from envs.executors.families import resolve_dtype
+    from envs.workload import make_workload
+
+    for name in ("images", "side", "group", "instances", "peer_images"):
+        if getattr(arguments, name) < 1:
+            raise UserError(
+                f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
+            )
+    dataset, split = split_name(arguments.dataset)
+    family = arguments.executor.partition(":")[0]
+    config = resolve_dtype(
+        ExecutorConfig.from_text(
+            arguments.executor,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
+            cache_dtype=arguments.cache_dtype,
+            encode_batch=arguments.encode_batch,
+        )
+    )
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    workload = make_workload(
+        dataset,
+        split or "train",
+        images=arguments.images,
+        side=arguments.side,
+        group=arguments.group,
+        most_instances=arguments.instances,
+        seed=arguments.seed,
+    )
+    result = bench_executor(config, workload, peer_images=min(arguments.peer_images, arguments.images))
+    print(bench_text(result))
+    if arguments.json:
+        with atomic_write(arguments.json) as handle:
+            json.dump(result, handle, indent=1)
+    return 0

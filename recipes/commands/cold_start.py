@@ -1,0 +1,35 @@
+"""The cold start: teach a small policy the answer's format and rough localisation.
+
+    prompter cold-start recipes/configs/cold-start.yaml
+
+Trains a small Qwen3-VL from scratch on `synthetic-aerial` (see `recipes.cold_start.model` for the
+losses) and exports it every so often, with a card, so that it can be stopped at any time. Optimiser,
+schedule and loop are transformers' Trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from prompter.errors import UserError
+from prompter.runs.config import load_config_model
+from recipes.cold_start.train import ColdStartConfig, cold_start
+
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags; any further `--dotted.key value` overrides the config."""
+    parser.add_argument("config", type=Path, help="YAML config of the cold start")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the cold start a config describes."""
+    config = load_config_model(ColdStartConfig, args.config, args.overrides)
+    output = Path(config.output_dir)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"output_dir {output} is not empty: name a new folder or remove it")
+    cold_start(config, " ".join(["prompter", *sys.argv[1:]]))
+    return 0

@@ -1,0 +1,183 @@
+"""Look at datasets: what is known and found, what is wrong with one, and how it looks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envs.datasets.catalog import DatasetInfo
+from envs.datasets.registry import dataset_info, known_datasets, open_dataset, split_name
+from prompter.errors import UserError
+
+if TYPE_CHECKING:
+    from envs.datasets.check import CheckReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `prompter data`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ls|check|show")
+    listing = actions.add_parser("ls", help="list the known datasets, or tell all about one")
+    listing.add_argument("name", nargs="?", help="a dataset, for its layout, source, licence and options")
+
+    check = actions.add_parser("check", help="read a whole split and report what is wrong with it")
+    _add_source(check)
+    check.add_argument("--most", type=int, default=5, help="problems of each kind to print (default: 5)")
+    check.add_argument("--json", type=Path, metavar="FILE", help="also write the report with all problems")
+
+    show = actions.add_parser("show", help="write a contact sheet of samples drawn at random")
+    _add_source(show)
+    show.add_argument("--output", type=Path, help="the PNG to write (default: NAME_SPLIT.png)")
+    show.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
+    show.add_argument("--columns", type=int, default=6, help="tiles in a row (default: 6)")
+    show.add_argument("--seed", type=int, default=0, help="which samples (default: 0)")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="NAME:SPLIT", help="for example earthreason:test")
+    parser.add_argument("--root", help="the set's folder, or a hub id (short for --option root=…)")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the dataset's opener; may be given several times",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked; `check` returns 1 when it found a problem."""
+    if arguments.action == "ls":
+        print(_describe(dataset_info(arguments.name)) if arguments.name else _table())
+        return 0
+    name, split = _split(arguments.dataset)
+    options = _options(arguments)
+    if arguments.action == "check":
+        return _check(name, split, options, arguments.most, arguments.json)
+    return _show(name, split, options, arguments)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, split = split_name(text)
+    known = dataset_info(name).splits
+    if split is None and known:
+        raise UserError(f"say which split of {name!r}: {', '.join(f'{name}:{one}' for one in known)}.")
+    return name, split if split is not None else "all"
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for text in arguments.option:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--option must be KEY=VALUE, but is {text!r}.")
+        options[key] = value
+    if arguments.root is not None:
+        options["root"] = arguments.root
+    return options
+
+
+def _table() -> str:
+    """One line per dataset: name, whether its files are found, splits with published sizes."""
+    rows = [(info.name, _status(info), _sizes(info), info.title) for info in known_datasets().values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = []
+    for name, status, sizes, title in rows:
+        lines.append(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {title}")
+        if sizes:
+            lines.append(f"{'':<{widths[0]}}  {'':<{widths[1]}}  {sizes}")
+    lines += ["", "`prompter data ls NAME` tells the layout, where to get it, and the options."]
+    return "\n".join(lines)
+
+
+def _status(info: DatasetInfo) -> str:
+    from envs.datasets.reading.roots import default_root
+
+    if not info.needs_files:
+        return "ready"
+    if not info.splits:
+        return "yours"
+    folder = default_root(info.name)
+    return "found" if folder is not None and folder.is_dir() else "not found"
+
+
+def _sizes(info: DatasetInfo) -> str:
+    parts = [f"{split} {info.counts[split]:,}" if split in info.counts else split for split in info.splits]
+    unit = f" ({info.count_unit})" if info.counts else ""
+    return ", ".join(parts) + unit
+
+
+def _describe(info: DatasetInfo) -> str:
+    from envs.datasets.reading.roots import ROOT_VARIABLE, default_root
+    from envs.datasets.registry import opener_options
+
+    lines = [f"{info.name}: {info.title}", f"splits: {_sizes(info) or 'any name'}"]
+    if info.needs_files:
+        folder = default_root(info.name)
+        place = f"{folder} ({_status(info)})" if folder else f"${ROOT_VARIABLE}/{info.name} (not set)"
+        lines += [f"looked for in: {place}", "layout:", *(f"  {line}" for line in info.layout.splitlines())]
+    lines += [f"where to get it: {info.source}", f"licence: {info.licence}", "options:"]
+    for option, kind in opener_options(info.name).items():
+        lines.append(f"  {option}: {_type_name(kind)}")
+    return "\n".join(lines)
+
+
+def _type_name(kind: Any) -> str:
+    choices = getattr(kind, "__args__", None)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " | ".join(choices)
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("pathlib.", "")
+
+
+def _check(name: str, split: str, options: dict[str, Any], most: int, output: Path | None) -> int:
+    from tqdm import tqdm
+
+    from envs.datasets.check import check_split
+    from prompter.runs.files import atomic_write
+
+    report = check_split(
+        name, split, options, lambda numbers: tqdm(numbers, disable=not sys.stderr.isatty(), unit="sample")
+    )
+    print(_summary(report, most))
+    if output is not None:
+        with atomic_write(output) as handle:
+            json.dump(report.to_json(), handle, indent=1, ensure_ascii=False)
+        print(f"all problems: {output}")
+    return 0 if report.is_clean else 1
+
+
+def _summary(report: CheckReport, most: int) -> str:
+    from envs.datasets.check import KINDS
+
+    lines = [
+        f"{report.name}:{report.split}: {report.samples:,} samples on {report.images:,} images, "
+        f"{report.no_target:,} without target"
+    ]
+    for kind, meaning in KINDS.items():
+        found = report.problems[kind]
+        if found:
+            lines.append(f"{len(found):,} {meaning}:")
+            lines += [f"  {sentence}" for sentence in found[:most]]
+            if len(found) > most:
+                lines.append(f"  … and {len(found) - most:,} more")
+    if report.is_clean:
+        lines.append("nothing wrong")
+    return "\n".join(lines)
+
+
+def _show(name: str, split: str, options: dict[str, Any], arguments: argparse.Namespace) -> int:
+    from envs.contact_sheet import contact_sheet, write_contact_sheet
+
+    if arguments.count < 1 or arguments.columns < 1:
+        raise UserError("--count and --columns must be at least 1.")
+    source = open_dataset(name, split, **options)
+    count = min(arguments.count, len(source))
+    numbers = sorted(random.Random(arguments.seed).sample(range(len(source)), count))
+    output = arguments.output or Path(f"{name}_{split}.png")
+    sheet = contact_sheet([source[number] for number in numbers], columns=min(arguments.columns, count))
+    write_contact_sheet(sheet, output)
+    print(f"{count} of {len(source):,} samples: {output}")
+    return 0

@@ -1,0 +1,176 @@
+"""Measure a policy on benchmarks, with any segmenters and under any protocols; or score a run again.
+
+    prompter eval --benchmark earthreason:test --policy Qwen/Qwen2.5-VL-3B-Instruct \\
+        --executor mobile-sam --protocol strict,think2seg --out runs/earthreason
+    prompter eval --benchmark synthetic-aerial:test --policy baseline:oracle-box --executor box --out runs/top
+    prompter eval --benchmark reasonseg:val --policy openai:http://127.0.0.1:8000/v1#qwen \\
+        --executor mobile-sam --out runs/served
+    prompter eval --rescore --protocol lisa,rela --out runs/earthreason
+
+A killed run is resumed by running the same command again. Policies: a checkpoint folder or hub id,
+baseline:NAME, openai:URL#MODEL, sam3:FOLDER_OR_ID (which brings its own masks: --executor own-masks).
+Segmenters: FAMILY[:MODEL][,key=value…], repeated for several in one pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from envs.datasets import open_dataset, split_name
+from eval.answerers import build_answerer
+from eval.protocols import PROTOCOLS, get_protocols
+from eval.report.run_page import ReportInput, write_report
+from eval.results import evaluation_files, read_results, rescore, results_text
+from eval.runner import EvaluationRun, evaluate
+from prompter.errors import UserError
+from prompter.runs.memory import peak_memory_mb
+from prompter.runs.run_folder import RunFolder
+from recipes.commands.arguments import open_benchmark, opened, parse_executor, parse_options, run_identity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="NAME:SPLIT",
+        help="see `prompter data ls`; repeatable",
+    )
+    parser.add_argument(
+        "--policy", help="checkpoint folder or hub id, baseline:NAME, openai:URL#MODEL, sam3:ID"
+    )
+    parser.add_argument(
+        "--policy-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="dotted, as in image.side=840",
+    )
+    parser.add_argument(
+        "--executor", action="append", default=[], metavar="FAMILY[:MODEL][,KEY=VALUE…]", help="repeatable"
+    )
+    parser.add_argument(
+        "--protocol", default="strict", metavar="A,B,…", help=f"of {', '.join(PROTOCOLS)} (default: strict)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--chunk", type=int, default=32, help="samples per batch (default: 32)")
+    parser.add_argument("--dataset-option", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--root", type=Path, help="where the dataset's files are")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out records that do not load; count them"
+    )
+    parser.add_argument("--keep-instances", action="store_true", help="store one mask per predicted instance")
+    parser.add_argument("--label", help="name of the policy in leaderboards")
+    parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
+    parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate or re-score; print tables and, last, the path of each report. Return 0."""
+    protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
+    get_protocols(protocols)  # refuses unknown names before anything is loaded
+    if arguments.rescore:
+        for found in _evaluations(arguments.out):
+            print(f"{found.path}\n{results_text(rescore(found, protocols))}")
+        return 0
+    for name in ("benchmark", "policy", "executor"):
+        if not getattr(arguments, name):
+            raise UserError(f"Give --{name}; `prompter eval --help` shows examples.")
+    if arguments.chunk < 1:
+        raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
+    segmenters = [parse_executor(text) for text in arguments.executor]
+    targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
+    sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
+    options = parse_options(arguments.policy_option)
+    reports = []
+    with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
+        for source, text, folder in sources:
+            identity = {
+                **run_identity(arguments, text, arguments.policy, options, segmenters),
+                "label": arguments.label,
+                "training": arguments.training,
+            }
+            done = evaluate(
+                source,
+                answerer,
+                named,
+                folder,
+                config=identity,
+                limit=arguments.limit,
+                chunk=arguments.chunk,
+                keep_instances=arguments.keep_instances,
+            )
+            reports.append(_finish(done, source, text, protocols))
+    print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
+    for report in reports:
+        print(report)
+    return 0
+
+
+def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
+    """Score a finished run, print its tables, write its report with pictures of the first segmenter."""
+    results = rescore(done.folder, protocols)
+    print(f"{benchmark}\n{results_text(results)}")
+    skipped = list(getattr(source, "skipped", ()))
+    if skipped:
+        print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
+    return write_evaluation_report(done.folder, samples=source)
+
+
+def write_evaluation_report(folder: RunFolder, title: str = "", *, samples: Any = None) -> Path:
+    """Write `report.html` of a scored evaluation, with pictures of its first segmenter; return its path.
+
+    Args:
+        folder: as `prompter eval` leaves it.
+        title: heading; "" names the benchmark.
+        samples: the benchmark, if it is open; None opens it as the run's config says.
+
+    Raises:
+        UserError: if the folder is no scored evaluation, or the benchmark cannot be opened.
+    """
+    results, config = read_results(folder), folder.read_config()
+    benchmark = str(config.get("benchmark", ""))
+    name, split = split_name(benchmark)
+    if not split:
+        raise UserError(f"{folder.config_path} names no benchmark; was it written by `prompter eval`?")
+    if samples is None:
+        options = dict(config.get("dataset_options") or {})
+        samples = open_dataset(
+            name, split, **options, **({"skip_bad": True} if config.get("skip_bad") else {})
+        )
+    by_name = {path.stem: path for path in evaluation_files(folder)}
+    rollouts = by_name[next(iter(config.get("executors") or by_name))]
+    return write_report(
+        folder,
+        ReportInput(
+            title=title or f"Evaluation on {benchmark}",
+            note=f"Policy {config.get('label') or config['policy']}; "
+            f"first figures and pictures: {rollouts.stem}.",
+            after=rollouts,
+            samples=samples,
+            results=results,
+            config=config,
+        ),
+    )
+
+
+def _evaluations(out: Path) -> list[RunFolder]:
+    """The evaluation in a folder, or those in its subfolders (several benchmarks in one command)."""
+    if (out / "config.yaml").exists() or not out.is_dir():
+        return [RunFolder.open(out)]
+    found = [RunFolder.open(path.parent) for path in sorted(out.glob("*/config.yaml"))]
+    if not found:
+        raise UserError(f"{out} holds no evaluation to score again.")
+    return found
+
+
+def _folder(arguments: argparse.Namespace, benchmark: str) -> Path:
+    """Run folder of a benchmark: `--out` itself, or a subfolder of it when there are several."""
+    several = len(set(arguments.benchmark)) > 1
+    return arguments.out / benchmark.replace(":", "-") if several else arguments.out

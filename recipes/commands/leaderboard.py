@@ -1,0 +1,99 @@
+"""Set evaluated runs beside the published numbers of the same benchmarks.
+
+Writes leaderboard.md and leaderboard.html. Without a run, all published numbers are written;
+with runs, the boards of their benchmarks.
+
+    prompter leaderboard runs/earthreason-eval --out board
+    prompter leaderboard --benchmark rrsis-d --out board
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.report.leaderboard import Row, build_board, html, markdown, published_rows
+from eval.report.published import UNSTATED, benchmarks, load_published, of_benchmark
+from eval.results import read_results
+from prompter.errors import UserError
+from prompter.runs.files import atomic_write
+from prompter.runs.run_folder import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("runs", nargs="*", type=Path, help="folders written by `prompter eval`")
+    parser.add_argument(
+        "--benchmark", action="append", default=[], metavar="NAME", help="boards to write; may be repeated"
+    )
+    parser.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder for the two pages")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the two pages, print the boards of the runs; return 0."""
+    ours: dict[str, list[Row]] = {}
+    for folder in arguments.runs:
+        benchmark, rows = run_rows(RunFolder.open(folder))
+        ours.setdefault(benchmark, []).extend(rows)
+    numbers = load_published()
+    for name in arguments.benchmark:
+        if name not in ours:
+            of_benchmark(numbers, name)  # refuses an unknown name
+    wanted = list(dict.fromkeys([*ours, *arguments.benchmark])) or benchmarks(numbers)
+    boards = []
+    for name in wanted:
+        published = [number for number in numbers if number.benchmark == name]
+        boards.append(build_board(name, [*published_rows(published), *ours.get(name, [])]))
+    text = markdown(boards)
+    for name, content in (("leaderboard.md", text), ("leaderboard.html", html(boards))):
+        with atomic_write(arguments.out / name) as handle:
+            handle.write(content)
+    if ours:
+        print(text)
+    print(arguments.out / "leaderboard.html")
+    return 0
+
+
+def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
+    """The benchmark of an evaluation run and its rows: one per segmenter and protocol.
+
+    Raises:
+        UserError: if the folder is not an evaluation with results.
+    """
+    config, results = folder.read_config(), read_results(folder)
+    if not isinstance(config.get("benchmark"), str) or not isinstance(config.get("policy"), str):
+        raise UserError(
+            f"{folder.config_path} names no benchmark and policy; was it written by `prompter eval`?"
+        )
+    benchmark, _, split = config["benchmark"].partition(":")
+    rows = []
+    for executor, summary in results.items():
+        for protocol, scored in summary["protocols"].items():
+            values = {
+                name: 100 * metric["value"]
+                for name, metric in scored["metrics"].items()
+                if metric["value"] is not None
+            }
+            rows.append(
+                Row(
+                    system=f"{config.get('label') or config['policy']} + {executor}",
+                    split=_split_text(split, config, scored["queries"]),
+                    protocol=protocol,
+                    training=config.get("training", UNSTATED),
+                    values=values,
+                    source=folder.path.name,
+                    status="run",
+                )
+            )
+    return benchmark, rows
+
+
+def _split_text(split: str, config: Mapping[str, Any], queries: int) -> str:
+    """Split, dataset options that change what is asked, and how much of it was asked."""
+    options = {name: value for name, value in (config.get("dataset_options") or {}).items() if name != "root"}
+    parts = [split, *(f"{name}={value}" for name, value in sorted(options.items()))]
+    if config.get("limit") is not None:
+        parts.append(f"first {queries} queries")
+    return ", ".join(parts)

@@ -1,0 +1,96 @@
+"""Score stored rollouts again, without a model.
+
+Any reward can be tried on any rollouts, because a rollout holds its masks. One row is printed per
+reward; `changed` counts the rollouts whose total differs from the one stored with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prompter.errors import UserError
+
+TOLERANCE = 1e-9
+"""Totals nearer than this are alike; sums of floats may differ in their last bits."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `prompter replay`."""
+    parser.add_argument("source", type=Path, help="a file of rollouts (JSON Lines), or a run folder")
+    parser.add_argument(
+        "--reward",
+        action="append",
+        metavar="NAME=WEIGHT",
+        help="a reward and its weight; may be given several times (default: mask_iou=1)",
+    )
+    parser.add_argument("--output", type=Path, help="write the scored rollouts to this new file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, write the scored rollouts if asked to, and print the table."""
+    from prompter.runs.jsonl import write_lines
+    from rewards.registry import build_reward
+    from rewards.replay import read_rollouts
+
+    reward = build_reward(dict(_weight(text) for text in arguments.reward or ["mask_iou=1"]))
+    if arguments.output is not None and arguments.output.exists():
+        raise UserError(f"{arguments.output} exists already; name a new file with --output.")
+    scores: dict[str, list[float | None]] = defaultdict(list)
+    changed = 0
+
+    def score_all() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for path in _files(arguments.source):
+            for before in read_rollouts(path):
+                after = reward.score(before)
+                for name, value in after.rewards.items():
+                    scores[name].append(value)
+                changed += not _alike(before.rewards.get("total"), after.rewards["total"])
+                yield after.to_json()
+        if not scores:
+            raise UserError(f"{arguments.source} holds no rollouts.")
+
+    if arguments.output is None:
+        for _ in score_all():
+            pass
+    else:
+        write_lines(arguments.output, score_all())
+    print(_table(scores))
+    print(f"changed: {changed} of {len(scores['total'])} rollouts")
+    return 0
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, equals, weight = text.partition("=")
+    try:
+        return name, float(weight) if equals else 1.0
+    except ValueError:
+        raise UserError(f"--reward is written NAME=WEIGHT with a number, but got {text!r}.") from None
+
+
+def _files(source: Path) -> Sequence[Path]:
+    from prompter.runs.run_folder import RunFolder
+
+    return sorted(RunFolder.open(source).rollouts_dir.glob("*.jsonl")) if source.is_dir() else [source]
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= TOLERANCE
+
+
+def _table(scores: Mapping[str, Sequence[float | None]]) -> str:
+    """Aligned text: per reward the mean over the scored rollouts, how many those are, and the rest."""
+    rows = [("reward", "mean", "scored", "left out")]
+    for name, values in scores.items():
+        scored = [value for value in values if value is not None]
+        mean = f"{sum(scored) / len(scored):.4f}" if scored else "-"
+        rows.append((name, mean, str(len(scored)), str(len(values) - len(scored))))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)

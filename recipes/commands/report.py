@@ -1,0 +1,59 @@
+"""Write the page of a run again: of a training run, or of an evaluation.
+
+    prompter report runs/demo-20260101-120000
+    prompter report runs/earthreason-eval --title "EarthReason, test"
+
+The page, `report.html` in the run's folder, opens from the file system; its path is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from prompter.errors import UserError
+from prompter.runs.run_folder import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
+    parser.add_argument("--title", default="", help="heading of the page (default: the run's own)")
+    # What `prompter report` was before: the leaderboard's flags.
+    parser.add_argument("--benchmark", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=None, help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write each run's page and print its path; return 0."""
+    if arguments.benchmark or arguments.out is not None:
+        return _leaderboard(arguments)
+    if not arguments.runs:
+        raise UserError("Name the folder of a run, as in prompter report runs/demo.")
+    for path in arguments.runs:
+        print(write_run_report(RunFolder.open(path), arguments.title))
+    return 0
+
+
+def write_run_report(folder: RunFolder, title: str = "") -> Path:
+    """Write the page of a finished training run or evaluation, whichever the folder holds.
+
+    Raises:
+        UserError: if the folder holds neither.
+    """
+    if "trainer" in folder.read_config():
+        from recipes.training.report import write_training_report
+
+        return write_training_report(folder, title)
+    from recipes.commands.eval import write_evaluation_report
+
+    return write_evaluation_report(folder, title)
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    from recipes.commands import leaderboard
+
+    print("prompter report writes a run's page now: use prompter leaderboard for this.", file=sys.stderr)
+    arguments.out = arguments.out or Path("leaderboard")
+    return leaderboard.run(arguments)

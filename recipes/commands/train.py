@@ -1,0 +1,42 @@
+"""Train a policy by GRPO, as a config says.
+
+Any further `--dotted.key value` overrides the config: `--executor.backend local --trainer.max_steps 20`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prompter.errors import InfrastructureError
+
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    parser.add_argument("config", type=Path, help="YAML config, or the config.yaml of an earlier run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in its run_dir")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from recipes.config import dump_config, load_config
+
+    config = load_config(args.config, args.overrides)
+    if args.dry_run:
+        print(dump_config(config), end="")
+        return 0
+    from recipes.grpo import train
+    from recipes.training.report import comparison_lines, write_training_report
+
+    try:
+        folder = train(config, resume=args.resume)
+    except InfrastructureError as error:
+        again = f"`prompter train {args.config} --resume` goes on from the last checkpoint"
+        raise InfrastructureError(f"{error}. {again}.") from error
+    report = write_training_report(folder)
+    print(*comparison_lines(folder), sep="\n")
+    print(report)
+    return 0

@@ -1,0 +1,1 @@
+"""GRPO on TRL: the window of rollouts, its scoring, the seam to TRL, logs and checkpoints."""

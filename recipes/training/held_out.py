@@ -1,0 +1,123 @@
+"""Greedy evaluation of the policy in training, with the evaluator everybody else uses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from envs.executors.base import Executor
+from envs.sample import SampleSource
+from eval.answerers import build_answerer
+from eval.answerers.base import Answerer
+from eval.answerers.baselines import BASELINES
+from eval.answerers.checkpoint import SamplerAnswerer
+from eval.metrics import STRICT, score_file
+from eval.runner import evaluate
+from prompter.errors import UserError, did_you_mean
+from prompter.policy import Policy
+from prompter.runs.run_folder import RunFolder
+from prompter.sampling.base import Sampler, SamplingSettings
+from recipes.config import TrainConfig
+
+CHUNK = 60
+"""Queries answered and segmented at a time."""
+
+
+class HeldOutEvaluation:
+    """Answers the held-out samples and writes `run_dir/eval/NAME`, resumable like any evaluation.
+
+    Args:
+        folder: the training run's folder.
+        held_out: samples training never sees.
+        executors: the segmenters training uses, by name; their embeddings stay cached.
+        config: the run.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        held_out: SampleSource,
+        executors: Mapping[str, Executor],
+        config: TrainConfig,
+    ) -> None:
+        self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
+
+    def policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
+        """Evaluate the sampler's present version greedily; log its gIoU under that step."""
+        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+        answerer = SamplerAnswerer(policy, sampler, settings)
+        files = self._evaluate(name, answerer, sampler.version)
+        if not self.folder.has_metrics(sampler.version, "eval"):
+            self.folder.log_metrics(sampler.version, _figures(files), kind="eval")
+
+    def references(self) -> None:
+        """Evaluate the configured baselines, such as the floor and the ceiling of this set."""
+        for name in self.config.eval.references:
+            answerer = build_answerer(name)
+            try:
+                self._evaluate(name.partition(":")[2] or name, answerer, -1)
+            finally:
+                answerer.close()
+
+    def _evaluate(self, name: str, answerer: Answerer, version: int) -> Mapping[str, Path]:
+        identity: dict[str, Any] = {
+            "dataset": self.config.eval.dataset or self.config.dataset.name,
+            "split": self.config.eval.split,
+            "answerer": name if version < 0 else self.config.policy.model,
+            "policy_version": version,
+            "executors": list(self.executors),
+        }
+        return evaluate(
+            self.held_out,
+            answerer,
+            self.executors,
+            self.folder.path / "eval" / name,
+            config=identity,
+            limit=self.config.eval.samples,
+            chunk=CHUNK,
+            step=version,
+        ).rollouts
+
+
+def check_references(config: TrainConfig) -> None:
+    """Refuse `eval.references` that are no baselines, before any work rather than after all of it.
+
+    Raises:
+        UserError: naming the first that is unknown.
+    """
+    for name in config.eval.references:
+        scheme, _, rest = name.partition(":")
+        if scheme != "baseline" or rest not in BASELINES:
+            known = [f"baseline:{baseline}" for baseline in BASELINES]
+            raise UserError(f"eval.references: there is no {name!r}.{did_you_mean(name, known)}")
+
+
+def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:
+    """Remove the evaluations that a resumed run makes again.
+
+    Those of policies after step `done`, which will be trained anew, and the final one if the run goes
+    on beyond it. An unfinished evaluation of a policy that stays is resumed.
+
+    Args:
+        folder: the training run's folder.
+        done: the step the run resumes from.
+        last: the step it will end at.
+    """
+    for path in (folder.path / "eval").glob("*"):
+        run = RunFolder(path)
+        version = run.read_config().get("policy_version") if run.config_path.exists() else None
+        if isinstance(version, int) and (version > done or (path.name == "after" and version < last)):
+            shutil.rmtree(path)
+
+
+def _figures(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Strict figures of the first executor, and each executor's gIoU."""
+    tables = {name: score_file(path, [STRICT]) for name, path in files.items()}
+    figures = {
+        name: {metric: ratio.value() for metric, ratio in STRICT.metrics(table).items()}
+        for name, table in tables.items()
+    }
+    first = next(iter(figures.values()))
+    return {**first, "by_executor": {name: values["gIoU"] for name, values in figures.items()}}

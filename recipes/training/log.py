@@ -1,0 +1,72 @@
+"""What a training run says: metrics and rollouts into its folder, a progress bar on the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from prompter.runs.run_folder import RunFolder
+from recipes.training.window import Window
+
+
+class TrainingLog:
+    """Writes one line per optimiser step to `metrics.jsonl` and one rollout file per window.
+
+    Args:
+        folder: the run's folder.
+        total_steps: for the progress bar.
+        first_step: steps already done, when a run is resumed.
+    """
+
+    def __init__(self, folder: RunFolder, total_steps: int, first_step: int = 0) -> None:
+        self.folder = folder
+        self._pending: dict[str, Any] = {}
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def collected(self, step: int, window: Window, sampler_version: int) -> None:
+        """Record a window of rollouts collected for optimiser step `step` (1 is the first)."""
+        self.folder.write_step_rollouts(step, window.rollouts)
+        self._pending = {**window.metrics, "sampler_version": sampler_version, "trainer_version": step - 1}
+
+    def step(self, step: int, logs: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        """Record what TRL logged after optimiser step `step`, with the window it belongs to."""
+        if "train_runtime" in logs:
+            summary = {key: value for key, value in logs.items() if key.startswith("train_")}
+            self.folder.log_metrics(step, summary, kind="summary")
+            self.close()
+            return
+        # TRL's own reward figures leave out the groups that were dropped; ours do not.
+        theirs = {key: value for key, value in logs.items() if "reward" not in key}
+        record = {**_finite(theirs), **self._pending, "seconds": dict(seconds)}
+        self._pending = {}
+        self.folder.log_metrics(step, record)
+        self._bar.set_postfix_str(_postfix(record), refresh=False)
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """End the progress bar. Safe to call twice."""
+        self._bar.close()
+
+
+def _finite(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-ready numbers; NaN (TRL's mean of nothing) becomes null."""
+    figures = {}
+    for key, value in logs.items():
+        number = value if isinstance(value, str) else float(value)
+        figures[key] = None if isinstance(number, float) and not math.isfinite(number) else number
+    return figures
+
+
+def _postfix(record: Mapping[str, Any]) -> str:
+    parts = []
+    if record.get("reward") is not None:
+        parts.append(f"reward {record['reward']:.3f}")
+    if record.get("gIoU") is not None:
+        parts.append(f"gIoU {100 * record['gIoU']:.1f}")
+    if record.get("rollouts"):
+        parts.append(f"parse failures {100 * record['parse_failures'] / record['rollouts']:.1f}%")
+    phases = ", ".join(f"{phase} {value:.1f}s" for phase, value in record["seconds"].items() if value >= 0.05)
+    return "  ".join([*parts, phases])

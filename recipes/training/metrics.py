@@ -1,0 +1,98 @@
+"""What is logged of one step: groups, failures, rewards, and the seconds of each phase."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from envs.rollouts import image_key
+from envs.sample import Sample
+from prompter.types import FailureKind, ParseFailure, PromptSet
+from recipes.training.scoring import ScoredGroup
+from rewards.mask import mask_iou
+
+
+def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]) -> dict[str, Any]:
+    """Summarise groups for the log: rewards, gIoU, failures by kind, and how answers were given.
+
+    Args:
+        groups: all groups of a step, used for the loss or not.
+        samples: training-set index -> sample.
+    """
+    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    completions = sum(len(group.completions) for group in groups)
+    failures = Counter(
+        rollout.answer.kind for rollout in rollouts if isinstance(rollout.answer, ParseFailure)
+    )
+    answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, PromptSet)]
+    instances = [instance for answer in answers for instance in answer.instances]
+    ious = [iou for rollout in rollouts if (iou := mask_iou(rollout)) is not None]
+    return {
+        "reward": _mean(rewards),
+        "reward_std": _mean(
+            [
+                float(np.std([reward for reward in group.rewards if reward is not None]))
+                for group in groups
+                if any(reward is not None for reward in group.rewards)
+            ]
+        ),
+        "gIoU": _mean(ious),
+        "groups": len(groups),
+        "frac_reward_zero_std": _mean([float(not group.has_spread) for group in groups]),
+        "completions": completions,
+        "rollouts": len(rollouts),
+        "images": len({image_key(samples[group.index]) for group in groups}),
+        "parse_failures": sum(failures.values()),
+        "parse_failure_rate": sum(failures.values()) / max(1, len(rollouts)),
+        "parse_failure_kinds": {str(kind): failures[kind] for kind in FailureKind if failures[kind]},
+        "executor_failures": sum(rollout.executor_error is not None for rollout in rollouts),
+        "unscored_completions": sum(reward is None for group in groups for reward in group.rewards),
+        "empty_answers": _mean([float(answer.is_empty) for answer in answers]),
+        "instances_per_answer": _mean([float(len(answer)) for answer in answers]),
+        "share_with_box": _mean([float(instance.box is not None) for instance in instances]),
+        "share_with_points": _mean([float(bool(instance.positive_points)) for instance in instances]),
+        "completion_tokens": _mean(
+            [float(len(completion.token_ids)) for group in groups for completion in group.completions]
+        ),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+class PhaseTimes:
+    """Adds up wall seconds by phase.
+
+    Use `with times("sample"): …`; `take` returns the sums and starts afresh.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._open: list[tuple[str, float]] = []
+
+    def __call__(self, phase: str) -> PhaseTimes:
+        self._open.append((phase, time.perf_counter()))
+        return self
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        phase, started = self._open.pop()
+        self._seconds[phase] += time.perf_counter() - started
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add seconds measured elsewhere."""
+        self._seconds[phase] += seconds
+
+    def take(self) -> dict[str, float]:
+        """Return phase -> seconds since the last call."""
+        taken = {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
+        self._seconds.clear()
+        return taken

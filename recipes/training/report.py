@@ -1,0 +1,65 @@
+"""The report of a training run: learning curve, before and after, and the samples that changed most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envs.datasets import open_dataset
+from eval.bootstrap import Difference
+from eval.metrics import STRICT, compare, score_file
+from eval.report.run_page import ReportInput, write_report
+from eval.results import evaluation_files
+from prompter.runs.run_folder import RunFolder
+from recipes.config import TrainConfig
+
+
+def write_training_report(folder: RunFolder, title: str = "") -> Path:
+    """Write `report.html` of a finished training run; return its path."""
+    config = TrainConfig.model_validate(folder.read_config())
+    held_out = open_dataset(
+        config.eval.dataset or config.dataset.name,
+        config.eval.split,
+        **(config.dataset.options if config.eval.options is None else config.eval.options),
+    )
+    references = {
+        name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
+        for name in config.eval.references
+    }
+    return write_report(
+        folder,
+        ReportInput(
+            title=title or f"Training run {folder.path.name}",
+            after=_rollouts(folder, "after")[0],
+            before=_rollouts(folder, "before")[0],
+            samples=held_out,
+            metrics=folder.read_metrics(),
+            references=references,
+            config=folder.read_config(),
+        ),
+    )
+
+
+def comparison_lines(folder: RunFolder) -> list[str]:
+    """One line per executor: greedy held-out gIoU before and after, with the paired 95 % interval."""
+    lines = []
+    for before, after in zip(_rollouts(folder, "before"), _rollouts(folder, "after"), strict=True):
+        table = score_file(after, [STRICT])
+        found = compare(score_file(before, [STRICT]), table)["gIoU"]
+        images = len(set(table.images.tolist()))
+        lines.append(f"{after.stem}: {len(table)} held-out queries on {images} images, {_says(found)}")
+    return lines
+
+
+def _says(found: Difference) -> str:
+    if found.difference is None or found.before is None or found.after is None:
+        return "gIoU unknown: the segmenter failed on every query"
+    text = f"gIoU {100 * found.before:.1f} -> {100 * found.after:.1f}"
+    text += f", difference {100 * found.difference:+.1f} points"
+    if found.by_image is not None:
+        low, high = found.by_image.to_json()
+        text += f", 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}] (paired bootstrap, drawing images)"
+    return text
+
+
+def _rollouts(folder: RunFolder, name: str) -> list[Path]:
+    return evaluation_files(RunFolder(folder.path / "eval" / name))

@@ -1,0 +1,139 @@
+"""From completions to rewards: parse, segment with one or several executors, score, keep counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from envs.executors.base import ExecutorCounters
+from envs.rollout import Rollout
+from envs.rollouts import make_rollouts
+from envs.sample import Sample
+from prompter.policy import Policy
+from prompter.sampling.base import Completion
+from recipes.config import GroupConfig
+from rewards.registry import WeightedReward
+
+
+@dataclass
+class ScoredGroup:
+    """One prompt's group.
+
+    Args:
+        index: the sample's position in the training set.
+        completions: the group's completions.
+        rewards: one total per completion; None where the executor failed.
+        rollouts: all rollouts, one per completion and executor, for the record.
+    """
+
+    index: int
+    completions: Sequence[Completion]
+    rewards: list[float | None]
+    rollouts: list[Rollout] = field(repr=False)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether two scored completions differ, so that the group can teach something."""
+        known = [reward for reward in self.rewards if reward is not None]
+        return len(known) > 1 and max(known) - min(known) > 1e-6
+
+
+class RolloutScorer:
+    """Scores groups of completions with one or several frozen segmenters.
+
+    Args:
+        policy: reads the completions.
+        executors: name -> opened executor (`envs.executors.open_executor`).
+        reward: weighted sum of rewards.
+        aggregate: with several executors, `mean` or `min` of a completion's rewards over them, or
+            `draw`: each group is scored by one executor, drawn at random.
+        seed: of the drawing.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        executors: Mapping[str, Any],
+        reward: WeightedReward,
+        *,
+        aggregate: str = GroupConfig().executors,
+        seed: int = 0,
+    ) -> None:
+        self.policy, self.executors, self.reward = policy, dict(executors), reward
+        self.aggregate, self.seed = aggregate, seed
+
+    def score(
+        self,
+        indices: Sequence[int],
+        samples: Sequence[Sample],
+        groups: Sequence[Sequence[Completion]],
+        step: int,
+    ) -> list[ScoredGroup]:
+        """Score groups side by side; all completions of a call are decoded together.
+
+        Args:
+            indices, samples, groups: one entry per group.
+            step: optimiser step the rollouts are recorded under.
+        """
+        assigned = self._assign(len(groups), step)
+        scored: dict[int, list[dict[str, Rollout]]] = {
+            number: [{} for _ in group] for number, group in enumerate(groups)
+        }
+        for name, executor in self.executors.items():
+            rows = [
+                (number, position)
+                for number, group in enumerate(groups)
+                if name in assigned[number]
+                for position in range(len(group))
+            ]
+            completions = [groups[number][position] for number, position in rows]
+            chosen = [samples[number] for number, _ in rows]
+            rollouts = make_rollouts(
+                chosen,
+                [completion.text for completion in completions],
+                [
+                    self.policy.parse(completion.text, sample.image_wh, completion.finish_reason)
+                    for completion, sample in zip(completions, chosen, strict=True)
+                ],
+                executor,
+                step=step,
+                executor=name,
+                completion_tokens=[len(completion.token_ids) for completion in completions],
+                keep_instances=self.reward.needs_instances,
+            )
+            for (number, position), rollout in zip(rows, rollouts, strict=True):
+                scored[number][position][name] = self.reward.score(rollout)
+        return [
+            ScoredGroup(
+                indices[number],
+                groups[number],
+                [self._total(by_executor) for by_executor in scored[number]],
+                [rollout for by_executor in scored[number] for rollout in by_executor.values()],
+            )
+            for number in range(len(groups))
+        ]
+
+    def counters(self) -> ExecutorCounters:
+        """Counters of all executors added up, since they were opened."""
+        total = ExecutorCounters()
+        for executor in self.executors.values():
+            total.add(executor.counters)
+        return total
+
+    def _assign(self, groups: int, step: int) -> list[tuple[str, ...]]:
+        names = tuple(self.executors)
+        if self.aggregate != "draw" or len(names) == 1:
+            return [names] * groups
+        rng = np.random.default_rng([self.seed, step, groups])
+        return [(names[int(rng.integers(len(names)))],) for _ in range(groups)]
+
+    def _total(self, by_executor: Mapping[str, Rollout]) -> float | None:
+        totals = [rollout.rewards["total"] for rollout in by_executor.values()]
+        known = [total for total in totals if total is not None]
+        # A completion is only comparable with its group if every segmenter scored it.
+        if len(known) < len(totals):
+            return None
+        return min(known) if self.aggregate == "min" else sum(known) / len(known)

@@ -1,0 +1,130 @@
+"""One window of rollouts: sample groups, score them, keep those that teach something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from envs.rollouts import image_key
+from envs.sample import Sample, SampleSource
+from prompter.policy import Policy
+from prompter.sampling.base import Sampler, SamplingSettings
+from recipes.config import GroupConfig
+from recipes.training.metrics import PhaseTimes, describe_groups
+from recipes.training.scoring import RolloutScorer, ScoredGroup
+
+
+@dataclass
+class Window:
+    """What one window of rollouts gave.
+
+    Args:
+        groups: the groups to train on.
+        all_groups: all groups that were sampled.
+        samples: training-set index -> sample, of all groups that were sampled.
+        metrics: for the log; see `describe_groups`.
+        rollouts: every rollout of the window as JSON-ready dicts, those not trained on included.
+    """
+
+    groups: list[ScoredGroup]
+    all_groups: list[ScoredGroup]
+    samples: dict[int, Sample]
+    metrics: dict[str, Any]
+    rollouts: list[dict[str, Any]] = field(repr=False)
+
+
+class WindowCollector:
+    """Collects windows of scored groups.
+
+    Everything is determined by (seed, step, training-set indices): a run resumed at a step samples
+    what an unbroken run would have.
+
+    Args:
+        policy: asks and reads.
+        sampler: draws completions; one prompt's group in one request with n = group size.
+        scorer: parses, segments, scores.
+        source: the training set.
+        group: what to do with groups whose rewards are all alike.
+        settings: how to sample; `n` is the group size.
+        seed: of sampling and of drawing further prompts.
+        times: where phases are timed.
+        samples: size of the training set: further prompts are drawn from the first so many.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        scorer: RolloutScorer,
+        source: SampleSource,
+        group: GroupConfig,
+        settings: SamplingSettings,
+        seed: int,
+        times: PhaseTimes,
+        *,
+        samples: int,
+    ) -> None:
+        self.samples = samples
+        self.policy, self.sampler, self.scorer, self.source = policy, sampler, scorer, source
+        self.group, self.settings, self.seed, self.times = group, settings, seed, times
+
+    def collect(self, indices: Sequence[int], step: int) -> Window:
+        """Sample and score one group per index; drop or replace those without spread.
+
+        Args:
+            indices: positions in the training set.
+            step: optimiser step this window is for.
+        """
+        counters = self.scorer.counters().copy()
+        samples: dict[int, Sample] = {}
+        everything: list[ScoredGroup] = []
+        kept: list[ScoredGroup] = []
+        rounds = 1 + (self.group.max_resamples if self.group.zero_spread == "resample" else 0)
+        asked = list(indices)
+        for attempt in range(rounds):
+            groups = self._sample_and_score(asked, samples, step, attempt)
+            everything += groups
+            kept += [group for group in groups if group.has_spread]
+            missing = len(indices) - len(kept)
+            if missing <= 0 or attempt + 1 == rounds:
+                break
+            rng = np.random.default_rng([self.seed, step, attempt])
+            asked = [int(index) for index in rng.choice(self.samples, size=missing, replace=False)]
+        if self.group.zero_spread == "keep":
+            kept = everything
+        metrics = describe_groups(everything, samples)
+        metrics["groups_trained_on"] = len(kept)
+        used = self.scorer.counters().since(counters)
+        metrics["executor"] = {name: round(value, 4) for name, value in used.to_dict().items()}
+        return Window(
+            kept[: len(indices)],
+            everything,
+            samples,
+            metrics,
+            [rollout.to_json() for group in everything for rollout in group.rollouts],
+        )
+
+    def _sample_and_score(
+        self, indices: Sequence[int], samples: dict[int, Sample], step: int, attempt: int
+    ) -> list[ScoredGroup]:
+        with self.times("load"):
+            for index in indices:
+                samples.setdefault(index, self.source[index])
+            chosen = [samples[index] for index in indices]
+            images: dict[str, Image.Image] = {}
+            requests = []
+            for sample in chosen:
+                key = image_key(sample)
+                if key not in images:
+                    images[key] = sample.load_image()
+                requests.append(self.policy.request(sample.query, images[key], key))
+        with self.times("sample"):
+            seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
+            settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
+            groups = self.sampler.sample(requests, settings, logprobs=True)
+        with self.times("segment"):
+            return self.scorer.score(indices, chosen, groups, step)

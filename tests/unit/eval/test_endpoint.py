@@ -1,0 +1,261 @@
+"""An endpoint is asked by our protocol, is sent the image its coordinates refer to, and is retried."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from envs.sample import Sample
+from eval.answerers import build_answerer
+from eval.answerers.endpoint import EndpointSampler, EndpointSettings
+from prompter.chat import SamplingRequest
+from prompter.checkpoint import load_policy
+from prompter.errors import UserError
+from prompter.sampling.base import SamplingSettings
+from prompter.types import FailureKind, ParseFailure, PromptSet
+
+Reply = tuple[int, dict[str, str], Any]
+
+
+class Server(ThreadingHTTPServer):
+    """Records requests and answers each as told."""
+
+    def __init__(self, answer: Callable[[int, dict[str, Any]], Reply]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer = answer
+        self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/chat/completions"
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.seen.append(body)
+            self.server.headers.append(dict(self.headers))
+            number = len(self.server.seen)
+        status, headers, content = self.server.answer(number, body)
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture()
+def serve() -> Iterator[Callable[..., Server]]:
+    running: list[Server] = []
+
+    def start(answer: Callable[[int, dict[str, Any]], Reply]) -> Server:
+        server = Server(answer)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_key_no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("eval.answerers.endpoint.time.sleep", waits.append)
+    return waits
+
+
+def said(text: str | None, finish_reason: str = "stop", tokens: int = 9) -> Reply:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    return 200, {}, {"choices": [choice], "usage": {"completion_tokens": tokens}}
+
+
+def sample(number: int, size: tuple[int, int] = (100, 60)) -> Sample:
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Sample(
+        sample_id=f"s{number}",
+        dataset="unit",
+        split="test",
+        image_id=f"i{number}",
+        image_wh=size,
+        load_image=lambda: Image.fromarray(pixels),
+        query=f"query {number}",
+        target=None,
+    )
+
+
+def sent_image(body: dict[str, Any]) -> Image.Image:
+    part = next(part for part in body["messages"][1]["content"] if part["type"] == "image_url")
+    head, _, data = part["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said('<answer>[{"bbox_2d":[28,28,56,84]}]</answer>'))
+    options = {"action_space": {"kind": "box"}, "image": {"side": 112}, "max_new_tokens": 64}
+    answerer = build_answerer(f"openai:{server.url}#qwen", options)
+    answer = answerer.answer([sample(1)])[0]
+    answerer.close()
+    body = server.seen[0]
+    assert (
+        body["model"] == "qwen" and body["temperature"] == 0 and body["max_tokens"] == 64 and body["n"] == 1
+    )
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert "bbox_2d" in body["messages"][0]["content"][0]["text"]
+    assert {"type": "text", "text": "query 1"} in body["messages"][1]["content"]
+    assert sent_image(body).size == (112, 112)
+    assert isinstance(answer.prompts, PromptSet)
+    assert answer.prompts.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
+    assert answer.tokens == 9
+    assert "Authorization" not in server.headers[0]
+
+
+def test_an_image_of_the_right_size_is_sent_without_loss(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    one = sample(3, (112, 56))
+    options = {"frame": "thousandths", "image": {"min_pixels": 1, "max_pixels": 10_000}}
+    build_answerer(f"openai:{server.url}#m", options).answer([one])
+    assert np.array_equal(np.asarray(sent_image(server.seen[0])), one.image_array())
+
+
+def test_answers_come_back_in_order_and_bad_ones_are_data(serve: Callable[..., Server]) -> None:
+    def answer(number: int, body: dict[str, Any]) -> Reply:
+        query = next(p["text"] for p in body["messages"][1]["content"] if p["type"] == "text")
+        if query == "query 4":
+            return said('<answer>[{"bbox_2d":[1,', "length")
+        return said(None) if query == "query 6" else said(f"<think>{query}</think><answer>[]</answer>")
+
+    server = serve(answer)
+    answers = build_answerer(f"openai:{server.url}#m", {"concurrency": 8}).answer(
+        [sample(n) for n in range(12)]
+    )
+    for number, one in enumerate(answers):
+        if number == 4:
+            assert isinstance(one.prompts, ParseFailure) and one.prompts.kind is FailureKind.TRUNCATED
+        elif number == 6:
+            assert isinstance(one.prompts, ParseFailure) and one.text == ""
+        else:
+            assert one.text.startswith(f"<think>query {number}<") and one.prompts == PromptSet()
+
+
+def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting: list[float]) -> None:
+    replies: list[Reply] = [
+        (503, {}, {}),
+        (429, {"Retry-After": "7"}, {}),
+        (200, {}, b"<html>"),
+        said("<answer>[]</answer>"),
+    ]
+    server = serve(lambda number, body: replies[number - 1])
+    answer = build_answerer(f"openai:{server.url}#m").answer([sample(1)])[0]
+    assert answer.prompts == PromptSet() and len(server.seen) == 4
+    assert no_key_no_waiting == [0.5, 7.0, 2.0]
+
+
+def test_patience_ends(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: (500, {}, {"error": "out of memory"}))
+    with pytest.raises(UserError, match=r"status 500.*out of memory.*again to resume"):
+        build_answerer(f"openai:{server.url}#m", {"retries": 2}).answer([sample(1)])
+    assert len(server.seen) == 3
+
+
+def test_a_refused_request_is_not_repeated(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: (404, {}, {"error": "no such model"}))
+    with pytest.raises(UserError, match="no such model"):
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+    assert len(server.seen) == 1
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(UserError, match="did not answer"):
+        build_answerer("openai:http://127.0.0.1:9/v1#m", {"retries": 1}).answer([sample(1)])
+
+
+@pytest.mark.parametrize("reply", [{"choices": []}, {"choices": [{}]}, {"object": "error"}, []])
+def test_what_is_no_completion_is_said(serve: Callable[..., Server], reply: Any) -> None:
+    server = serve(lambda number, body: (200, {}, reply))
+    with pytest.raises(UserError, match=r"no chat completion|gave 0 completions"):
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+
+
+def test_fields_can_be_added_and_removed(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    options = {"body": {"max_completion_tokens": 99, "max_tokens": None, "temperature": None}}
+    build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])
+    body = server.seen[0]
+    assert body["max_completion_tokens"] == 99 and "max_tokens" not in body and "temperature" not in body
+
+
+def test_a_served_checkpoint_of_ours_is_asked_and_decoded_as_in_process(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    policy = load_policy("shipped:small-policy")
+    one = sample(5)
+    bodies: list[dict[str, Any]] = [{}, {"repetition_penalty": None, "logit_bias": {}}]
+    for body in bodies:
+        options = {"protocol_from": "shipped:small-policy", "body": body}
+        build_answerer(f"openai:{server.url}#m", options).answer([one])
+    request = policy.request(one.query, one.load_image())
+    asked, changed = server.seen
+    assert np.array_equal(np.asarray(sent_image(asked)), np.asarray(request.image))
+    kinds = [[part["type"] for part in message["content"]] for message in asked["messages"]]
+    assert kinds == [["text"], ["text", "image_url"]]  # this policy reads the question first
+    assert asked["messages"][0] == request.messages[0] and asked["max_tokens"] == 96
+    vocabulary = policy.processor.tokenizer.get_vocab()
+    never = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    assert asked["logit_bias"] == {str(vocabulary[token]): -100 for token in never}
+    assert asked["repetition_penalty"] == 1.0  # servers would take it from generation_config.json
+    assert changed["logit_bias"] == {} and "repetition_penalty" not in changed
+
+
+def test_a_key_travels_only_where_it_is_safe(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    build_answerer(f"openai:{server.url}#m", {"api_key_env": "MY_KEY"}).answer([sample(1)])
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    with pytest.raises(UserError, match="unencrypted to example"):
+        build_answerer("openai:http://example.invalid/v1#m", {"api_key_env": "MY_KEY"})
+
+
+@pytest.mark.parametrize(
+    "address, options, message",
+    [
+        ("http://127.0.0.1/v1", {}, "names no model"),
+        ("ftp://127.0.0.1/v1#m", {}, "not an address"),
+        ("http://127.0.0.1/v1#m", {"frme": "absolute"}, "Did you mean 'frame'"),
+        ("http://127.0.0.1/v1#m", {"retries": -1}, "retries"),
+    ],
+)
+def test_bad_addresses_and_options(address: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_answerer(f"openai:{address}", options)
+
+
+def test_what_an_endpoint_cannot_do(serve: Callable[..., Server]) -> None:
+    sampler = EndpointSampler("http://127.0.0.1/v1", "m", EndpointSettings())
+    request = SamplingRequest([], Image.new("RGB", (28, 28)))
+    with pytest.raises(ValueError, match="log-probabilities"):
+        sampler.sample([request], SamplingSettings(), logprobs=True)

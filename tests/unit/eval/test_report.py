@@ -1,0 +1,279 @@
+"""The report shows the right queries and figures, fetches nothing, and trusts no text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from envs.masks import encode_rle
+from envs.rollout import Rollout
+from envs.sample import Sample
+from eval.query_table import build_table
+from eval.report.charts import Series, bar_chart, line_chart, smoothed, ticks
+from eval.report.examples import choose_cases
+from eval.report.overlays import BOX, PREDICTED, TRUE, draw_panel
+from eval.report.run_page import ReportInput, render_report
+from prompter.errors import UserError
+from prompter.runs.jsonl import write_lines
+from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+
+pytestmark = pytest.mark.usefixtures("small_heap")
+
+WIDTH, HEIGHT = 40, 30
+
+
+def mask_of(width: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[5:25, 5 : 5 + width] = True
+    return mask
+
+
+def rollout(number: int, width: int, **changes: object) -> Rollout:
+    """A rollout whose IoU is width / 20; odd and even numbers share images in pairs."""
+    made = Rollout(
+        sample_id=f"s{number}",
+        dataset="unit",
+        split="test",
+        image_id=f"i{number // 2}",
+        image_wh=(WIDTH, HEIGHT),
+        query=f"query {number}",
+        target=encode_rle(mask_of(20)),
+        completion=f"completion {number}",
+        answer=PromptSet((Instance(box=(5, 5, 5 + width, 25), positive_points=((6, 6),)),)),
+        prediction=encode_rle(mask_of(width)),
+        tags={"parity": "odd" if number % 2 else "even"},
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def write(path: Path, rollouts: list[Rollout]) -> Path:
+    write_lines(path, [one.to_json() for one in rollouts])
+    return path
+
+
+class Samples:
+    """Images for the rollouts, in their order."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(
+            sample_id=f"s{index}",
+            dataset="unit",
+            split="test",
+            image_id=f"i{index // 2}",
+            image_wh=(WIDTH, HEIGHT),
+            load_image=lambda: Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)),
+            query="",
+            target=None,
+        )
+
+
+class Collector(HTMLParser):
+    """Collects every address a page could fetch, and its headings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+@pytest.fixture()
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    before = write(tmp_path / "before.jsonl", [rollout(n, 10 if n < 18 else 20) for n in range(20)])
+    after = write(tmp_path / "after.jsonl", [rollout(n, 1 + n if n < 18 else 4) for n in range(20)])
+    return before, after
+
+
+def test_the_page_fetches_nothing_and_holds_no_script(files: tuple[Path, Path]) -> None:
+    before, after = files
+    html = render_report(
+        ReportInput(
+            title="A run",
+            after=after,
+            before=before,
+            samples=Samples(20),
+            metrics=[{"step": n, "kind": "train", "reward": n / 10} for n in range(9)],
+            references={"floor": before},
+        )
+    )
+    page = Collector()
+    page.feed(html)
+    assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "http" not in re.sub(r"data:image/[^\"]+", "", html)
+    for heading in (
+        "Before and after",
+        "Learning curve",
+        "Between floor and ceiling",
+        "Breakdown",
+        "Most improved",
+    ):
+        assert heading in html
+
+
+def test_text_of_models_and_datasets_is_escaped(tmp_path: Path) -> None:
+    attack = '<script>alert("x")</script><img src=https://evil.example/x.png>'
+    path = write(
+        tmp_path / "after.jsonl",
+        [
+            rollout(0, 5, query=attack, completion=attack, tags={attack: attack}),
+            rollout(1, 9, tags={attack: "b"}),
+        ],
+    )
+    html = render_report(ReportInput(title=attack, after=path, note=attack, config={"model": attack}))
+    page = Collector()
+    page.feed(html)
+    assert "script" not in page.tags
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert html.count("&lt;script&gt;") >= 6
+
+
+def test_figures_are_those_of_the_rollouts(files: tuple[Path, Path]) -> None:
+    before, after = files
+    html = render_report(ReportInput(title="A run", after=after, before=before))
+    mean_before = (18 * 0.5 + 2 * 1.0) / 20
+    mean_after = (sum((1 + n) / 20 for n in range(18)) + 2 * 0.2) / 20
+    assert f"{100 * mean_before:.2f} → {100 * mean_after:.2f}" in html
+    assert f"{100 * (mean_after - mean_before):+.2f}" in html
+
+
+def test_a_report_is_reproducible(files: tuple[Path, Path]) -> None:
+    before, after = files
+    given = ReportInput(title="A run", after=after, before=before, samples=Samples(20))
+    assert render_report(given) == render_report(given)
+
+
+def test_failures_of_the_segmenter_are_said_loudly(tmp_path: Path) -> None:
+    failed = rollout(1, 5, prediction=None, executor_error="the actor died")
+    html = render_report(
+        ReportInput(title="A run", after=write(tmp_path / "a.jsonl", [rollout(0, 5), failed]))
+    )
+    assert "Incomplete: the segmenter failed on 1 of 2 queries" in html
+
+
+def test_answers_that_are_none_or_do_not_parse_are_told_apart(tmp_path: Path) -> None:
+    failure = ParseFailure(FailureKind.NOT_JSON, "", "completion 0")
+    empty = encode_rle(np.zeros((HEIGHT, WIDTH), bool))
+    rollouts = [
+        rollout(0, 5, answer=failure, prediction=None),
+        rollout(1, 5, answer=PromptSet(), prediction=empty),
+        rollout(2, 5, answer=PromptSet(), prediction=empty, target=empty),
+    ]
+    html = render_report(ReportInput(title="A run", after=write(tmp_path / "a.jsonl", rollouts)))
+    assert "did not parse" in html and "says: no target" in html and "nothing in the image fits" in html
+
+
+def test_runs_that_share_no_query_are_refused(tmp_path: Path) -> None:
+    before = write(tmp_path / "before.jsonl", [rollout(90, 5)])
+    after = write(tmp_path / "after.jsonl", [rollout(1, 5)])
+    with pytest.raises(UserError, match="share no query"):
+        render_report(ReportInput(title="A run", after=after, before=before))
+
+
+class TestCases:
+    def test_extremes_and_range_without_repeats(self) -> None:
+        before = build_table([rollout(n, 10) for n in range(20)])
+        after = build_table([rollout(n, 1 + n) for n in range(20)])
+        groups = {group.title: group.rows for group in choose_cases(after, before, per_group=2, across=3)}
+        assert groups["Most improved"] == (19, 17)  # 18 shares its image with 19
+        assert groups["Most worsened"] == (0, 2)
+        assert groups["Best"] == (18, 16)  # what is left, best first
+        assert groups["Worst"] == (1, 3)
+        shown = [row for rows in groups.values() for row in rows]
+        assert len(shown) == len(set(shown))
+        middle = after.scores[list(groups["Across the range"])]
+        assert list(middle) == sorted(middle) and middle[0] < 0.5 < middle[-1]
+
+    def test_one_no_target_query_is_enough_for_a_group(self) -> None:
+        empty = encode_rle(np.zeros((HEIGHT, WIDTH), bool))
+        none = [rollout(2 * n, 5, target=empty) for n in range(6)]
+        some = [rollout(20 + 2 * n, 1 + n) for n in range(12)]
+        table = build_table([*none, *some])
+        worst = next(group for group in choose_cases(table, per_group=4) if group.title == "Worst")
+        assert sum(not table.has_target[row] for row in worst.rows) == 1
+
+    def test_failed_segmentations_are_never_shown(self) -> None:
+        table = build_table([rollout(0, 5, prediction=None, executor_error="gone")])
+        assert choose_cases(table) == []
+
+    def test_other_queries_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="same queries"):
+            choose_cases(build_table([rollout(0, 5)]), build_table([rollout(1, 5)]))
+
+
+class TestDrawing:
+    def test_masks_and_boxes_land_where_they_belong(self) -> None:
+        black = Image.new("RGB", (WIDTH, HEIGHT))
+        prompts = PromptSet((Instance(box=(20, 10, 30, 20)),))
+        panel = draw_panel(black, predicted=mask_of(10), prompts=prompts, long_side=400)
+        assert panel.size == (400, 300)
+        pixels = np.asarray(panel).astype(int)
+        inside, outside = pixels[150, 100], pixels[30, 30]
+        assert np.abs(inside - np.array(PREDICTED) * 0.42).max() < 6
+        assert outside.max() < 6
+        assert np.abs(pixels[150, 200] - np.array(BOX)).max() < 40  # the box's left side, x = 20
+
+    def test_the_true_mask_is_outlined_and_filled_when_asked(self) -> None:
+        black = Image.new("RGB", (WIDTH, HEIGHT))
+        outlined = np.asarray(draw_panel(black, true=mask_of(20), long_side=400)).astype(int)
+        filled = np.asarray(draw_panel(black, true=mask_of(20), fill_true=True, long_side=400)).astype(int)
+        assert outlined[150, 150].max() < 6
+        assert np.abs(filled[150, 150] - np.array(TRUE) * 0.38).max() < 6
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (2000, 1500)])
+    def test_any_size(self, size: tuple[int, int]) -> None:
+        mask = np.ones((size[1], size[0]), bool)
+        panel = draw_panel(Image.new("RGB", size), predicted=mask, true=mask, long_side=120)
+        assert max(panel.size) == 120
+
+
+class TestCharts:
+    @pytest.mark.parametrize(
+        "points",
+        [
+            [(0, 1.0)],
+            [(0, 1.0), (1, 1.0)],
+            [(0, -3.0), (5, None), (9, 2e6)],
+            [(n, 1e-9 * n) for n in range(4)],
+        ],
+    )
+    def test_lines_are_well_formed_and_inside(self, points: list[tuple[float, float | None]]) -> None:
+        svg = line_chart([Series("a & b", points), Series("<c>", points, "marks")], title="<t>")
+        root = ElementTree.fromstring(svg)
+        for circle in root.iter("circle"):
+            assert 0 <= float(circle.attrib["cx"]) <= 860 and 0 <= float(circle.attrib["cy"]) <= 300
+        for path in root.iter("path"):
+            numbers = [float(n) for n in re.findall(r"-?\d+\.\d", path.attrib["d"])]
+            assert all(0 <= n <= 860 for n in numbers)
+
+    def test_nothing_to_draw_is_nothing(self) -> None:
+        assert line_chart([Series("a", [(0, None)])], title="t") == ""
+        assert bar_chart([], title="t") == ""
+
+    def test_bars_are_proportional(self) -> None:
+        root = ElementTree.fromstring(bar_chart([("a", 0.2, None), ("b", 0.4, (0.3, 1.4))], title="t"))
+        first, second = (float(bar.attrib["width"]) for bar in root.iter("rect"))
+        assert second == pytest.approx(2 * first, rel=1e-3)
+
+    def test_ticks_cover_the_range_with_round_numbers(self) -> None:
+        assert ticks(0.12, 0.87) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+        assert ticks(0, 160, 8) == [0, 20, 40, 60, 80, 100, 120, 140, 160]
+
+    def test_running_mean_skips_gaps(self) -> None:
+        assert smoothed([None, 1.0, None, 3.0, 5.0], 2) == [None, 1.0, 1.0, 2.0, 4.0]

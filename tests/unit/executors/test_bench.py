@@ -1,0 +1,190 @@
+"""`prompter bench executor` and `prompter validate` on the weight-free segmenter."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from envs.bench import bench_executor
+from envs.executors.base import ExecutorFailure
+from envs.executors.config import ExecutorConfig
+from envs.executors.families.box import BoxSegmenter
+from envs.executors.serving.local import LocalExecutor
+from envs.masks import encode_rle
+from envs.sample import Sample
+from envs.workload import Workload, make_workload
+from eval.ceiling import ORACLES, oracle_prompt_set, units_of, validate
+from prompter.errors import UserError
+from recipes.commands import bench
+from recipes.commands import ceiling as validation
+from recipes.commands.bench import bench_text
+
+SIDE = 64
+
+
+def blank() -> Image.Image:
+    return Image.new("RGB", (SIDE, SIDE), (90, 100, 80))
+
+
+def rectangle(x: int, y: int, width: int, height: int) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), np.bool_)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def sample(number: int, image: str, *masks: np.ndarray) -> Sample:
+    whole = np.any(masks, axis=0) if masks else np.zeros((SIDE, SIDE), np.bool_)
+    return Sample(
+        sample_id=f"s{number}",
+        dataset="toy",
+        split="test",
+        image_id=image,
+        image_wh=(SIDE, SIDE),
+        load_image=blank,
+        query="?",
+        target=encode_rle(whole),
+        instances=tuple(encode_rle(mask) for mask in masks),
+    )
+
+
+def samples() -> Iterator[Sample]:
+    first, second = rectangle(4, 4, 20, 10), rectangle(30, 30, 8, 20)
+    corner = rectangle(10, 40, 16, 16) & ~rectangle(18, 48, 16, 16)  # an L: its box is half as large again
+    yield sample(0, "a", first)
+    yield sample(1, "a", first, second)
+    yield sample(2, "a")
+    yield sample(3, "b", corner)
+
+
+def boxes() -> LocalExecutor:
+    return LocalExecutor(BoxSegmenter(), name="box")
+
+
+def test_objects_are_taken_once_and_empty_targets_never() -> None:
+    assert [unit.name for unit in units_of(samples(), "object")] == ["s0#0", "s1#1", "s3#0"]
+    assert [unit.name for unit in units_of(samples(), "query")] == ["s0", "s1", "s3"]
+
+
+def test_ceilings_of_the_box_filler() -> None:
+    result = validate(samples(), {"box": boxes()}, oracles=["box", "1-point"])
+    assert (result["units"], result["images"]) == (3, 2)
+    found = result["results"]["box"]
+    assert found["box"]["mean_iou"] == pytest.approx((1 + 1 + 0.75) / 3)
+    assert found["box"]["precision_50"] == 1.0
+    low, high = found["box"]["interval"]
+    assert 0.75 - 1e-9 <= low <= found["box"]["mean_iou"] <= high <= 1.0
+    assert 0 < found["1-point"]["mean_iou"] < found["box"]["mean_iou"]
+    by_query = validate(samples(), {"box": boxes()}, oracles=["box"], unit="query")
+    assert by_query["units"] == 3
+    assert validate(samples(), {"box": boxes()}, oracles=["box"], limit=1)["units"] == 1
+
+
+def test_components_are_prompted_one_by_one() -> None:
+    two = rectangle(0, 0, 10, 10) | rectangle(40, 40, 10, 10)
+    whole = oracle_prompt_set([two], ORACLES["box"])
+    apart = oracle_prompt_set([two], ORACLES["box-per-component"])
+    assert [instance.box for instance in whole.instances] == [(0, 0, 50, 50)]
+    assert sorted(instance.box for instance in apart.instances) == [(0, 0, 10, 10), (40, 40, 50, 50)]
+    assert len(oracle_prompt_set([two], ORACLES["3-points"]).instances[0].positive_points) == 3
+
+
+def test_failures_are_counted_and_left_out() -> None:
+    class Failing:
+        def segment(self, images: list, prompts: list, image_keys: object = None, **_: object) -> list:
+            return [ExecutorFailure("no")] * len(prompts)
+
+    result = validate(samples(), {"bad": Failing()}, oracles=["box"])
+    assert result["results"]["bad"]["box"] == {
+        "mean_iou": None,
+        "interval": None,
+        "precision_50": None,
+        "n": 0,
+        "failures": 3,
+    }
+
+
+def parse(module: ModuleType, words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["--dataset", "synthetic-aerial:test", "--executor", "box", "--limit", "8", "--worst", "3"]
+    assert validation.run(parse(validation, [*words, "--option", "scenes=2", "--out", str(out)])) == 0
+    printed = capsys.readouterr().out
+    assert "| box-per-component |" in printed
+    saved = json.loads((out / "validate.json").read_text())
+    assert saved["units"] == 8
+    assert saved["results"]["box"]["box"]["n"] == 8
+    assert saved["executors"]["box"]["multimask"] == "single"
+    assert (out / "validate.md").read_text() in printed
+    with Image.open(out / "worst-box.png") as picture:
+        assert picture.width > 600
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--dataset", "synthetic-aerial"], "names no split"),
+        (["--dataset", "synthetic-aerial:test", "--oracle", "bx"], "Did you mean 'box'"),
+        (["--dataset", "synthetic-aerial:test", "--option", "scenes"], "KEY=VALUE"),
+        (["--dataset", "synthetic-aerial:test", "--executor", "box", "--executor", "box"], "twice"),
+    ],
+)
+def test_validate_mistakes(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        validation.run(parse(validation, words))
+
+
+def test_workload_is_reproducible_and_in_frame() -> None:
+    options = {"images": 3, "side": 96, "group": 4, "most_instances": 3}
+    one, other, different = (
+        make_workload("synthetic-aerial", "val", **options, seed=seed) for seed in (0, 0, 1)
+    )
+    assert one.prompts == other.prompts != different.prompts
+    assert (len(one.images), one.completions) == (3, 12)
+    assert one.images[0].shape == (96, 96, 3)
+    sets = [prompt_set for group in one.prompts for prompt_set in group]
+    assert {len(prompt_set) for prompt_set in sets} <= {1, 2, 3}
+    for prompt_set in sets:
+        for instance in prompt_set.instances:
+            assert instance.box is not None
+            assert min(instance.box) >= 0
+            assert max(instance.box) <= 96
+
+
+def test_bench_counts_what_it_says() -> None:
+    workload: Workload = make_workload(
+        "synthetic-aerial", "val", images=3, side=96, group=4, most_instances=3, seed=0
+    )
+    result = bench_executor(ExecutorConfig(family="box"), workload, peer_images=1, repeats=1)
+    assert result["workload"]["instances"] == workload.instances
+    assert result["phases"]["cold"]["instances"] == workload.instances
+    assert result["phases"]["peers"]["completions"] == 4
+    assert result["agreement"]["different_pixels"] == 0
+    assert result["counters"]["encodes"] == 3
+    ratios = result["ratios"]
+    phases = result["phases"]
+    expected = phases["peers"]["seconds_per_image"] / phases["warm"]["seconds_per_image"]
+    assert ratios["warm_over_peers"] == pytest.approx(expected)
+    json.dumps(result)
+    assert "decode-only limit" in bench_text(result)
+
+
+def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["executor", "--executor", "box", "--dataset", "synthetic-aerial:val", "--images", "2"]
+    words += ["--side", "64", "--group", "2", "--peer-images", "1", "--json", str(tmp_path / "bench.json")]
+    assert bench.run(parse(bench, words)) == 0
+    assert "peers' way" in capsys.readouterr().out
+    assert json.loads((tmp_path / "bench.json").read_text())["executor"]["family"] == "box"
+    with pytest.raises(UserError, match="--group must be at least 1"):
+        bench.run(parse(bench, ["executor", "--group", "0"]))

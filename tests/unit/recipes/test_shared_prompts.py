@@ -1,0 +1,140 @@
+"""Packing completions behind one copy of their prompt changes what it costs, and nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trl.trainer.utils import add_fused_lm_head
+
+from prompter.checkpoint import LORA_TARGETS, load_weights
+from prompter.policy import Policy
+from recipes.training.shared_prompts import log_probabilities
+from tests.fixtures.tiny_policy import save_tiny_policy
+
+KEPT = 9
+ASKED = ["all ships", "the largest building", "all ships", "the small tank beside the road"]
+PICTURES = [0, 1, 2, 1]
+"""Questions 0 and 2 have the same words and other images; 1 and 3 the same image and other words."""
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
+
+
+def adapted(policy: Policy) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    base = load_weights(policy, dtype=torch.float32)
+    add_fused_lm_head(base, temperature=0.7, outputs=("log_probs", "entropy"))
+    return get_peft_model(base, LoraConfig(r=2, target_modules=LORA_TARGETS, init_lora_weights=False))
+
+
+def batch_of(policy: Policy, prompts: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Rows for the given questions, each with a random completion of 1 to KEPT tokens, in TRL's layout."""
+    pictures = [
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        for number in range(3)
+    ]
+    texts = [
+        policy.processor.apply_chat_template(
+            policy.messages(ASKED[number]), tokenize=False, add_generation_prompt=True
+        )
+        for number in prompts
+    ]
+    batch = policy.processor(
+        text=texts,
+        images=[pictures[PICTURES[number]] for number in prompts],
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+    )
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, KEPT + 1, (len(prompts), 1), generator=generator)
+    completions = torch.randint(20, 90, (len(prompts), KEPT), generator=generator)
+    mask = (torch.arange(KEPT) < lengths).long()
+    return {
+        "input_ids": torch.cat([batch["input_ids"], completions * mask], 1),
+        "attention_mask": torch.cat([batch["attention_mask"], mask], 1),
+        "mm_token_type_ids": torch.cat([batch["mm_token_type_ids"], torch.zeros_like(mask)], 1),
+        "pixel_values": batch["pixel_values"],
+        "image_grid_thw": batch["image_grid_thw"],
+    }
+
+
+def plainly(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One row per completion, as TRL computes it."""
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels[:, :-KEPT] = -100
+    output = model(**batch, labels=labels, fused_lm_head=True)
+    return output.log_probs[:, -KEPT:], output.entropy[:, -KEPT:]
+
+
+def packed(
+    model: Any, batch: dict[str, torch.Tensor], **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, ...]]]:
+    """Packed rows; also returns the shapes that went through the model."""
+    shapes: list[tuple[int, ...]] = []
+
+    def score(**inputs: Any) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return partial(model, fused_lm_head=True)(**inputs)
+
+    given = dict(batch)
+    ids, mask = given.pop("input_ids"), given.pop("attention_mask")
+    positions = model.get_base_model().model.get_rope_index
+    return *log_probabilities(score, positions, ids, mask, KEPT, **given, **options), shapes
+
+
+@pytest.mark.parametrize("pass_tokens", [1, 400, 8192])
+def test_log_probabilities_and_gradients_are_those_of_one_row_per_completion(
+    policy: Policy, pass_tokens: int
+) -> None:
+    batch = batch_of(policy, [0, 1, 0, 2, 3, 1, 0, 2, 0])
+    weights = torch.rand(9, KEPT, generator=torch.Generator().manual_seed(1))
+    seen = []
+    for compute in (plainly, partial(packed, pass_tokens=pass_tokens)):
+        model = adapted(policy)
+        logps, entropies = compute(model, batch)[:2]
+        (logps * weights).sum().backward()
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
+        seen.append((logps.detach(), entropies.detach(), gradients))
+    torch.testing.assert_close(seen[1][0], seen[0][0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen[1][1], seen[0][1], rtol=1e-4, atol=1e-4)
+    assert seen[0][0].min() < -1 and len({round(float(value), 3) for value in seen[0][0].flatten()}) > 20
+    for name, gradient in seen[0][2].items():
+        torch.testing.assert_close(seen[1][2][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_a_prompt_is_read_once_and_questions_or_images_are_not_mixed_up(policy: Policy) -> None:
+    batch = batch_of(policy, [0, 2, 0, 2, 0, 2, 0, 2])
+    *_, shapes = packed(adapted(policy), batch)
+    assert [rows for rows, _ in shapes] == [2]
+    assert batch["input_ids"].numel() > 2.5 * sum(rows * length for rows, length in shapes)
+
+
+def test_completions_do_not_see_each_other(policy: Policy) -> None:
+    batch = batch_of(policy, [1, 1, 1])
+    model = adapted(policy)
+    before, _, _ = packed(model, batch)
+    changed = {name: value.clone() for name, value in batch.items()}
+    changed["input_ids"][1, -KEPT:] = (changed["input_ids"][1, -KEPT:] + 7) * changed["attention_mask"][
+        1, -KEPT:
+    ]
+    after, _, _ = packed(model, changed)
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=0, atol=1e-5)
+    assert not torch.allclose(after[1], before[1])
+
+
+def test_long_completions_do_not_make_a_row_of_any_length(policy: Policy) -> None:
+    batch = batch_of(policy, [0] * 200)
+    *_, shapes = packed(adapted(policy), batch)
+    prompt = int(batch["attention_mask"][0, :-KEPT].sum())
+    assert max(length for _, length in shapes) < 10 * prompt
+    assert sum(rows for rows, _ in shapes) > 1
