@@ -247,7 +247,7 @@ class StrictModel(BaseModel):
     """A pydantic model that refuses unknown keys, naming the nearest known one."""
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Old name of a key -> its name, dotted where it moved into a section. The old one works and says so once."""
+    """Old name of a key -> its name, dotted where it moved into a section. The old one works, and says so."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
@@ -321,7 +321,7 @@ def _current_key(model: type[BaseModel] | None, key: str) -> str:
 
 
 def _section(annotation: Any) -> type[StrictModel] | None:
-    """The model in an annotation such as `Model`, `Model | None` or `Model | list[Model]`, if there is one."""
+    """The model in an annotation such as `Model`, `Model | None` or `Model | list[Model]`; None if none."""
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         return annotation
     return next((found for item in get_args(annotation) if (found := _section(item)) is not None), None)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prompter.runs.config import dump_yaml, load_yaml
 from prompter.errors import UserError
+from prompter.runs.config import dump_yaml, load_yaml
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, read_lines, write_lines
 

@@ -17,21 +17,27 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from prompter.config_files import load_model
-from prompter.jsonl import keep_first_lines, read_lines
-from prompter.run_folder import RunFolder
+from prompter.runs.config import load_config_model
+from prompter.runs.jsonl import keep_first_lines, read_lines
+from prompter.runs.run_folder import RunFolder
 from recipes.cli import main
-from recipes.sft import ColdStartConfig
+from recipes.cold_start.train import ColdStartConfig
 from rewards.replay import read_rollouts
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("small_heap")]
 
 HERE = Path(__file__).resolve().parents[1] / "golden" / "before_move"
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "sampler.kind": "sampler.backend",
+    "sampler.engines": "sampler.actors",
+    "sampler.timeout_s": "sampler.timeout_seconds",
+    "executor.pool": "executor.backend",
+    "executor.*.pool": "executor.*.backend",
+}
 """Dotted config key as it was -> as it is now; a list's elements stand under `*` (`executor.*.pool`)."""
 
-RENAMED_METRICS: dict[str, str] = {}
+RENAMED_METRICS: dict[str, str] = {"giou": "gIoU"}
 """Key of a training step's line in `metrics.jsonl` as it was -> as it is now."""
 
 RUN_CONFIGS = [
@@ -97,6 +103,9 @@ def today(key: str) -> str:
     named = RENAMED.get(wild, wild)
     for number in numbers:
         named = named.replace("*", number, 1)
+    section, _, setting = named.partition(".")
+    if section == "policy" and setting.partition(".")[0] not in ("model", "dtype", "lora", "settings"):
+        return f"policy.settings.{setting}"
     return named
 
 
@@ -117,7 +126,9 @@ def test_each_config_says_what_it_said(name: str, tmp_path: Path, capfd: pytest.
     given = leaves(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
     resolved = dry_run(capfd, str(HERE / name))
     found = leaves(yaml.safe_load(resolved))
-    assert {key: found.get(today(key), "nothing") for key in given} == given
+    left_out = {"policy.settings": None}  # a setting that was null was not given, and is not written now
+    missing = {key: left_out.get(".".join(today(key).split(".")[:2]), "nothing") for key in given}
+    assert {key: found.get(today(key), missing[key]) for key in given} == given
     (tmp_path / "resolved.yaml").write_text(resolved, encoding="utf-8")
     assert dry_run(capfd, str(tmp_path / "resolved.yaml")) == resolved
 
@@ -125,7 +136,7 @@ def test_each_config_says_what_it_said(name: str, tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize("name", COLD_STARTS)
 def test_each_cold_start_says_what_it_said(name: str) -> None:
     given = leaves(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
-    found = leaves(load_model(ColdStartConfig, HERE / name).model_dump(mode="json"))
+    found = leaves(load_config_model(ColdStartConfig, HERE / name).model_dump(mode="json"))
     assert {key: found.get(today(key), "nothing") for key in given} == given
 
 
