@@ -137,7 +137,7 @@ def oracle_prompt_set(parts: Sequence[Mask], oracle: Oracle) -> PromptSet:
     return oracle_prompts(masks, box=oracle.box, points=oracle.points)
 
 
-def validate(
+def measure_ceilings(
     samples: Iterable[Sample],
     executors: Mapping[str, Executor],
     *,

@@ -79,7 +79,7 @@ def _count(points: int) -> str:
     return "1 point" if points == 1 else f"{points} points"
 
 
-def render_answer(prompts: PromptSet, frame: Frame, *, think: str | None = None) -> str:
+def write_answer(prompts: PromptSet, frame: Frame, *, think: str | None = None) -> str:
     """Write an answer as the policy should: compact JSON in the model frame inside `<answer>`.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from prompter.action import ActionSpace, render_answer
+from prompter.action import ActionSpace, write_answer
 from prompter.chat import Instructions, QuestionPosition, SamplingRequest, build_messages, system_prompt
 from prompter.coords import Frame, FrameKind, fit_size
 from prompter.parse import parse_completion
@@ -137,9 +137,9 @@ class Policy:
             finish_reason=finish_reason,
         )
 
-    def render(self, prompts: PromptSet, image_wh: tuple[int, int]) -> str:
+    def write_answer(self, prompts: PromptSet, image_wh: tuple[int, int]) -> str:
         """Write image-frame prompts as this policy should answer them (without reasoning)."""
-        return render_answer(prompts, self.frame(image_wh))
+        return write_answer(prompts, self.frame(image_wh))
 
     def save_protocol(self, folder: Path | str) -> None:
         """Write processor and settings into a checkpoint folder, so that it can be asked the same way."""

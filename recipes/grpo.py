@@ -111,7 +111,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         )
         # 4. Before.
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
-        evaluation.policy("before", policy, sampler)
+        evaluation.evaluate_policy("before", policy, sampler)
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
@@ -127,8 +127,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             trainer.restore(checkpoint, done)
         # 6. After, with the sampler on the trained weights.
         trainer.synchronise()
-        evaluation.policy("after", policy, sampler)
-        evaluation.references()
+        evaluation.evaluate_policy("after", policy, sampler)
+        evaluation.evaluate_references()
         save_trained(trainer.model, policy, folder)
     return folder
 
@@ -142,7 +142,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
             if state.global_step % every == 0 and state.global_step < state.max_steps:
                 trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
-                evaluation.policy(name, trainer.loop.policy, trainer.loop.sampler)
+                evaluation.evaluate_policy(name, trainer.loop.policy, trainer.loop.sampler)
 
     return Evaluate()
 

@@ -39,11 +39,11 @@ class TokenSampler(Sampler):
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
     ) -> list[list[Completion]]:
         """Return, for each request in order, `settings.n` completions in order."""
-        prompts = [self.render(request) for request in requests]
+        prompts = [self.prompt_ids(request) for request in requests]
         images = [request.image for request in requests]
         return self.generate_ids(prompts, images, settings, logprobs=logprobs)
 
-    def render(self, request: SamplingRequest) -> list[int]:
+    def prompt_ids(self, request: SamplingRequest) -> list[int]:
         """Token ids of a request's prompt, the image placeholder repeated once per image token."""
         text = self.processor.apply_chat_template(
             request.messages, add_generation_prompt=True, tokenize=False

@@ -71,7 +71,7 @@ def make_example(sample: Sample, policy: Policy, form: AnswerForm, *, prose: boo
         sample.image_id,
         image,
         sample.query,
-        _sentence(numbers) if prose else policy.render(prompts, sample.image_wh),
+        _sentence(numbers) if prose else policy.write_answer(prompts, sample.image_wh),
         cell_coverage(masks, grid),
         numbers,
     )

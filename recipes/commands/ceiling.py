@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.ceiling import ORACLES, validate
+from eval.ceiling import ORACLES, measure_ceilings
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
 
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     samples = _open(arguments.dataset, arguments.option)
     executors = open_executors(configs)
     try:
-        result = validate(
+        result = measure_ceilings(
             samples,
             dict(zip(texts, executors, strict=True)),
             oracles=oracles,

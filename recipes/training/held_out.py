@@ -44,7 +44,7 @@ class HeldOutEvaluation:
     ) -> None:
         self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
 
-    def policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
+    def evaluate_policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version greedily; log its gIoU under that step."""
         settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
         answerer = SamplerAnswerer(policy, sampler, settings)
@@ -52,7 +52,7 @@ class HeldOutEvaluation:
         if not self.folder.has_metrics(sampler.version, "eval"):
             self.folder.log_metrics(sampler.version, _figures(files), kind="eval")
 
-    def references(self) -> None:
+    def evaluate_references(self) -> None:
         """Evaluate the configured baselines, such as the floor and the ceiling of this set."""
         for name in self.config.eval.references:
             answerer = build_answerer(name)

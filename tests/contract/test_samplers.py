@@ -171,7 +171,7 @@ def test_more_prompts_than_an_engine_takes_on_at_once(
     """Beyond an engine's `max_num_seqs`, and beyond the prompt tokens it takes on in one step."""
     requests = world.requests * 3
     many = SamplingSettings(max_new_tokens=8, n=8, seed=2)
-    assert sum(len(samplers["vllm"].render(one)) for one in requests) * many.n > 2 * 2048
+    assert sum(len(samplers["vllm"].prompt_ids(one)) for one in requests) * many.n > 2 * 2048
     groups = ids(samplers["vllm"].sample(requests, many))
     assert groups == ids(samplers["ray"].sample(requests, many))
     few = SamplingSettings(max_new_tokens=8, n=1, seed=2)
@@ -179,7 +179,7 @@ def test_more_prompts_than_an_engine_takes_on_at_once(
 
 
 def test_token_id_prompts_give_what_chats_give(sampler: TokenSampler, world: World) -> None:
-    prompts = [sampler.render(request) for request in world.requests]
+    prompts = [sampler.prompt_ids(request) for request in world.requests]
     images = [request.image for request in world.requests]
     groups = sampler.generate_ids(prompts, images, SETTINGS)
     assert ids(groups) == ids(sampler.sample(world.requests, SETTINGS))

@@ -19,7 +19,7 @@ from envs.masks import iou
 from envs.oracle import oracle_prompts, target_masks
 from envs.rollout import Rollout
 from envs.sample import Sample
-from prompter.action import render_answer
+from prompter.action import write_answer
 from prompter.runs.jsonl import read_lines, write_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 from recipes.training.metrics import describe_groups
@@ -73,7 +73,7 @@ def valid(rng: random.Random, sample: Sample) -> str:
     else:
         prompts = PromptSet()
     think = rng.choice([None, None, "a <answer> in thought", "roofs, ships; [1, 2]"])
-    return render_answer(prompts, POLICY.frame(sample.image_wh), think=think)
+    return write_answer(prompts, POLICY.frame(sample.image_wh), think=think)
 
 
 def random_instance(rng: random.Random) -> Instance:
@@ -243,7 +243,7 @@ def test_the_reward_of_a_fuzzed_answer_is_its_masks_iou() -> None:
     for index, sample in enumerate(source):
         x1, x2 = sorted(rng.sample(range(SIDE + 1), 2))
         y1, y2 = sorted(rng.sample(range(SIDE + 1), 2))
-        text = render_answer(PromptSet((Instance((x1, y1, x2, y2)),)), POLICY.frame(sample.image_wh))
+        text = write_answer(PromptSet((Instance((x1, y1, x2, y2)),)), POLICY.frame(sample.image_wh))
         mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
         mask[y1:y2, x1:x2] = True
         target = sample.target_mask()

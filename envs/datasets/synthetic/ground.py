@@ -184,7 +184,7 @@ class Ground:
         if height:
             self.thickets.append((polygon, height))
 
-    def render(self, rng: np.random.Generator, light: Light) -> RGB:
+    def paint(self, rng: np.random.Generator, light: Light) -> RGB:
         """Combine colour and textures into the image of the bare ground, [size, size, 3] uint8."""
         bank, size = texture_bank(self.size), self.size
         image = self.albedo.astype(np.float32)

@@ -121,7 +121,7 @@ def draw_scene(
     trees = _trees(placer, theme, rng)
     _lay_plots(ground, placed)
 
-    image = ground.render(rng, light)
+    image = ground.paint(rng, light)
     _draw_wakes(image, placed, rng)
     solids = []
     for one in placed:

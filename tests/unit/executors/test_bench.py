@@ -20,7 +20,7 @@ from envs.executors.serving.local import LocalExecutor
 from envs.masks import encode_rle
 from envs.sample import Sample
 from envs.workload import Workload, make_workload
-from eval.ceiling import ORACLES, oracle_prompt_set, units_of, validate
+from eval.ceiling import ORACLES, measure_ceilings, oracle_prompt_set, units_of
 from prompter.errors import UserError
 from recipes.commands import bench
 from recipes.commands import ceiling as validation
@@ -73,7 +73,7 @@ def test_objects_are_taken_once_and_empty_targets_never() -> None:
 
 
 def test_ceilings_of_the_box_filler() -> None:
-    result = validate(samples(), {"box": boxes()}, oracles=["box", "1-point"])
+    result = measure_ceilings(samples(), {"box": boxes()}, oracles=["box", "1-point"])
     assert (result["units"], result["images"]) == (3, 2)
     found = result["results"]["box"]
     assert found["box"]["mean_iou"] == pytest.approx((1 + 1 + 0.75) / 3)
@@ -81,9 +81,9 @@ def test_ceilings_of_the_box_filler() -> None:
     low, high = found["box"]["interval"]
     assert 0.75 - 1e-9 <= low <= found["box"]["mean_iou"] <= high <= 1.0
     assert 0 < found["1-point"]["mean_iou"] < found["box"]["mean_iou"]
-    by_query = validate(samples(), {"box": boxes()}, oracles=["box"], unit="query")
+    by_query = measure_ceilings(samples(), {"box": boxes()}, oracles=["box"], unit="query")
     assert by_query["units"] == 3
-    assert validate(samples(), {"box": boxes()}, oracles=["box"], limit=1)["units"] == 1
+    assert measure_ceilings(samples(), {"box": boxes()}, oracles=["box"], limit=1)["units"] == 1
 
 
 def test_components_are_prompted_one_by_one() -> None:
@@ -100,7 +100,7 @@ def test_failures_are_counted_and_left_out() -> None:
         def segment(self, images: list, prompts: list, image_keys: object = None, **_: object) -> list:
             return [ExecutorFailure("no")] * len(prompts)
 
-    result = validate(samples(), {"bad": Failing()}, oracles=["box"])
+    result = measure_ceilings(samples(), {"bad": Failing()}, oracles=["box"])
     assert result["results"]["bad"]["box"] == {
         "mean_iou": None,
         "interval": None,

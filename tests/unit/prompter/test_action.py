@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prompter.action import ActionSpace, render_answer
+from prompter.action import ActionSpace, write_answer
 from prompter.coords import Frame
 from prompter.types import Instance, PromptSet
 
@@ -71,13 +71,13 @@ def test_the_schema_names_exactly_the_keys_an_instance_may_hold(
 
 def test_answers_by_hand() -> None:
     prompts = PromptSet((Instance(BOX, ONE, TWO), Instance(None, TWO)))
-    assert render_answer(prompts, FRAME) == (
+    assert write_answer(prompts, FRAME) == (
         '<answer>[{"bbox_2d":[10,20,30,40],"positive_points":[[15,25]],"negative_points":[[15,25],[16,26]]},'
         '{"positive_points":[[15,25],[16,26]]}]</answer>'
     )
-    assert render_answer(PromptSet(), FRAME) == "<answer>[]</answer>"
+    assert write_answer(PromptSet(), FRAME) == "<answer>[]</answer>"
     assert (
-        render_answer(PromptSet(), FRAME, think="none seen") == "<think>none seen</think><answer>[]</answer>"
+        write_answer(PromptSet(), FRAME, think="none seen") == "<think>none seen</think><answer>[]</answer>"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompter.action import ActionSpace, render_answer
+from prompter.action import ActionSpace, write_answer
 from prompter.coords import Frame
 from prompter.parse import parse_completion
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
@@ -67,7 +67,7 @@ def cases(draw: st.DrawFn) -> tuple[ActionSpace, Frame, PromptSet]:
 @given(cases(), st.none() | st.text())
 def test_what_is_rendered_is_read_back(case: tuple[ActionSpace, Frame, PromptSet], think: str | None) -> None:
     space, frame, prompts = case
-    text = render_answer(prompts, frame, think=think)
+    text = write_answer(prompts, frame, think=think)
     assert read(text, space=space, frame=frame) == prompts
     # Sampling may stop at the limit just after the answer was closed: it is an answer all the same.
     assert read(text, space=space, frame=frame, cut=True) == prompts
@@ -78,7 +78,7 @@ def test_a_cut_answer_is_truncated_or_an_answer_and_never_raises(
     case: tuple[ActionSpace, Frame, PromptSet], data: st.DataObject
 ) -> None:
     space, frame, prompts = case
-    text = render_answer(prompts, frame)
+    text = write_answer(prompts, frame)
     shortened = text[: data.draw(st.integers(0, len(text)))]
     answer = read(shortened, space=space, frame=frame, cut=True)
     if isinstance(answer, ParseFailure):

@@ -61,8 +61,8 @@ def test_frames_of_the_families(tiny: Policy, qwen25: Path, tmp_path: Path) -> N
     assert older.frame((1000, 600)) == frame
     # The frame decides what an answer means.
     box = PromptSet((Instance((0.0, 0.0, 1000.0, 600.0)),))
-    assert "[0,0,1008,588]" in loaded.render(box, (1000, 600))
-    assert "[0,0,1000,1000]" in tiny.render(box, (1000, 600))
+    assert "[0,0,1008,588]" in loaded.write_answer(box, (1000, 600))
+    assert "[0,0,1000,1000]" in tiny.write_answer(box, (1000, 600))
     assert loaded.parse(
         '[{"bbox_2d":[0,0,1008,588],"positive_points":[[504,294]]}]', (1000, 600)
     ) == PromptSet((Instance((0.0, 0.0, 1000.0, 600.0), ((500.0, 300.0),)),))
@@ -218,7 +218,7 @@ def test_an_answer_of_the_small_policy_is_short(tiny: Policy) -> None:
     """Coordinates and the fixed pieces of an answer are single tokens, and decoding gives the text back."""
     tokenizer = tiny.processor.tokenizer
     prompts = PromptSet((Instance((1.0, 2.0, 250.0, 199.0), ((17.0, 33.0),)), Instance((0.0, 0.0, 9.0, 9.0))))
-    text = tiny.render(prompts, (300, 200))
+    text = tiny.write_answer(prompts, (300, 200))
     tokens = tokenizer(text)["input_ids"]
     assert tokenizer.decode(tokens) == text
     assert len(tokens) <= 10 + 2 * 10

@@ -85,7 +85,7 @@ def test_a_request_is_rendered_with_its_image_tokens() -> None:
     processor.tokenizer = lambda text: {"input_ids": text}  # type: ignore[assignment]
     processor.tokenizer.get_vocab = Processor.tokenizer.get_vocab  # type: ignore[attr-defined]
     request = SamplingRequest([7, PAD, 8], image(3, 2))  # type: ignore[list-item]
-    assert Recorder(processor).render(request) == [7, *[PAD] * 6, 8]
+    assert Recorder(processor).prompt_ids(request) == [7, *[PAD] * 6, 8]
 
 
 @given(st.integers(0, 2**40), st.integers(1, 50))
