@@ -17,24 +17,21 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image
 from pydantic import Field, ValidationError
 
-from prompter.chat import SamplingRequest, build_messages, system_prompt
-from prompter.checkpoint import load_policy
-from prompter.coords import Frame, FrameKind, fit_size
+from prompter.chat import SamplingRequest
+from prompter.checkpoint import Checkpoint, load_policy
+from prompter.coords import FrameKind
 from prompter.errors import UserError
-from prompter.parse import parse_completion
 from prompter.policy import Policy, PolicySettings
 from prompter.runs.config import describe_validation_error
-from prompter.sampling.base import Completion, Sampler, SamplingSettings
+from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.token_sampler import VISION_TOKENS
-from prompter.types import ParseFailure, PromptSet
+from prompter.types import Completion
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -68,45 +65,6 @@ class EndpointSettings(PolicySettings):
     retries: int = Field(default=4, ge=0, le=20)
     timeout_seconds: float = Field(default=120.0, gt=0)
     body: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EndpointPolicy:
-    """How an endpoint is asked and read, where no checkpoint says so."""
-
-    settings: EndpointSettings
-
-    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
-        """Build the request for a query on an original image (PIL RGB)."""
-        settings = self.settings
-        system = system_prompt(
-            settings.action_space, settings.frame, instructions=settings.instructions, think=settings.think
-        )
-        wh = self._model_wh(image.size)
-        shown = image if image.size == wh else image.convert("RGB").resize(wh, Image.Resampling.BICUBIC)
-        return SamplingRequest(build_messages(query, system, question=settings.question), shown, image_key)
-
-    def parse(
-        self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
-    ) -> PromptSet | ParseFailure:
-        """Read a completion about an image of (width, height) pixels into image-frame prompts."""
-        return parse_completion(
-            text,
-            action_space=self.settings.action_space,
-            frame=Frame(self.settings.frame, image_wh, self._model_wh(image_wh)),
-            finish_reason=finish_reason,
-        )
-
-    def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
-        limits = self.settings.image
-        if limits.side is not None:
-            return (limits.side, limits.side)
-        return fit_size(
-            image_wh,
-            factor=self.settings.factor,
-            min_pixels=limits.min_pixels,
-            max_pixels=limits.max_pixels,
-        )
 
 
 class EndpointSampler(Sampler):
@@ -249,7 +207,7 @@ def _with_image(request: SamplingRequest) -> list[dict[str, Any]]:
     ]
 
 
-def checkpoint_fields(policy: Policy) -> dict[str, Any]:
+def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     """Fields of a request that make a served checkpoint decode as our own samplers do.
 
     They never sample a vision token, and know nothing of the penalties in a checkpoint's
@@ -262,7 +220,7 @@ def checkpoint_fields(policy: Policy) -> dict[str, Any]:
 
 def build_endpoint(
     address: str, options: Mapping[str, Any]
-) -> tuple[EndpointPolicy | Policy, EndpointSampler, SamplingSettings]:
+) -> tuple[Policy, EndpointSampler, SamplingSettings]:
     """Make policy, sampler and greedy settings from `URL#MODEL` and the fields of `EndpointSettings`.
 
     Raises:
@@ -275,10 +233,10 @@ def build_endpoint(
         settings = EndpointSettings.model_validate(dict(options))
     except ValidationError as error:
         raise UserError(f"Policy options: {describe_validation_error(error)}") from None
-    policy: EndpointPolicy | Policy = EndpointPolicy(settings)
+    policy = Policy(settings, settings.frame, settings.factor)
     if settings.protocol_from is not None:
-        policy = load_policy(settings.protocol_from)
-        body = {**checkpoint_fields(policy), **settings.body}
+        policy = served = load_policy(settings.protocol_from)
+        body = {**checkpoint_fields(served), **settings.body}
         settings = settings.model_copy(update={"body": body})
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1

@@ -128,7 +128,7 @@ def _case(
             continue
         label = name if before is not None else "predicted"
         predicted = None if one.prediction is None else decode_rle(one.prediction, hw)
-        prompts = one.answer if isinstance(one.answer, PromptSet) else None
+        prompts = one.reading if isinstance(one.reading, PromptSet) else None
         picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
         if prompts is None:
             said = "did not parse"

@@ -127,8 +127,8 @@ def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[.
     assert "bbox_2d" in body["messages"][0]["content"][0]["text"]
     assert {"type": "text", "text": "query 1"} in body["messages"][1]["content"]
     assert sent_image(body).size == (112, 112)
-    assert isinstance(answer.prompts, PromptSet)
-    assert answer.prompts.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
+    assert isinstance(answer.reading, PromptSet)
+    assert answer.reading.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
     assert answer.tokens == 9
     assert "Authorization" not in server.headers[0]
 
@@ -154,11 +154,11 @@ def test_answers_come_back_in_order_and_bad_ones_are_data(serve: Callable[..., S
     )
     for number, one in enumerate(answers):
         if number == 4:
-            assert isinstance(one.prompts, ParseFailure) and one.prompts.kind is FailureKind.TRUNCATED
+            assert isinstance(one.reading, ParseFailure) and one.reading.kind is FailureKind.TRUNCATED
         elif number == 6:
-            assert isinstance(one.prompts, ParseFailure) and one.text == ""
+            assert isinstance(one.reading, ParseFailure) and one.text == ""
         else:
-            assert one.text.startswith(f"<think>query {number}<") and one.prompts == PromptSet()
+            assert one.text.startswith(f"<think>query {number}<") and one.reading == PromptSet()
 
 
 def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting: list[float]) -> None:
@@ -170,7 +170,7 @@ def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting:
     ]
     server = serve(lambda number, body: replies[number - 1])
     answer = build_answerer(f"openai:{server.url}#m").answer([sample(1)])[0]
-    assert answer.prompts == PromptSet() and len(server.seen) == 4
+    assert answer.reading == PromptSet() and len(server.seen) == 4
     assert no_key_no_waiting == [0.5, 7.0, 2.0]
 
 

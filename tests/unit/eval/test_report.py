@@ -46,7 +46,7 @@ def rollout(number: int, width: int, **changes: object) -> Rollout:
         query=f"query {number}",
         target=encode_rle(mask_of(20)),
         completion=f"completion {number}",
-        answer=PromptSet((Instance(box=(5, 5, 5 + width, 25), positive_points=((6, 6),)),)),
+        reading=PromptSet((Instance(box=(5, 5, 5 + width, 25), positive_points=((6, 6),)),)),
         prediction=encode_rle(mask_of(width)),
         tags={"parity": "odd" if number % 2 else "even"},
     )
@@ -171,9 +171,9 @@ def test_answers_that_are_none_or_do_not_parse_are_told_apart(tmp_path: Path) ->
     failure = ParseFailure(FailureKind.NOT_JSON, "", "completion 0")
     empty = encode_rle(np.zeros((HEIGHT, WIDTH), bool))
     rollouts = [
-        rollout(0, 5, answer=failure, prediction=None),
-        rollout(1, 5, answer=PromptSet(), prediction=empty),
-        rollout(2, 5, answer=PromptSet(), prediction=empty, target=empty),
+        rollout(0, 5, reading=failure, prediction=None),
+        rollout(1, 5, reading=PromptSet(), prediction=empty),
+        rollout(2, 5, reading=PromptSet(), prediction=empty, target=empty),
     ]
     html = render_report(ReportInput(title="A run", after=write(tmp_path / "a.jsonl", rollouts)))
     assert "did not parse" in html and "says: no target" in html and "nothing in the image fits" in html
