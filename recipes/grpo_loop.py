@@ -22,10 +22,9 @@ Sources: GRPO is arXiv:2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,18 +53,17 @@ def collect(
 ) -> tuple[list[Group], Tensor]:
     """Ask, draw, read, segment, compare: P groups, and their rewards [P, G], each in [0, 1] or NaN."""
     requests_P = [policy.request(one.query, one.load_image(), image_key(one)) for one in samples_P]
-    groups_P = list(zip(requests_P, sampler.sample(requests_P, how, logprobs=True), strict=True))
+    groups_P: list[Group] = list(zip(requests_P, sampler.sample(requests_P, how, logprobs=True), strict=True))
     rows = [(sample, one) for sample, (_, group) in zip(samples_P, groups_P, strict=True) for one in group]
     # An answer that cannot be read is data, no error: it scores 0, and so the format is learned.
     answers = [policy.parse(one.text, sample.image_size, one.finish_reason) for sample, one in rows]
     # Each distinct image is encoded once; all prompts of the step are decoded together.
     asked, texts = [sample for sample, _ in rows], [one.text for _, one in rows]
     rewards = [mask_iou(rollout) for rollout in make_rollouts(asked, texts, answers, segmenter)]
-    known = [torch.nan if reward is None else reward for reward in rewards]
-    return groups_P, torch.tensor(known).view(len(samples_P), -1)
+    return groups_P, torch.from_numpy(np.array(rewards, dtype=np.float32)).view(len(samples_P), -1)
 
 
-def advantages(rewards_P_G: Tensor, scale_rewards: str = "none") -> Tensor:
+def advantages(rewards_P_G: Tensor, scale_rewards: Literal["none", "group"] = "none") -> Tensor:
     """How much better than its group each completion was, float32 [P, G]; 0 where the reward is NaN.
 
     The group's mean stands in for a value network (GRPO). What is left is divided by the group's standard
@@ -78,6 +76,11 @@ def advantages(rewards_P_G: Tensor, scale_rewards: str = "none") -> Tensor:
         deviation_P_1 = (centred_P_G.square().nansum(dim=1, keepdim=True) / degrees_P_1).sqrt()
         centred_P_G = centred_P_G / (deviation_P_1 + 1e-4)
     return centred_P_G.nan_to_num(0.0)
+
+
+def with_spread(rewards_P_G: Tensor) -> list[int]:
+    """Which groups can teach something: those that hold better and worse completions than their mean."""
+    return (advantages(rewards_P_G).abs().amax(dim=1) > 1e-6).nonzero()[:, 0].tolist()
 
 
 def tokenise(policy: Policy, groups_P: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -102,11 +105,9 @@ def tokenise(policy: Policy, groups_P: Sequence[Group]) -> tuple[dict[str, Tenso
 
 
 def token_logprobs(model: Any, inputs: dict[str, Tensor], shape: torch.Size) -> Tensor:
-    """Log-probability of each completion token under the model as it is now, float32 [P, G, T] = `shape`.
-
-    One plain forward pass. What is trained is the distribution that is sampled, hence the temperature.
-    """
-    # The logits at a position are those of the next token: begin one earlier, leave out the last.
+    """Log-probability of each completion token under the model as it is now, float32 [P, G, T] = `shape`."""
+    # The logits at a position are those of the next token: begin one earlier, leave out the last. They are
+    # divided by the temperature because the distribution that is trained is the one that is sampled.
     logits = model(**inputs, logits_to_keep=shape[-1] + 1).logits[:, :-1].float() / TEMPERATURE
     taken = inputs["input_ids"][:, -shape[-1] :, None]
     return logits.log_softmax(dim=-1).gather(-1, taken).view(shape)
@@ -118,7 +119,7 @@ def grpo_loss(
     drawn_P_G_T: Tensor,
     real_P_G_T: Tensor,
     advantages_P_G: Tensor,
-    loss_type: str = "dapo",
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo",
     longest: int = 1,
 ) -> Tensor:
     """The clipped policy-gradient loss, a scalar.
@@ -137,7 +138,8 @@ def grpo_loss(
     gain_P_G_T = gain_P_G_T * (old_P_G_T - drawn_P_G_T).exp().clamp(max=LARGEST_CORRECTION) * real_P_G_T
     if loss_type == "grpo":
         return -(gain_P_G_T.sum(dim=-1) / real_P_G_T.sum(dim=-1)).mean()
-    return -gain_P_G_T.sum() / (real_P_G_T.sum() if loss_type == "dapo" else advantages_P_G.numel() * longest)
+    tokens: dict[str, Any] = {"dapo": real_P_G_T.sum(), "dr_grpo": advantages_P_G.numel() * longest}
+    return -gain_P_G_T.sum() / tokens[loss_type]
 
 
 def train(args: argparse.Namespace) -> None:
@@ -162,14 +164,14 @@ def train(args: argparse.Namespace) -> None:
         how = SamplingSettings(longest, TEMPERATURE, n=args.group_size, seed=int(rng.integers(2**31)))
         groups_P, rewards_P_G = collect(policy, sampler, segmenter, samples_P, how)
         # A group of equals has no advantages; left in, its tokens would only dilute the others' (DAPO).
-        kept = (advantages(rewards_P_G).abs().amax(dim=1) > 1e-6).nonzero()[:, 0].tolist()
-        if kept:
+        if kept := with_spread(rewards_P_G):
             # Divided by the spread: a policy that can hardly be read yet would else soon decline everything.
             advantages_P_G = advantages(rewards_P_G[kept], "group")
             inputs, real_P_G_T, drawn_P_G_T = tokenise(policy, [groups_P[p] for p in kept])
             for update in range(UPDATES):
                 now_P_G_T = token_logprobs(model, inputs, real_P_G_T.shape)
-                old_P_G_T = now_P_G_T.detach() if update == 0 else old_P_G_T
+                if update == 0:
+                    old_P_G_T = now_P_G_T.detach()
                 optimiser.zero_grad()
                 grpo_loss(now_P_G_T, old_P_G_T, drawn_P_G_T, real_P_G_T, advantages_P_G).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
@@ -193,4 +195,4 @@ if __name__ == "__main__":
     try:
         train(parser.parse_args())
     except UserError as error:
-        sys.exit(f"grpo_loop: {error}")
+        parser.exit(2, f"grpo_loop: {error}\n")
