@@ -185,9 +185,9 @@ if __name__ == "__main__":
     flag = parser.add_argument
     flag("--policy", default="shipped:small-policy", help="checkpoint: a folder, a hub id or shipped:NAME")
     flag("--executor", default="mobile-sam", choices=("mobile-sam", "box"), help="the frozen segmenter")
-    flag("--scenes", type=int, default=96, help="training scenes, with 12 questions each")
+    flag("--scenes", type=int, default=32, help="training scenes, with 12 questions each")
     flag("--held-out", type=int, default=10, help="other scenes, with 6 questions each, before and after")
-    flag("--steps", type=int, default=30, help="windows of rollouts")
+    flag("--steps", type=int, default=20, help="windows of rollouts")
     flag("--prompts", type=int, default=16, help="questions a step")
     flag("--group-size", type=int, default=8, help="completions a question")
     flag("--learning-rate", type=float, default=1e-4)
