@@ -33,33 +33,35 @@ from torch.nn.utils.rnn import pad_sequence
 
 from envs.datasets import open_dataset
 from envs.executors import ExecutorConfig, open_executor
+from envs.executors.base import Executor
+from envs.rollouts import make_requests, make_rollouts
 from envs.sample import Sample
-from envs.segmentation import Segmenter, image_key, make_rollouts
+from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
-from prompter.policy import Policy, load_policy, load_weights
-from prompter.sampling.base import Completion, Sampler, SamplingRequest, SamplingSettings
-from prompter.sampling.config import SamplerConfig, open_sampler
+from prompter.policy import Policy
+from prompter.sampling import SamplerConfig, open_sampler
+from prompter.sampling.base import Sampler, SamplingSettings
+from prompter.types import Completion
 from rewards.mask import mask_iou
 
 EPSILON_LOW, EPSILON_HIGH = 0.2, 0.28  # clip-higher: what is unlikely may still grow (DAPO)
 LARGEST_CORRECTION = 2.0  # for a token that the sampler gave another probability than the trainer
 TEMPERATURE = 0.8  # a small policy rambles at 1
 UPDATES = 2  # per window of rollouts, since sampling and segmenting take as long as an update
-Group = tuple[SamplingRequest, Sequence[Completion]]  # a question and its G answers
+Group = tuple[Any, Sequence[Completion]]  # a question (SamplingRequest) and its G answers
 
 
 def collect(
-    policy: Policy, sampler: Sampler, segmenter: Segmenter, samples_P: Sequence[Sample], how: SamplingSettings
+    policy: Policy, sampler: Sampler, executor: Executor, samples_P: Sequence[Sample], how: SamplingSettings
 ) -> tuple[list[Group], Tensor]:
     """Ask, draw, read, segment, compare: P groups, and their rewards [P, G], each in [0, 1] or NaN."""
-    requests_P = [policy.request(one.query, one.load_image(), image_key(one)) for one in samples_P]
+    requests_P = make_requests(policy, samples_P)
     groups_P: list[Group] = list(zip(requests_P, sampler.sample(requests_P, how, logprobs=True), strict=True))
     rows = [(sample, one) for sample, (_, group) in zip(samples_P, groups_P, strict=True) for one in group]
     # An answer that cannot be read is data, no error: it scores 0, and so the format is learned.
-    answers = [policy.parse(one.text, sample.image_size, one.finish_reason) for sample, one in rows]
+    answers = [policy.read(completion, sample.image_wh) for sample, completion in rows]
     # Each distinct image is encoded once; all prompts of the step are decoded together.
-    asked, texts = [sample for sample, _ in rows], [one.text for _, one in rows]
-    rewards = [mask_iou(rollout) for rollout in make_rollouts(asked, texts, answers, segmenter)]
+    rewards = [mask_iou(one) for one in make_rollouts([sample for sample, _ in rows], answers, executor)]
     return groups_P, torch.from_numpy(np.array(rewards, dtype=np.float32)).view(len(samples_P), -1)
 
 
@@ -83,7 +85,7 @@ def with_spread(rewards_P_G: Tensor) -> list[int]:
     return (advantages(rewards_P_G).abs().amax(dim=1) > 1e-6).nonzero()[:, 0].tolist()
 
 
-def tokenise(policy: Policy, groups_P: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def tokenise(policy: Checkpoint, groups_P: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Join questions and answers to model inputs, one row per completion [P*G, …].
 
     Prompts are padded on the left, completions on the right. Given beside them: which tokens of the
@@ -147,22 +149,22 @@ def train(args: argparse.Namespace) -> None:
     policy = load_policy(args.policy)
     model: Any = load_weights(policy, dtype=torch.float32)
     # The sampler draws from this very model: it is never behind, and nothing has to be sent to it.
-    sampler = open_sampler(policy, SamplerConfig(kind="hf"), model=model)
-    segmenter = open_executor(ExecutorConfig(family=args.executor, dtype="auto"))
+    sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
+    executor = open_executor(ExecutorConfig(family=args.executor, dtype="auto"))
     source = open_dataset("synthetic-aerial", "train", scenes=args.scenes, queries_per_scene=12)
     held_out = list(open_dataset("synthetic-aerial", "test", scenes=args.held_out, queries_per_scene=6))
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     rng, longest = np.random.default_rng(args.seed), policy.settings.max_new_tokens
     for step in range(args.steps + 1):
         if step in (0, args.steps):
-            _, rewards_P_1 = collect(policy, sampler, segmenter, held_out, SamplingSettings(longest, 0.0))
+            _, rewards_P_1 = collect(policy, sampler, executor, held_out, SamplingSettings(longest, 0.0))
             print(f"held out, after {step} steps: reward {rewards_P_1.nanmean():.3f}", flush=True)
         if step == args.steps:
             return
         started = time.perf_counter()
         samples_P = [source[int(i)] for i in rng.choice(len(source), args.prompts, replace=False)]
         how = SamplingSettings(longest, TEMPERATURE, n=args.group_size, seed=int(rng.integers(2**31)))
-        groups_P, rewards_P_G = collect(policy, sampler, segmenter, samples_P, how)
+        groups_P, rewards_P_G = collect(policy, sampler, executor, samples_P, how)
         # A group of equals has no advantages; left in, its tokens would only dilute the others' (DAPO).
         if kept := with_spread(rewards_P_G):
             # Divided by the spread: a policy that can hardly be read yet would else soon decline everything.

@@ -1,8 +1,8 @@
 """One window through TRL's seam and through the page that explains it: advantages, loss and gradient agree.
 
-`recipes.grpo_loop` shares no code with TRL, with the packed forward pass of `recipes.shared_prompts` or
-with the shared vision tower, so it is an independent yardstick of them all. TRL's own loop trains two
-steps on one window; what it sampled is handed to the page, which says what should have come out.
+`recipes.grpo_loop` shares no code with TRL, with the packed forward pass of
+`recipes.training.shared_prompts` or with the shared vision tower, so it is an independent yardstick
+of them all. TRL's own loop trains two steps on one window; what it sampled is handed to the page, which says what should have come out.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from envs.executors.base import ExecutorFailure, Segmentation
-from envs.executors.box import BoxExecutor
-from envs.executors.cached import CachedExecutor
-from prompter.policy import Policy, load_weights
-from prompter.run_folder import RunFolder
-from prompter.sampling.base import Completion, Sampler, SamplingRequest, SamplingSettings
-from prompter.sampling.config import open_sampler
+from envs.executors.families.box import BoxSegmenter
+from envs.executors.serving.local import LocalExecutor
+from prompter.chat import SamplingRequest
+from prompter.checkpoint import Checkpoint, load_weights
+from prompter.runs.run_folder import RunFolder
+from prompter.sampling import open_sampler
+from prompter.sampling.base import Sampler, SamplingSettings
+from prompter.types import Completion
 from recipes import grpo_loop
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, load_config
-from recipes.grpo import grpo_arguments, with_adapters
-from recipes.grpo_trainer import SegmentationGRPOTrainer
-from recipes.rollout_loop import RolloutLoop, Window
-from recipes.scoring import PhaseTimes, RolloutScorer
-from recipes.training_log import TrainingLog
+from recipes.grpo import with_adapters
+from recipes.training.checks import grpo_arguments
+from recipes.training.log import TrainingLog
+from recipes.training.metrics import PhaseTimes
+from recipes.training.scoring import RolloutScorer
+from recipes.training.trl_trainer import SegmentationGRPOTrainer
+from recipes.training.window import Window, WindowCollector
 from rewards.registry import build_reward
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import Squares
@@ -91,17 +95,17 @@ class Recorded(Sampler):
         """See `Sampler.sync_adapter`."""
 
 
-class Failing(CachedExecutor):
+class Failing(LocalExecutor):
     """Fills boxes, but cannot serve the third prompt set of a call and every seventh after it."""
 
     def segment(self, *args: Any, **options: Any) -> list[Segmentation | ExecutorFailure]:
-        """See `CachedExecutor.segment`."""
+        """See `LocalExecutor.segment`."""
         results = super().segment(*args, **options)
         return [ExecutorFailure("out of order") if i % 7 == 2 else one for i, one in enumerate(results)]
 
 
-def open_segmenter() -> Failing:
-    return Failing(BoxExecutor(), name="box")
+def open_failing() -> Failing:
+    return Failing(BoxSegmenter(), name="box")
 
 
 @dataclass
@@ -129,7 +133,7 @@ class Recording(TrainerCallback):
         """Train, noting what passes."""
         trainer: Any = self.trainer
         collect, step, score = (
-            trainer.loop.collect,
+            trainer.collector.collect,
             trainer.training_step,
             trainer._generate_and_score_completions,
         )
@@ -148,7 +152,7 @@ class Recording(TrainerCallback):
             self.losses[-1] += float(loss)
             return loss
 
-        trainer.loop.collect, trainer._generate_and_score_completions = collecting, scoring
+        trainer.collector.collect, trainer._generate_and_score_completions = collecting, scoring
         trainer.training_step = stepping
         trainer.add_callback(self)
         trainer.train()
@@ -162,18 +166,18 @@ def gradients_of(model: Any) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_formatted_policy(tmp_path_factory.mktemp("policy"))
 
 
-def record(policy: Policy, folder: Path, *, parts: int, lora: bool, **trainer_keys: Any) -> Recording:
+def record(policy: Checkpoint, folder: Path, *, parts: int, lora: bool, **trainer_keys: Any) -> Recording:
     """Train `UPDATES` steps on one window the way `prompter train` does, in `parts` micro-batches a step."""
     config = TrainConfig.model_validate(
         {
             "run_dir": str(folder),
             "policy": {"model": policy.source, "lora": {"r": 4, "alpha": 8} if lora else None},
             "dataset": {"name": "squares"},
-            "sampler": {"kind": "hf"},
+            "sampler": {"backend": "hf"},
             "trainer": {
                 "use_cpu": True,
                 "bf16": False,
@@ -196,14 +200,13 @@ def record(policy: Policy, folder: Path, *, parts: int, lora: bool, **trainer_ke
     model = with_adapters(load_weights(policy, dtype=torch.float32), config)
     sampler = Unsure(open_sampler(policy, config.sampler, model=model))
     settings = SamplingSettings(arguments.max_completion_length, arguments.temperature, n=GROUP_SIZE)
-    scorer = RolloutScorer(policy, {"box": open_segmenter()}, build_reward({"mask_iou": 1.0}))
-    loop = RolloutLoop(
-        *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes()),
-        samples=QUESTIONS,
+    scorer = RolloutScorer(policy, {"box": open_failing()}, build_reward({"mask_iou": 1.0}))
+    collector = WindowCollector(
+        *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes())
     )
     log = TrainingLog(RunFolder.create(config.run_dir), UPDATES)
     trainer = SegmentationGRPOTrainer(
-        model=model, args=arguments, processor=policy.processor, samples=QUESTIONS, loop=loop, log=log
+        model=model, args=arguments, processor=policy.processor, collector=collector, log=log
     )
     recording = Recording(trainer, config)
     recording.run()
@@ -211,7 +214,7 @@ def record(policy: Policy, folder: Path, *, parts: int, lora: bool, **trainer_ke
     return recording
 
 
-def differences(recording: Recording, policy: Policy) -> dict[str, float]:
+def differences(recording: Recording, policy: Checkpoint) -> dict[str, float]:
     """Recompute the recorded steps with the page's functions; return by how much TRL's are off.
 
     Advantages absolutely, losses and gradients relative to their size (of a gradient: its norm).
@@ -220,7 +223,7 @@ def differences(recording: Recording, policy: Policy) -> dict[str, float]:
     samples_P = [window.samples[group.index] for group in window.all_groups]
     how = SamplingSettings(policy.settings.max_new_tokens)
     given = Recorded([list(group.completions) for group in window.all_groups])
-    groups_P, rewards_P_G = grpo_loop.collect(policy, given, open_segmenter(), samples_P, how)
+    groups_P, rewards_P_G = grpo_loop.collect(policy, given, open_failing(), samples_P, how)
     scored = np.array([group.rewards for group in window.all_groups], dtype=np.float32)
     np.testing.assert_array_equal(rewards_P_G.numpy(), scored)
     kept = grpo_loop.with_spread(rewards_P_G)
@@ -283,7 +286,7 @@ CASES = [
 
 @pytest.mark.parametrize(("loss_type", "scale_rewards", "parts", "lora"), CASES)
 def test_trl_and_the_page_agree_on_advantages_loss_and_gradient(
-    loss_type: str, scale_rewards: str, parts: int, lora: bool, policy: Policy, tmp_path: Path
+    loss_type: str, scale_rewards: str, parts: int, lora: bool, policy: Checkpoint, tmp_path: Path
 ) -> None:
     keys = {"loss_type": loss_type, "scale_rewards": scale_rewards}
     recording = record(policy, tmp_path / "run", parts=parts, lora=lora, **keys)
@@ -318,7 +321,7 @@ def run_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_page_runs_from_the_command_line_and_trains(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    policy: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = "--scenes 2 --held-out 1 --steps 2 --prompts 4 --group-size 4 --executor box".split()
     words = ["--policy", policy.source, *sizes, "--learning-rate"]
