@@ -2,7 +2,8 @@
 
 `recipes.grpo_loop` shares no code with TRL, with the packed forward pass of
 `recipes.training.shared_prompts` or with the shared vision tower, so it is an independent yardstick
-of them all. TRL's own loop trains two steps on one window; what it sampled is handed to the page, which says what should have come out.
+of them all. TRL's own loop trains two steps on one window; what it sampled is handed to the page,
+which says what should have come out.
 """
 
 from __future__ import annotations
