@@ -17,6 +17,7 @@ from eval.report.charts import bar_chart
 from eval.report.html import page, table
 from eval.results import percent
 from prompter.runs.files import atomic_write
+from prompter.runs.tables import markdown_table
 
 ACTION_SPACES: dict[str, dict[str, Any]] = {
     "as-trained": {},
@@ -123,9 +124,7 @@ def _limits(interval: tuple[float, float] | None, sign: str = "") -> str:
 
 def grid_markdown(cells: Sequence[Cell], protocol: ScoringProtocol, metric: str) -> str:
     """The grid as a Markdown table."""
-    rows = _rows(cells, metric)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
+    lines = markdown_table(_rows(cells, metric))
     return "\n".join([f"# Ablation: {metric}, protocol {protocol.name}, per cent", "", *lines, "", _NOTE, ""])
 
 

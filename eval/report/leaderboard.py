@@ -13,6 +13,7 @@ from html import escape
 
 from eval.report.html import page, table
 from eval.report.published import PublishedNumber
+from prompter.runs.tables import markdown_table
 
 METRIC_ORDER = ("gIoU", "cIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "N-acc", "T-acc", "box-acc@0.5")
 """Columns stand in this order; metrics that are not named here follow."""
@@ -105,15 +106,12 @@ def markdown(boards: Sequence[Board]) -> str:
     lines = ["# Leaderboard", "", _NOTE, ""]
     for board in boards:
         lines += [f"## {board.benchmark}", ""]
-        heading = [*_HEADING, *board.metrics, "source", "status"]
-        lines += ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+        rows = [[*_HEADING, *board.metrics, "source", "status"]]
         for group in board.groups:
             for index, row in enumerate(group):
                 cells = _cells(board, row, first=index == 0)
-                if row.is_run:
-                    cells = [f"**{cell}**" if cell else "" for cell in cells]
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        lines.append("")
+                rows.append([f"**{cell}**" if cell and row.is_run else cell for cell in cells])
+        lines += [*markdown_table(rows), ""]
     return "\n".join(lines)
 
 
