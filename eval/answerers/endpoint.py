@@ -12,12 +12,9 @@ import io
 import json
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -76,25 +73,41 @@ class EndpointSampler(Sampler):
         settings: how to reach it.
 
     Raises:
-        UserError: if the address is not http(s), or a key would travel unencrypted to another machine.
+        UserError: if the address is not http(s), a key would travel unencrypted to another machine, or
+            the key cannot be sent in a header.
     """
 
     def __init__(self, url: str, model: str, settings: EndpointSettings) -> None:
+        from openai import DefaultHttpxClient, Omit, OpenAI  # half a second, and only endpoints need it
+
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"The endpoint {url!r} is not an address such as http://127.0.0.1:8000/v1.")
-        self._local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        self._key = os.environ.get(settings.api_key_env, "")
-        if self._key and parts.scheme == "http" and not self._local:
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        key = os.environ.get(settings.api_key_env, "")
+        if key and parts.scheme == "http" and not local:
             raise UserError(
                 f"The key in {settings.api_key_env} would be sent unencrypted to {parts.hostname}; "
                 f"use https, or unset the variable."
             )
+        if not (key.isascii() and key.isprintable()):  # refused here: the client's error would print it
+            raise UserError(f"The key in {settings.api_key_env} holds a line break or a sign beyond ASCII.")
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._settings = settings
-        proxies = urllib.request.ProxyHandler({}) if self._local else urllib.request.ProxyHandler()
-        self._opener = urllib.request.build_opener(proxies)
+        # Tries nothing again by itself: its pauses are drawn at random, and it takes any text for an answer.
+        # On this machine no proxy of the environment is asked.
+        self._client = OpenAI(
+            base_url=url,
+            api_key=key or "none",
+            max_retries=0,
+            timeout=settings.timeout_seconds,
+            http_client=DefaultHttpxClient(trust_env=not local, follow_redirects=False),
+        )
+        # The client reads more from the environment than the key; none of it is sent.
+        self._unsent = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        if not key:
+            self._unsent["Authorization"] = Omit()
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="endpoint")
 
     def sample(
@@ -115,8 +128,9 @@ class EndpointSampler(Sampler):
         raise UserError(f"The endpoint {self._url} cannot load the adapter {adapter}; serve it there.")
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads and close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
 
     def _ask(self, request: SamplingRequest, settings: SamplingSettings) -> list[Completion]:
         body: dict[str, Any] = {
@@ -133,8 +147,7 @@ class EndpointSampler(Sampler):
         for name, value in self._settings.body.items():
             body[name] = value
         body = {name: value for name, value in body.items() if value is not None}
-        reply = self._post(json.dumps(body).encode())
-        return self._completions(reply, settings.n)
+        return self._completions(self._post(body), settings.n)
 
     def _completions(self, reply: Any, count: int) -> list[Completion]:
         try:
@@ -155,26 +168,26 @@ class EndpointSampler(Sampler):
             raise UserError(f"{self._url} gave {len(found)} completions where {count} were asked for.")
         return found
 
-    def _post(self, body: bytes) -> Any:
+    def _post(self, body: Mapping[str, Any]) -> Any:
         """Send a request, trying again with growing pauses; return the parsed reply."""
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        from openai import APIConnectionError, APIStatusError
+
         problem = ""
         for attempt in range(self._settings.retries + 1):
             wait = min(_LONGEST_WAIT, 0.5 * 2**attempt)
             try:
-                message = urllib.request.Request(self._url, body, headers)
-                with self._opener.open(message, timeout=self._settings.timeout_seconds) as response:
-                    return json.loads(response.read())
-            except urllib.error.HTTPError as error:
-                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-                problem = f"status {error.code}: {said}"
-                if error.code not in _RETRIED_STATUS:
+                # As text: a proxy that answers for a server still loading its model says 200 and no JSON.
+                text = self._client.post(
+                    "/chat/completions", cast_to=str, body=body, options={"headers": self._unsent}
+                )
+                return json.loads(text)
+            except APIStatusError as error:
+                problem = f"status {error.status_code}: {' '.join(error.response.text[:2000].split())[:300]}"
+                if error.status_code not in _RETRIED_STATUS:
                     break
-                wait = _asked_wait(error.headers.get("Retry-After"), wait)
-            except (OSError, HTTPException) as error:
-                problem = str(error) or type(error).__name__
+                wait = _asked_wait(error.response.headers.get("Retry-After"), wait)
+            except APIConnectionError as error:
+                problem = str(error.__cause__ or error) or type(error).__name__
             except ValueError:
                 problem = "the reply is not JSON"
             if attempt < self._settings.retries:

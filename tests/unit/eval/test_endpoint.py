@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.seen.append(body)
-            self.server.headers.append(dict(self.headers))
+            self.server.headers.append({name.title(): value for name, value in self.headers.items()})
             number = len(self.server.seen)
         status, headers, content = self.server.answer(number, body)
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -238,6 +238,47 @@ def test_a_key_travels_only_where_it_is_safe(
     assert server.headers[0]["Authorization"] == "Bearer secret"
     with pytest.raises(UserError, match="unencrypted to example"):
         build_answerer("openai:http://example.invalid/v1#m", {"api_key_env": "MY_KEY"})
+
+
+def test_nothing_else_of_the_environment_is_sent(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere.invalid/v1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # not for addresses of this machine
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    build_answerer(f"openai:{server.url}#m", {"api_key_env": "MY_KEY"}).answer([sample(1)])
+    assert "secret" not in str(server.headers[0])
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sec\nret")
+    with pytest.raises(UserError, match="MY_KEY holds a line break") as caught:
+        build_answerer("openai:http://127.0.0.1/v1#m", {"api_key_env": "MY_KEY"})
+    assert "sec" not in str(caught.value)
+
+
+def test_an_endpoint_that_moved_is_not_followed(serve: Callable[..., Server]) -> None:
+    away = serve(lambda number, body: said("<answer>[]</answer>"))
+    server = serve(lambda number, body: (307, {"Location": f"{away.url}/chat/completions"}, {}))
+    with pytest.raises(UserError, match="status 307"):
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+    assert not away.seen
+
+
+def test_an_answer_that_takes_too_long_is_not_waited_for(serve: Callable[..., Server]) -> None:
+    asked = threading.Event()
+
+    def answer(number: int, body: dict[str, Any]) -> Reply:
+        asked.wait(5 if number == 1 else 0)
+        return said("<answer>[]</answer>")
+
+    server = serve(answer)
+    options = {"timeout_seconds": 0.3, "retries": 1}
+    assert build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0].prompts == PromptSet()
+    assert len(server.seen) == 2
+    asked.set()
 
 
 @pytest.mark.parametrize(
