@@ -23,13 +23,14 @@ import ray
 from PIL import Image
 
 from prompter.runs.actors import ActorPool, Call, PooledActor
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.sampling.vllm_engine import VllmSampler, check_adapter_rank, engine_rank
+from prompter.types import Completion
 
 if TYPE_CHECKING:
-    from prompter.policy import Policy
+    from prompter.checkpoint import Checkpoint
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -54,7 +55,7 @@ class RayVllmPool(TokenSampler):
     """
 
     def __init__(
-        self, policy: Policy, config: SamplerConfig | None = None, *, lora_rank: int | None = None
+        self, policy: Checkpoint, config: SamplerConfig | None = None, *, lora_rank: int | None = None
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig()
@@ -139,7 +140,9 @@ class RayVllmPool(TokenSampler):
 class VllmWorker(PooledActor):
     """What runs in an actor: a `VllmSampler`."""
 
-    def __init__(self, policy: Policy, config: SamplerConfig, lora_rank: int | None, folder: Path) -> None:
+    def __init__(
+        self, policy: Checkpoint, config: SamplerConfig, lora_rank: int | None, folder: Path
+    ) -> None:
         self._folder = folder / uuid.uuid4().hex[:12]
         self._sampler = VllmSampler(policy, config, lora_rank=lora_rank)
         self._loaded: int | None = None
