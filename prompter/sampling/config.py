@@ -33,7 +33,8 @@ class SamplerConfig(StrictModel):
         dtype: of the sampled copy; `auto` is float32 on a CPU, else what the checkpoint was saved in.
         enforce_eager: do not capture CUDA graphs: starts sooner, samples slower. Always so on a CPU.
         batch_size: completions at once, `hf` only.
-        max_restarts: how many dead engines of a pool are replaced before the run is given up.
+        max_restarts: how often engines may be replaced over the pool's life, all engines together; the
+            run ends when none is left.
         timeout_seconds: seconds after which a silent engine of a pool counts as dead; null waits for ever.
     """
 
