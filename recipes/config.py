@@ -17,7 +17,8 @@ from pydantic import Field, field_serializer, field_validator
 from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import PolicySettings
-from prompter.runs.config import StrictModel, dump_yaml, load_config_model
+from prompter.runs.config import StrictModel, load_config_model
+from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
 
 TRAINER_DEFAULTS: Mapping[str, Any] = {

@@ -18,8 +18,9 @@ from pydantic import Field
 
 from prompter.action import ActionSpace
 from prompter.errors import UserError
-from prompter.runs.config import StrictModel, dump_yaml
+from prompter.runs.config import StrictModel
 from prompter.runs.files import atomic_folder, atomic_write
+from prompter.runs.values import dump_yaml
 from recipes.cold_start.small_policy import SmallPolicySize
 
 
