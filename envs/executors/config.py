@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from prompter.errors import did_you_mean
 from prompter.runs.config import StrictModel
+from prompter.runs.values import read_options
 
 SEGMENTER_FAMILIES: dict[str, str] = {
     "box": "fills boxes, and discs at points; no weights",
@@ -89,9 +90,21 @@ class ExecutorConfig(StrictModel):
 
     @classmethod
     def from_text(cls, text: str, **fields: Any) -> ExecutorConfig:
-        """Read "family" or "family:model" as the command line gives it, with other fields as they are."""
-        family, _, model = text.partition(":")
-        return cls(family=family, model=model or None, **fields)
+        """Read `FAMILY[:MODEL][,KEY=VALUE…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
+
+        Args:
+            text: as the command line gives it.
+            fields: what is not in the text.
+
+        Raises:
+            UserError: if a part is not `KEY=VALUE`, or a key is given twice.
+            pydantic.ValidationError: if the family or a key is unknown, or a value is bad.
+        """
+        head, *options = text.split(",")
+        family, colon, model = head.partition(":")
+        given: dict[str, Any] = {"model": model} if colon and model else {}
+        given.update(read_options(options, f"an option of --executor {head}"))
+        return cls.model_validate({**fields, "family": family, **given})
 
     @property
     def name(self) -> str:
