@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from prompter.errors import UserError, did_you_mean
@@ -40,7 +41,7 @@ def load_config_model(model: type[Model], path: Path | str, overrides: Sequence[
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        message = describe_validation_error(error, str(path), data=data, overrides=overrides)
+        message = describe_validation_error(error, str(path), model=model, data=data, overrides=overrides)
         raise UserError(message) from None
 
 
@@ -48,6 +49,7 @@ def describe_validation_error(
     error: ValidationError,
     source: str = "",
     *,
+    model: type[BaseModel] | None = None,
     data: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
@@ -56,12 +58,13 @@ def describe_validation_error(
     Args:
         error: what pydantic raised.
         source: the file the values came from, if any.
+        model: what the values were read into; a problem with a key ends with what the key is for.
         data: the values themselves. Pydantic puts the names of a union's alternatives into its
             locations; with `data` they are left out, and keys read as they are written.
         overrides: "dotted.key=value" texts; a problem with one of those keys names the flag.
     """
     flags = [override.partition("=")[0] for override in overrides]
-    problems = [_problem(problem, data) for problem in error.errors()]
+    problems = [_problem(problem, data, model) for problem in error.errors()]
     keys = [key for key, _ in problems]
     sentences: list[str] = []
     for key, text in problems:
@@ -74,7 +77,7 @@ def describe_validation_error(
     return "\n".join(sentences)
 
 
-def _problem(problem: Any, data: Mapping[str, Any] | None) -> tuple[str, str]:
+def _problem(problem: Any, data: Mapping[str, Any] | None, model: type[BaseModel] | None) -> tuple[str, str]:
     """Return the dotted key and the sentence for one entry of `ValidationError.errors()`."""
     kind, context = problem["type"], problem.get("ctx", {})
     location = list(problem["loc"])
@@ -83,12 +86,24 @@ def _problem(problem: Any, data: Mapping[str, Any] | None) -> tuple[str, str]:
         return key, f"unknown key {key!r}.{context['hint']}"
     if kind == "missing":
         key = ".".join([*_existing(location[:-1], data), str(location[-1])])
-        return key, f"{key!r} is missing."
+        return key, f"{key!r} is missing.{_meaning(model, key)}"
     key = ".".join(_existing(location, data))
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if message.startswith("Input should"):
-        return key, f"{key!r} {message.removeprefix('Input ')}, but is {_short(problem['input'])}."
-    return key, f"{key!r}: {message}." if key else f"{message}."
+        sentence = f"{key!r} {message.removeprefix('Input ')}, but is {_short(problem['input'])}."
+        return key, sentence + _meaning(model, key)
+    return key, f"{key!r}: {message}.{_meaning(model, key)}" if key else f"{message}."
+
+
+def _meaning(model: type[BaseModel] | None, key: str) -> str:
+    """The first sentence of what a dotted key says of itself, for the end of a complaint about it."""
+    field: FieldInfo | None = None
+    for part in key.split("."):
+        if not part.isdigit():  # an element of a list is of its list's model
+            field = None if model is None else model.model_fields.get(part)
+            model = None if field is None else section_model(field.annotation)
+    text = (field.description if field else None) or ""
+    return f" Its meaning: {' '.join(text.split()).partition('. ')[0].rstrip('.')}." if text else ""
 
 
 def _short(value: Any) -> str:
@@ -121,12 +136,18 @@ def _culprit(key: str, source: str, flags: Sequence[str]) -> str:
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that refuses unknown keys, naming the nearest known one."""
+    """A pydantic model that refuses unknown keys, naming the nearest known one.
+
+    What a key means stands in the docstring under its field; from there it goes into `--help`, into
+    docs/configuration.md and into errors (`prompter.runs.config_keys`).
+    """
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Old name of a key -> its name, dotted where it moved into a section. The old one works, and says so."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -170,7 +191,7 @@ def _renamed_throughout(model: type[BaseModel], data: Mapping[str, Any]) -> dict
     """Rename the old keys of a section and of all sections in it."""
     result = _with_current_names(model, data) if issubclass(model, StrictModel) else dict(data)
     for name, field in model.model_fields.items():
-        section, value = _section(field.annotation), result.get(name)
+        section, value = section_model(field.annotation), result.get(name)
         if section is not None and isinstance(value, Mapping):
             result[name] = _renamed_throughout(section, value)
         elif section is not None and isinstance(value, list):
@@ -193,15 +214,15 @@ def _current_key(model: type[BaseModel] | None, key: str) -> str:
         for piece in part.split("."):
             parts.append(piece)
             field = None if model is None else model.model_fields.get(piece)
-            model = None if field is None else _section(field.annotation)
+            model = None if field is None else section_model(field.annotation)
     return ".".join(parts)
 
 
-def _section(annotation: Any) -> type[StrictModel] | None:
+def section_model(annotation: Any) -> type[StrictModel] | None:
     """The model in an annotation such as `Model`, `Model | None` or `Model | list[Model]`; None if none."""
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         return annotation
-    return next((found for item in get_args(annotation) if (found := _section(item)) is not None), None)
+    return next((found for item in get_args(annotation) if (found := section_model(item)) is not None), None)
 
 
 _said: set[tuple[type, str]] = set()
