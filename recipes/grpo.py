@@ -38,6 +38,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     from envs.datasets import open_dataset
     from envs.executors import open_executors
+    from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
     from prompter.sampling import open_sampler
     from prompter.sampling.base import SamplingSettings
@@ -54,9 +55,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     held_out = config.open_held_out()
-    samples = len(source) if config.dataset.samples is None else min(config.dataset.samples, len(source))
+    source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
-    check_sizes(config, arguments, samples)
+    check_sizes(config, arguments, len(source))
     check_references(config)
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
@@ -94,7 +95,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             n=group_size,
         )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
-        loop = WindowCollector(
+        collector = WindowCollector(
             policy,
             sampler,
             scorer,
@@ -103,7 +104,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             settings,
             config.seed,
             times,
-            samples=samples,
         )
         # 4. Before.
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
@@ -112,7 +112,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
+            model=model, args=arguments, processor=policy.processor, collector=collector, log=log
         )
         opened.callback(trainer.close)
         if config.eval.every_steps:
@@ -138,7 +138,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
             if state.global_step % every == 0 and state.global_step < state.max_steps:
                 trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
-                evaluation.evaluate_policy(name, trainer.loop.policy, trainer.loop.sampler)
+                evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
 
     return Evaluate()
 

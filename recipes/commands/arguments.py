@@ -14,11 +14,12 @@ from envs.executors import open_executors
 from envs.executors.base import Executor
 from envs.executors.config import ExecutorConfig
 from envs.executors.families import resolve_dtype
-from eval.answerers.own_masks import NAME as OWN_MASKS
-from eval.answerers.own_masks import OwnMasks
 from prompter.errors import UserError
 from prompter.runs.config import describe_validation_error
 from prompter.runs.values import read_options
+
+OWN_MASKS = "own-masks"
+"""The executor that takes the masks an answerer brought along, and segments nothing."""
 
 RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
 """Fields of an executor's config that change its masks, and so belong to a run's identity."""
@@ -77,10 +78,10 @@ def run_identity(
 
 
 @contextmanager
-def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | OwnMasks]]:
-    """Open an evaluation's segmenters by name and close them afterwards; None is `own-masks`."""
+def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | None]]:
+    """As `opened_executors`, for an evaluation; None, which is `own-masks`, stays None."""
     with opened_executors([config for config in segmenters if config is not None]) as executors:
-        yield {name: executors.get(name) or OwnMasks() for name in map(executor_name, segmenters)}
+        yield {name: executors.get(name) for name in map(executor_name, segmenters)}
 
 
 @contextmanager
