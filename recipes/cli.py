@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
     "data": Command("recipes.commands.data", "list, check and show datasets"),
     "bench": Command("recipes.commands.bench", "time the reward path"),
+    "completion": Command("recipes.commands.completion", "print the completion script of a shell"),
 }
 
 RENAMED = {"sft": "cold-start", "validate": "ceiling"}

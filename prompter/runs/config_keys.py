@@ -176,9 +176,14 @@ def _bounds(field: FieldInfo) -> list[str]:
 
 
 def _wrapped(text: str, indent: str, further: str | None = None) -> list[str]:
-    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    indents = {"initial_indent": indent, "subsequent_indent": indent if further is None else further}
-    return textwrap.wrap(_one_line(text), WIDTH, **indents, **options)
+    return textwrap.wrap(
+        _one_line(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent if further is None else further,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _one_line(text: str) -> str:
