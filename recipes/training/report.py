@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets import open_dataset
 from eval.bootstrap import Difference
 from eval.metrics import STRICT, compare, score_file
 from eval.report.run_page import ReportInput, write_report
@@ -16,11 +15,7 @@ from recipes.config import TrainConfig
 def write_training_report(folder: RunFolder, title: str = "") -> Path:
     """Write `report.html` of a finished training run; return its path."""
     config = TrainConfig.model_validate(folder.read_config())
-    held_out = open_dataset(
-        config.eval.dataset or config.dataset.name,
-        config.eval.split,
-        **(config.dataset.options if config.eval.options is None else config.eval.options),
-    )
+    held_out = config.open_held_out()
     references = {
         name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
         for name in config.eval.references
