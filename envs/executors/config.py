@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from prompter.errors import did_you_mean
+from prompter.errors import UserError
+from prompter.registry import Entry, Registry, split_head
 from prompter.runs.config import StrictModel
 
-SEGMENTER_FAMILIES: dict[str, str] = {
-    "box": "fills boxes, and discs at points; no weights",
-    "mobile-sam": "MobileSAM (TinyViT); without `model` its published weights are fetched",
-    "segment-anything": "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
-    "sam2": "SAM 2 and 2.1, a hub id or a .pt for the `sam2` package",
-    "huggingface": "SAM, SAM-HQ, SAM 2, EdgeTAM or the SAM 3 tracker, as `transformers` saves them",
-    "onnx": "encoder and decoder in ONNX; without `model` SAM2 hiera-tiny is fetched",
-}
-"""Segmenter families by the name used in a config, and what each of them runs."""
+if TYPE_CHECKING:
+    from envs.executors.base import Segmenter
+
+_FAMILIES = "envs.executors.families"
+
+SEGMENTER_FAMILIES: Registry[Callable[[ExecutorConfig], Segmenter]] = Registry(
+    "executor family",
+    {
+        "box": Entry(f"{_FAMILIES}.box:build_box", "fills boxes, and discs at points; no weights"),
+        "mobile-sam": Entry(
+            f"{_FAMILIES}.mobile_sam:build_mobile_sam",
+            "MobileSAM (TinyViT); without `model` its published weights are fetched",
+        ),
+        "segment-anything": Entry(
+            f"{_FAMILIES}.sam:build_segment_anything",
+            "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
+        ),
+        "sam2": Entry(
+            f"{_FAMILIES}.sam2:build_sam2_package",
+            "SAM 2 and 2.1, a hub id or a .pt for the `sam2` package",
+        ),
+        "huggingface": Entry(
+            f"{_FAMILIES}.huggingface:build_huggingface",
+            "SAM, SAM-HQ, SAM 2, EdgeTAM or the SAM 3 tracker, as `transformers` saves them",
+        ),
+        "onnx": Entry(
+            f"{_FAMILIES}.onnx:build_onnx",
+            "encoder and decoder in ONNX; without `model` SAM2 hiera-tiny is fetched",
+        ),
+    },
+)
+"""Segmenter families by the name used in a config: functions from the config to a segmenter."""
 
 
 class ExecutorConfig(StrictModel):
     """Which frozen segmenter, where it runs, and what it keeps.
 
     Args:
-        family: a key of `SEGMENTER_FAMILIES`.
+        family: a name of `SEGMENTER_FAMILIES`, or "module:callable".
         model: hub id, local file or local folder (see the family's module); None takes the
             family's own default where it has one.
         revision: of a hub id.
@@ -83,14 +107,19 @@ class ExecutorConfig(StrictModel):
     @field_validator("family")
     @classmethod
     def _known_family(cls, family: str) -> str:
-        if family not in SEGMENTER_FAMILIES:
-            raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, SEGMENTER_FAMILIES)}")
+        try:
+            SEGMENTER_FAMILIES.check(family)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return family
 
     @classmethod
     def from_text(cls, text: str, **fields: Any) -> ExecutorConfig:
-        """Read "family" or "family:model" as the command line gives it, with other fields as they are."""
-        family, _, model = text.partition(":")
+        """Read "family" or "family:model" as the command line gives it, with other fields as they are.
+
+        A family of your own is "module:callable", with a model "module:callable:model".
+        """
+        family, model = split_head(text, SEGMENTER_FAMILIES)
         return cls(family=family, model=model or None, **fields)
 
     @property

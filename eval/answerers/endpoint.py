@@ -25,6 +25,7 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from eval.answerers.checkpoint import SamplerAnswerer
 from prompter.chat import SamplingRequest, build_messages, system_prompt
 from prompter.checkpoint import load_policy
 from prompter.coords import Frame, FrameKind, fit_size
@@ -260,10 +261,8 @@ def checkpoint_fields(policy: Policy) -> dict[str, Any]:
     return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
 
 
-def build_endpoint(
-    address: str, options: Mapping[str, Any]
-) -> tuple[EndpointPolicy | Policy, EndpointSampler, SamplingSettings]:
-    """Make policy, sampler and greedy settings from `URL#MODEL` and the fields of `EndpointSettings`.
+def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
+    """Make the answerer of `URL#MODEL`, greedy, from the fields of `EndpointSettings`.
 
     Raises:
         UserError: if the address lacks the model's name or an option is unknown or bad.
@@ -283,4 +282,4 @@ def build_endpoint(
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1
     )
-    return policy, EndpointSampler(url, model, settings), greedy
+    return SamplerAnswerer(policy, EndpointSampler(url, model, settings), greedy)

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from envs.datasets.registry import open_dataset, split_name
 from envs.executors import open_executors
 from envs.executors.base import Executor
-from envs.executors.config import ExecutorConfig
+from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
 from envs.executors.families import resolve_dtype
 from eval.answerers.own_masks import NAME as OWN_MASKS
 from eval.answerers.own_masks import OwnMasks
 from prompter.errors import UserError
+from prompter.registry import split_head
 from prompter.runs.config import describe_validation_error
 
 RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
@@ -107,6 +108,8 @@ def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str,
 def parse_executor(text: str) -> ExecutorConfig | None:
     """Read `FAMILY[:MODEL][,key=value…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
 
+    A family of your own is MODULE:CALLABLE (`prompter.registry.split_head`).
+
     Returns:
         None for `own-masks`. `dtype=auto` is answered here, so that the type becomes part of the run's
         identity; a Ray pool answers it where its actors run.
@@ -117,10 +120,10 @@ def parse_executor(text: str) -> ExecutorConfig | None:
     if text == OWN_MASKS:
         return None
     head, *options = text.split(",")
-    family, colon, model = head.partition(":")
+    family, model = split_head(head, SEGMENTER_FAMILIES)
     given: dict[str, Any] = {
         "family": family,
-        **({"model": model} if colon else {}),
+        **({} if model is None else {"model": model}),
         **parse_options(options),
     }
     try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from envs.datasets.registry import split_name
 from eval.report.leaderboard import Row, build_board, html, markdown, published_rows
 from eval.report.published import UNSTATED, benchmarks, load_published, of_benchmark
 from eval.results import read_results
@@ -67,7 +68,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
         raise UserError(
             f"{folder.config_path} names no benchmark and policy; was it written by `prompter eval`?"
         )
-    benchmark, _, split = config["benchmark"].partition(":")
+    benchmark, split = split_name(config["benchmark"])
     rows = []
     for executor, summary in results.items():
         for protocol, scored in summary["protocols"].items():
@@ -79,7 +80,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
             rows.append(
                 Row(
                     system=f"{config.get('label') or config['policy']} + {executor}",
-                    split=_split_text(split, config, scored["queries"]),
+                    split=_split_text(split or "", config, scored["queries"]),
                     protocol=protocol,
                     training=config.get("training", UNSTATED),
                     values=values,

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reward",
         action="append",
         metavar="NAME=WEIGHT",
-        help="a reward and its weight; may be given several times (default: mask_iou=1)",
+        help="a reward, or MODULE:FUNCTION, and its weight; repeatable (default: mask_iou=1)",
     )
     parser.add_argument("--output", type=Path, help="write the scored rollouts to this new file")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets import open_dataset
+from envs.datasets import may_open, open_dataset
 from eval.bootstrap import Difference
 from eval.metrics import STRICT, compare, score_file
 from eval.report.run_page import ReportInput, write_report
@@ -13,14 +13,19 @@ from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
 
 
-def write_training_report(folder: RunFolder, title: str = "") -> Path:
-    """Write `report.html` of a finished training run; return its path."""
+def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
+    """Write `report.html` of a finished training run; return its path.
+
+    Args:
+        folder: of the run.
+        title: heading; "" names the run.
+        trust: whether the run's config is the user's own, so that a dataset that it names as
+            "module:callable" is imported; without it, the pictures of such a run are drawn on grey.
+    """
     config = TrainConfig.model_validate(folder.read_config())
-    held_out = open_dataset(
-        config.eval.dataset or config.dataset.name,
-        config.eval.split,
-        **(config.dataset.options if config.eval.options is None else config.eval.options),
-    )
+    dataset = config.eval.dataset or config.dataset.name
+    options = config.dataset.options if config.eval.options is None else config.eval.options
+    held_out = open_dataset(dataset, config.eval.split, **options) if may_open(dataset, trust) else None
     references = {
         name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
         for name in config.eval.references
