@@ -18,7 +18,7 @@ import yaml
 from eval.bootstrap import Bootstrap, Difference, Interval
 from eval.mask_views import View
 from eval.metrics import STRICT, compare, shared_queries, summarise
-from eval.protocols import get_protocols
+from eval.protocols import PROTOCOLS
 from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import case_pictures, pick_cases
@@ -299,9 +299,10 @@ def _all_protocols(results: Mapping[str, Any]) -> list[str]:
     if not body:
         return []
     quirks = []
-    for protocol in get_protocols(dict.fromkeys(name for s in results.values() for name in s["protocols"])):
-        for quirk in protocol.quirks:
-            quirks.append(f"<li><b>{escape(protocol.name)}</b>: {escape(quirk)}</li>")
+    for name in dict.fromkeys(name for s in results.values() for name in s["protocols"]):
+        # A protocol of the user's own is known here by its name only; a page imports nobody's code.
+        for quirk in PROTOCOLS[name].quirks if name in PROTOCOLS else ():
+            quirks.append(f"<li><b>{escape(name)}</b>: {escape(quirk)}</li>")
     notes = f'<ul class="soft">{"".join(quirks)}</ul>' if quirks else ""
     return [
         "<h2>Under each protocol</h2>",

@@ -152,8 +152,8 @@ def write_evaluation_report(
         samples = open_dataset(
             name, split, **options, **({"skip_bad": True} if config.get("skip_bad") else {})
         )
-    by_name = {path.stem: path for path in evaluation_files(folder)}
-    rollouts = by_name[next(iter(config.get("executors") or by_name))]
+    executor = next(iter(config.get("executors") or ()), None)
+    rollouts = evaluation_files(folder)[0] if executor is None else folder.rollouts_path(executor)
     return write_report(
         folder,
         ReportInput(
