@@ -14,14 +14,24 @@ from pathlib import Path
 import pytest
 
 from recipes.cli import main
+from rewards.replay import read_rollouts
 from tests.fixtures.training import ROOT
 
 pytestmark = pytest.mark.smoke
 
+SHORTER = {
+    "prompter train my_run.yaml": [
+        *("--trainer.max_steps", "1", "--trainer.gradient_checkpointing", "false"),
+        *("--policy.settings.max_new_tokens", "12", "--eval.samples", "2"),
+        *("--trainer.num_generations", "4", "--trainer.per_device_train_batch_size", "4"),
+    ]
+}
+"""What is added to a command of the page that would take minutes."""
+
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = {
     name: code
-    for code, name in re.findall(r"^```python\n(# (\w+\.py)\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for code, name in re.findall(r"^```\w+\n(# (\w+\.\w+)\n.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 }
 COMMANDS = [
     line
@@ -36,7 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("extending")
     for name, code in FILES.items():
         (place / name).write_text(code, encoding="utf-8")
-    (place / "recipes").symlink_to(ROOT / "recipes")  # configs are named as in a clone
     before, path = Path.cwd(), list(sys.path)
     os.chdir(place)
     yield place
@@ -47,19 +56,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_page_has_a_file_and_a_command_for_each_kind() -> None:
-    assert set(FILES) == {
-        f"my_{kind}.py" for kind in ("data", "segmenter", "policies", "protocol", "rewards", "commands")
-    }
-    assert PAGE.count("```python") == len(FILES)
-    used = set(re.findall(r"\bmy_\w+(?=:\w)", "\n".join(COMMANDS)))
-    assert used == {name.removesuffix(".py") for name in FILES}
+    modules = {f"my_{kind}" for kind in ("data", "segmenter", "policies", "protocol", "rewards", "commands")}
+    assert set(FILES) == {"my_run.yaml", *(f"{module}.py" for module in modules)}
+    assert PAGE.count("```python") == len(modules)
+    assert set(re.findall(r"\bmy_\w+(?=:\w)", "\n".join(COMMANDS))) == modules
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_each_command_of_the_page_runs(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = shlex.split(line)
     assert program == "prompter"
-    assert main(words) == 0, capsys.readouterr().err
+    assert main([*words, *SHORTER.get(line, [])]) == 0, capsys.readouterr().err
     assert capsys.readouterr().out.strip()
 
 
@@ -76,6 +83,10 @@ def test_what_the_commands_did(folder: Path) -> None:
     assert metrics("runs/corner", "box")["gIoU"] < 0.5
     assert metrics("runs/discs", "box", "mine")["P@0.75"] == 1.0
     assert metrics("runs/discs", "box", "mine").keys() == {"gIoU", "P@0.75"}
+    rollouts = list(read_rollouts(Path("runs/mine/rollouts/step-00000001.jsonl")))
+    assert {rollout.dataset for rollout in rollouts} == {"discs"}
+    assert {rollout.executor for rollout in rollouts} == {"my_segmenter:build"}
+    assert all("my_rewards:brief_iou" in rollout.rewards for rollout in rollouts)
 
 
 def test_a_console_script_finds_the_current_folder(folder: Path) -> None:
@@ -98,9 +109,11 @@ def test_a_console_script_finds_the_current_folder(folder: Path) -> None:
 def test_a_run_folder_imports_nothing_unless_it_is_trusted(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    sys.modules.pop("my_data", None)
-    assert main(["report", "runs/discs"]) == 0
-    assert "my_data" not in sys.modules
-    assert "--trust" in caplog.text
-    assert main(["report", "runs/discs", "--trust"]) == 0
-    assert "my_data" in sys.modules
+    for run in ("runs/discs", "runs/mine"):  # an evaluation and a training run
+        sys.modules.pop("my_data", None)
+        caplog.clear()
+        assert main(["report", run]) == 0
+        assert "my_data" not in sys.modules
+        assert "--trust" in caplog.text
+        assert main(["report", run, "--trust"]) == 0
+        assert "my_data" in sys.modules
