@@ -145,11 +145,10 @@ def _command(name: str) -> tuple[ModuleType, Callable[[argparse.Namespace], int]
         return module, module.run
     run = import_object(name, "command", COMMANDS)
     module = sys.modules[name.partition(":")[0]]
-    for what, found in ((name, run), ("its add_arguments", getattr(module, "add_arguments", None))):
+    for what, found in (("", run), (" its add_arguments", getattr(module, "add_arguments", None))):
         if not callable(found):
-            raise UserError(
-                f"command {name!r}: {what} should be a callable, but is a {type(found).__name__}."
-            )
+            kind = type(found).__name__
+            raise UserError(f"command {name!r}{what and ':'}{what} should be a callable, but is a {kind}.")
     return module, run
 
 

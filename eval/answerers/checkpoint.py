@@ -83,7 +83,8 @@ def open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
     if adapter is not None:
         adapter = resolve_source(str(adapter), "adapter")
     try:
-        config = SamplerConfig.model_validate({"kind": _default_sampler(), **given})
+        is_given = not {"backend", "kind"}.isdisjoint(given)  # the second is what it was called before
+        config = SamplerConfig.model_validate(given if is_given else {"backend": _default_sampler(), **given})
     except ValidationError as error:
         raise UserError(describe_validation_error(error, "the option sampler", data=given)) from None
     rank = None if adapter is None else _adapter_rank(Path(adapter))
