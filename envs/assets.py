@@ -11,7 +11,6 @@ Where there is no network, put the archive itself, under the file name the regis
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import re
@@ -28,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from prompter.errors import UserError
-from prompter.runs.files import atomic_write, sha256_of
+from prompter.runs.files import atomic_write, locked, sha256_of
 
 PackageKind = Literal["wheel", "sdist", "npm"]
 
@@ -91,7 +90,7 @@ def fetch_package_files(
         return all(path.is_file() and sha256_of(path) == members[name] for name, path in paths.items())
 
     if not is_complete():
-        with _locked(root):
+        with locked(_lock_of(root)):
             if not is_complete():
                 with _archive(package, version, kind, archive_sha256) as archive:
                     found = _extract_files(archive, kind, paths)
@@ -128,7 +127,7 @@ def fetch_package_folder(
     # keeps it apart from single files of the same folder, and from folders inside it.
     target = root / "folders" / "__".join(relative.parts) / relative.name
     if not target.is_dir():
-        with _locked(root):
+        with locked(_lock_of(root)):
             if not target.is_dir():
                 with _archive(package, version, kind, archive_sha256) as archive:
                     _extract_folder(archive, kind, folder, target)
@@ -147,13 +146,9 @@ def _safe_relative(member: str) -> PurePosixPath:
     return path
 
 
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes for one package; released by the kernel on exit."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with open(root.with_name(root.name + ".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def _lock_of(root: Path) -> Path:
+    """The file that is locked while a package's folder is filled."""
+    return root.with_name(root.name + ".lock")
 
 
 @contextmanager

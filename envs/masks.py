@@ -144,6 +144,15 @@ def iou(prediction: Any, target: Any, ignore: Any = None) -> float:
     return 1.0 if joined == 0 else intersection / joined
 
 
+def pairwise_iou(masks: Sequence[Mask], others: Sequence[Mask], ignore: Mask | None) -> NDArray[np.float64]:
+    """IoU of every mask with every other, all bool [height, width]: float64 [masks, others]."""
+    scores = np.zeros((len(masks), len(others)))
+    for row, one in enumerate(masks):
+        for column, other in enumerate(others):
+            scores[row, column] = iou(one, other, ignore)
+    return scores
+
+
 def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
     """Tight XYXY half-open box of a mask in pixels, or None when the mask is empty."""
     rows, columns = np.flatnonzero(as_mask(mask).any(1)), np.flatnonzero(as_mask(mask).any(0))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from envs.masks import RLE
-from prompter.types import FailureKind, ParseFailure, PromptSet
+from envs.masks import RLE, Mask, decode_rle
+from prompter.types import Reading, reading_from_json, reading_to_json
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Rollout:
         sample_id, dataset, split, image_id, image_wh, query, target, instances, ignore, boxes,
             tags: as in `envs.sample.Sample`; image_wh is (width, height).
         completion: the sampled text.
-        answer: what the parser read: a `PromptSet`, or why there is none.
+        reading: what was read in it: a `PromptSet`, or why there is none.
         prediction: the executor's union mask; None when parsing or the executor failed.
         predicted_ious: the executor's own estimate per instance.
         predicted_instances: one predicted mask per instance of the answer, when it was asked for
@@ -39,7 +40,7 @@ class Rollout:
     query: str
     target: RLE | None
     completion: str
-    answer: PromptSet | ParseFailure
+    reading: Reading
     prediction: RLE | None
     instances: tuple[RLE, ...] = ()
     ignore: RLE | None = None
@@ -53,14 +54,52 @@ class Rollout:
     step: int = -1
     rewards: Mapping[str, float | None] = field(default_factory=dict)
 
+    @property
+    def mask_hw(self) -> tuple[int, int]:
+        """(height, width) of every mask."""
+        return (self.image_wh[1], self.image_wh[0])
+
+    # Decoded when first asked for and kept, so that several rewards decode a mask once; a copy made by
+    # `dataclasses.replace` starts without them. Nobody may write into these arrays: they are shared.
+
+    @cached_property
+    def target_mask(self) -> Mask | None:
+        """Target, bool [height, width]; None for sets that give boxes only."""
+        return self._decoded(self.target)
+
+    @cached_property
+    def prediction_mask(self) -> Mask | None:
+        """The executor's union mask, bool [height, width]; None when parsing or the executor failed."""
+        return self._decoded(self.prediction)
+
+    @cached_property
+    def ignore_mask(self) -> Mask | None:
+        """Pixels that no metric counts, bool [height, width]; or None."""
+        return self._decoded(self.ignore)
+
+    @cached_property
+    def instance_masks(self) -> tuple[Mask, ...]:
+        """Target objects, each bool [height, width]; empty if not told apart."""
+        return tuple(decode_rle(rle, self.mask_hw) for rle in self.instances)
+
+    @cached_property
+    def predicted_instance_masks(self) -> tuple[Mask, ...]:
+        """One mask per instance of the reading, each bool [height, width]; empty if they were not kept."""
+        return tuple(decode_rle(rle, self.mask_hw) for rle in self.predicted_instances)
+
+    def keep_decoded(self, **masks: Any) -> None:
+        """Take masks that are at hand, under the names of the properties above, instead of decoding them."""
+        self.__dict__.update(masks)
+
+    def _decoded(self, rle: RLE | None) -> Mask | None:
+        return None if rle is None else decode_rle(rle, self.mask_hw)
+
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; `answer` becomes `prompts` or `failure`."""
+        """Return a JSON-ready dict; `reading` becomes `prompts` or `failure`."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        answer = data.pop("answer")
         data["tags"], data["rewards"] = dict(self.tags), dict(self.rewards)
-        data["prompts"] = answer.to_json() if isinstance(answer, PromptSet) else None
-        data["failure"] = answer.to_json() if isinstance(answer, ParseFailure) else None
-        return data
+        reading = data.pop("reading")
+        return data | reading_to_json(reading)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Rollout:
@@ -68,13 +107,9 @@ class Rollout:
         fields = dict(data)
         if "image_size" in fields:  # what the key was called before
             fields["image_wh"] = fields.pop("image_size")
-        prompts, failure = fields.pop("prompts"), fields.pop("failure")
-        answer: PromptSet | ParseFailure
-        if failure is None:
-            answer = PromptSet.from_json(prompts)
-        else:
-            answer = ParseFailure(FailureKind(failure["kind"]), failure["message"], fields["completion"])
+        read = {name: fields.pop(name) for name in ("prompts", "failure")}
+        reading = reading_from_json(read, fields["completion"])
         for name in ("image_wh", "instances", "predicted_ious", "predicted_instances"):
             fields[name] = tuple(fields[name])
         fields["boxes"] = tuple(tuple(box) for box in fields["boxes"])
-        return cls(answer=answer, **fields)
+        return cls(reading=reading, **fields)

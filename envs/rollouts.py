@@ -1,15 +1,24 @@
-"""From samples and parsed answers to rollouts: the one place where answers meet a segmenter."""
+"""Both ways between samples and a policy: questions out, answers in and through an executor.
+
+samples --make_requests--> requests --sampler--> completions --Policy.read--> answers
+samples, answers --make_rollouts (executor)--> rollouts --rewards--> scores
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+import numpy as np
+from PIL import Image
 
 from envs.executors.base import Executor, ExecutorFailure, Segmentation
-from envs.masks import encode_rle
+from envs.masks import Mask, decode_rle, encode_rle, union
 from envs.rollout import Rollout
 from envs.sample import RGB, Sample
-from prompter.types import ParseFailure, PromptSet
+from prompter.chat import SamplingRequest
+from prompter.errors import UserError
+from prompter.policy import Policy
+from prompter.types import Answer, PromptSet
 
 
 def image_key(sample: Sample) -> str:
@@ -17,104 +26,133 @@ def image_key(sample: Sample) -> str:
     return f"{sample.dataset}/{sample.split}/{sample.image_id}"
 
 
+def make_requests(policy: Policy, samples: Sequence[Sample]) -> list[SamplingRequest]:
+    """One request per sample, in order; each distinct image is loaded once."""
+    images: dict[str, Image.Image] = {}
+    requests = []
+    for sample in samples:
+        key = image_key(sample)
+        if key not in images:
+            images[key] = sample.load_image()
+        requests.append(policy.request(sample.query, images[key], key))
+    return requests
+
+
 def make_rollouts(
     samples: Sequence[Sample],
-    completions: Sequence[str],
-    answers: Sequence[PromptSet | ParseFailure],
-    segmenter: Executor,
+    answers: Sequence[Answer],
+    executor: Executor | None,
     *,
+    name: str = "",
     step: int = -1,
-    executor: str = "",
-    completion_tokens: Sequence[int] | None = None,
     keep_instances: bool = False,
 ) -> list[Rollout]:
-    """Segment every answer that parsed and return one rollout per completion, in order.
+    """Segment every answer that was read and return one rollout per answer, in order.
 
-    Each distinct image is loaded once. A parse failure never reaches the segmenter. An empty
-    answer does (segmenters answer it with an empty mask), so that decodes count completions.
+    Each distinct image is loaded once, and each distinct target decoded once. A parse failure never
+    reaches the executor. An empty answer does (it is answered with an empty mask), so that decodes
+    count completions.
 
     Args:
-        samples, completions, answers: one entry per completion; a group's completions repeat
-            their sample.
-        segmenter: see `Executor`.
+        samples, answers: one entry per answer; a group's answers repeat their sample.
+        executor: segments the answers' prompts; None takes the masks that the answers brought along.
+        name: of the executor, stored in the rollouts.
         step: optimiser step, or -1 outside training.
-        executor: name of the segmenter, stored in the rollouts.
-        completion_tokens: number of sampled tokens of each completion, if known.
-        keep_instances: store one predicted mask per instance as well; the segmenter must return
+        keep_instances: store one predicted mask per instance as well; the executor must return
             `instance_masks`.
 
     Raises:
-        ValueError: if the sequences differ in length, or the segmenter returns another number of
+        ValueError: if the sequences differ in length, or the executor returns another number of
             results, or `keep_instances` is set and it returns no instance masks.
+        UserError: if there is no executor and an answer brought no masks.
     """
-    tokens = [0] * len(samples) if completion_tokens is None else list(completion_tokens)
-    lengths = {len(samples), len(completions), len(answers), len(tokens)}
-    if len(lengths) != 1:
+    if len(samples) != len(answers):
         raise ValueError(
-            f"expected equally many samples, completions, answers and token counts, but got "
-            f"{len(samples)}, {len(completions)}, {len(answers)} and {len(tokens)}"
+            f"expected equally many samples and answers, but got {len(samples)} and {len(answers)}"
         )
-    indices: list[int] = []
-    prompts: list[PromptSet] = []
-    for index, answer in enumerate(answers):
-        if isinstance(answer, PromptSet):
-            indices.append(index)
-            prompts.append(answer)
-    loaded: dict[str, RGB] = {}
-    for index in indices:
-        key = image_key(samples[index])
-        if key not in loaded:
-            loaded[key] = samples[index].image_array()
-    keys = [image_key(samples[index]) for index in indices]
-    results: list[Segmentation | ExecutorFailure] = []
-    if prompts:
-        results = segmenter.segment(
-            [loaded[key] for key in keys], prompts, keys, keep_instances=keep_instances
+    asked = [index for index, answer in enumerate(answers) if isinstance(answer.reading, PromptSet)]
+    results: Sequence[Segmentation | ExecutorFailure]
+    if executor is None:
+        results = [_brought(samples[index], answers[index], name) for index in asked]
+    else:
+        results = _segmented(
+            [samples[index] for index in asked], [answers[index] for index in asked], executor, keep_instances
         )
-    if len(results) != len(prompts):
-        raise ValueError(f"the segmenter returned {len(results)} results for {len(prompts)} prompt sets")
-    by_index = dict(zip(indices, results, strict=True))
+    by_index = dict(zip(asked, results, strict=True))
+    targets: dict[int, Mask | None] = {}
     rollouts = []
-    for index, sample in enumerate(samples):
-        rollout = Rollout(
-            sample_id=sample.sample_id,
-            dataset=sample.dataset,
-            split=sample.split,
-            image_id=sample.image_id,
-            image_wh=sample.image_wh,
-            query=sample.query,
-            target=sample.target,
-            completion=completions[index],
-            answer=answers[index],
-            prediction=None,
-            instances=sample.instances,
-            ignore=sample.ignore,
-            boxes=sample.boxes,
-            tags=sample.tags,
-            executor=executor,
-            completion_tokens=tokens[index],
-            step=step,
-        )
-        rollouts.append(_with_result(rollout, by_index.get(index), keep_instances))
+    for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        result = by_index.get(index)
+        rollout = _rollout(sample, answer, result, name, step, keep_instances)
+        if id(sample) not in targets:
+            targets[id(sample)] = rollout.target_mask
+        rollout.keep_decoded(target_mask=targets[id(sample)])
+        rollouts.append(rollout)
     return rollouts
 
 
-def _with_result(
-    rollout: Rollout, result: Segmentation | ExecutorFailure | None, keep_instances: bool
+def _segmented(
+    samples: Sequence[Sample], answers: Sequence[Answer], executor: Executor, keep_instances: bool
+) -> list[Segmentation | ExecutorFailure]:
+    """The executor's result for each answer; every answer has prompts."""
+    if not answers:
+        return []
+    keys = [image_key(sample) for sample in samples]
+    loaded: dict[str, RGB] = {}
+    for key, sample in zip(keys, samples, strict=True):
+        if key not in loaded:
+            loaded[key] = sample.image_array()
+    prompts = [answer.reading for answer in answers if isinstance(answer.reading, PromptSet)]
+    results = executor.segment([loaded[key] for key in keys], prompts, keys, keep_instances=keep_instances)
+    if len(results) != len(prompts):
+        raise ValueError(f"the executor returned {len(results)} results for {len(prompts)} prompt sets")
+    return results
+
+
+def _brought(sample: Sample, answer: Answer, name: str) -> Segmentation:
+    """The masks that an answer brought along, as an executor would have returned them."""
+    if answer.masks is None:
+        raise UserError(f"This policy answers with prompts, not masks; name an executor other than {name}.")
+    masks = tuple(decode_rle(rle, sample.mask_hw) for rle in answer.masks)
+    scores = np.asarray(answer.scores, dtype=np.float32)
+    return Segmentation(union(masks, sample.mask_hw), scores, instance_masks=masks)
+
+
+def _rollout(
+    sample: Sample,
+    answer: Answer,
+    result: Segmentation | ExecutorFailure | None,
+    name: str,
+    step: int,
+    keep_instances: bool,
 ) -> Rollout:
-    """Add what the segmenter said; None means that it was not asked (a parse failure)."""
-    if result is None:
-        return rollout
-    if isinstance(result, ExecutorFailure):
-        return replace(rollout, executor_error=result.message)
-    masks = result.instance_masks if keep_instances else ()
+    """One rollout; a result of None means that the executor was not asked (a parse failure)."""
+    done = result if isinstance(result, Segmentation) else None
+    masks = done.instance_masks if done is not None and keep_instances else ()
     if masks is None:
-        raise ValueError(
-            f"the segmenter {rollout.executor!r} returned no instance masks, but they were asked for"
-        )
-    return replace(
-        rollout,
-        prediction=encode_rle(result.mask),
-        predicted_ious=tuple(float(value) for value in result.predicted_ious),
+        raise ValueError(f"the executor {name!r} returned no instance masks, but they were asked for")
+    rollout = Rollout(
+        sample_id=sample.sample_id,
+        dataset=sample.dataset,
+        split=sample.split,
+        image_id=sample.image_id,
+        image_wh=sample.image_wh,
+        query=sample.query,
+        target=sample.target,
+        completion=answer.text,
+        reading=answer.reading,
+        prediction=None if done is None else encode_rle(done.mask),
+        instances=sample.instances,
+        ignore=sample.ignore,
+        boxes=sample.boxes,
+        tags=sample.tags,
+        predicted_ious=() if done is None else tuple(float(value) for value in done.predicted_ious),
         predicted_instances=tuple(encode_rle(mask) for mask in masks),
+        executor_error=result.message if isinstance(result, ExecutorFailure) else None,
+        executor=name,
+        completion_tokens=answer.tokens,
+        step=step,
     )
+    if done is not None:
+        rollout.keep_decoded(prediction_mask=done.mask, predicted_instance_masks=masks)
+    return rollout

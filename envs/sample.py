@@ -50,6 +50,11 @@ class Sample:
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def mask_hw(self) -> tuple[int, int]:
+        """(height, width) of every mask."""
+        return (self.image_wh[1], self.image_wh[0])
+
     def image_array(self) -> RGB:
         """Load the image as a contiguous array [height, width, 3], uint8, RGB."""
         return np.ascontiguousarray(np.asarray(self.load_image().convert("RGB")))
@@ -62,12 +67,11 @@ class Sample:
         """
         if self.target is None:
             raise ValueError(f"sample {self.sample_id!r} of {self.dataset} has boxes, not a mask")
-        return decode_rle(self.target, (self.image_wh[1], self.image_wh[0]))
+        return decode_rle(self.target, self.mask_hw)
 
     def instance_masks(self) -> list[Mask]:
         """Decode each target object to a bool mask [height, width]; empty if not told apart."""
-        hw = (self.image_wh[1], self.image_wh[0])
-        return [decode_rle(rle, hw) for rle in self.instances]
+        return [decode_rle(rle, self.mask_hw) for rle in self.instances]
 
 
 @runtime_checkable
@@ -82,6 +86,30 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+
+class FirstSamples:
+    """The first samples of a source, as a source. See `first_samples`."""
+
+    def __init__(self, source: SampleSource, count: int) -> None:
+        self.name, self.split = source.name, source.split
+        self._source, self._count = source, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._count:
+            raise IndexError(f"there are {self._count} samples, but number {index} was asked for")
+        return self._source[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self._source[index] for index in range(self._count))
+
+
+def first_samples(source: SampleSource, count: int | None) -> SampleSource:
+    """A source cut to its first `count` samples; the source itself if `count` is None or no less."""
+    return source if count is None or count >= len(source) else FirstSamples(source, count)
 
 
 def content_hash(image: RGB) -> str:

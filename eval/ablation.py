@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from eval.metrics import compare
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
-from eval.report.html import page, table
+from eval.report.html import from_template
 from eval.results import percent
 from prompter.runs.files import atomic_write
+from prompter.runs.tables import markdown_table
 
 ACTION_SPACES: dict[str, dict[str, Any]] = {
     "as-trained": {},
@@ -123,16 +123,14 @@ def _limits(interval: tuple[float, float] | None, sign: str = "") -> str:
 
 def grid_markdown(cells: Sequence[Cell], protocol: ScoringProtocol, metric: str) -> str:
     """The grid as a Markdown table."""
-    rows = _rows(cells, metric)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
+    lines = markdown_table(_rows(cells, metric))
     return "\n".join([f"# Ablation: {metric}, protocol {protocol.name}, per cent", "", *lines, "", _NOTE, ""])
 
 
 def grid_html(cells: Sequence[Cell], protocol: ScoringProtocol, metric: str) -> str:
     """The grid as a self-contained page: a bar per cell, and the table."""
     title = f"Ablation: {metric}, protocol {protocol.name}, per cent"
-    body = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(_NOTE)}</p>']
+    charts = []
     axes = [name for name in _axes(cells) if name != "benchmark"]
     for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
         bars = [
@@ -140,10 +138,8 @@ def grid_html(cells: Sequence[Cell], protocol: ScoringProtocol, metric: str) -> 
             for cell in cells
             if cell.benchmark == benchmark and cell.value is not None
         ]
-        body.append(f'<div class="panel">{bar_chart(bars, title=benchmark)}</div>')
-    rows = [[escape(text) for text in row] for row in _rows(cells, metric)]
-    body.append(f'<div class="panel">{table(rows)}</div>')
-    return page(title, body)
+        charts.append(bar_chart(bars, title=benchmark))
+    return from_template("grid.html", title=title, note=_NOTE, charts=charts, rows=_rows(cells, metric))
 
 
 _NOTE = (

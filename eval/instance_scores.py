@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from envs.boxes import pairwise_box_iou
-from envs.masks import decode_rle, iou, mask_to_box
+from envs.masks import mask_to_box, pairwise_iou
 from envs.rollout import Rollout
 from prompter.types import ParseFailure
 
@@ -61,21 +61,19 @@ def rollout_instance_score(rollout: Rollout, threshold: float = 0.5) -> Instance
     """
     if rollout.executor_error is not None or rollout.target is None:
         return None
-    hw = (rollout.image_wh[1], rollout.image_wh[0])
-    wanted = [mask for mask in (decode_rle(rle, hw) for rle in rollout.instances) if mask.any()]
-    if not wanted and decode_rle(rollout.target, hw).any():
+    wanted = [mask for mask in rollout.instance_masks if mask.any()]
+    if not wanted and rollout.target_mask is not None and rollout.target_mask.any():
         return None
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         return score_from_counts(0, 0, len(wanted)) if wanted else InstanceScore(0.0, 0.0, 0.0)
-    chosen = len(rollout.answer)
+    chosen = len(rollout.reading)
     if chosen == 0 or not wanted:
         return score_from_counts(0, chosen, len(wanted))
     scores: NDArray[np.float64]
     if len(rollout.predicted_instances) == chosen:
-        found = [decode_rle(rle, hw) for rle in rollout.predicted_instances]
-        scores = np.array([[iou(one, other, None) for other in wanted] for one in found])
+        scores = pairwise_iou(rollout.predicted_instance_masks, wanted, None)
     else:
-        boxes = [instance.box for instance in rollout.answer.instances if instance.box is not None]
+        boxes = [instance.box for instance in rollout.reading.instances if instance.box is not None]
         if len(boxes) != chosen:
             return None
         tight = [box for box in map(mask_to_box, wanted) if box is not None]

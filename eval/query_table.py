@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.boxes import pairwise_box_iou
-from envs.masks import decode_rle, mask_to_box
+from envs.masks import Mask, mask_to_box
 from envs.rollout import Rollout
 from eval.instance_scores import rollout_instance_score
 from eval.mask_views import Counts, MaskPair, View, count
@@ -175,7 +175,7 @@ class TableBuilder:
         score = np.nan
         if pair is not None and outcome is not Outcome.EXECUTOR_FAILED:
             native = counts[View.NATIVE]
-            score = score_counts(rollout.answer, has_target, native.intersection, native.union)
+            score = score_counts(rollout.reading, has_target, native.intersection, native.union)
         for view in self._views:
             one = counts[view]
             self._areas[view].extend((one.intersection, one.union, one.predicted, one.target))
@@ -200,8 +200,8 @@ class TableBuilder:
         self._pixels.append(rollout.image_wh[0] * rollout.image_wh[1])
         self._tokens.append(rollout.completion_tokens)
         self._tags.append(self._tag_sets.setdefault(tags, len(self._tag_sets)))
-        if isinstance(rollout.answer, ParseFailure):
-            self._failures[str(rollout.answer.kind)] += 1
+        if isinstance(rollout.reading, ParseFailure):
+            self._failures[str(rollout.reading.kind)] += 1
 
     def build(self) -> QueryTable:
         """Return the table of everything added; nothing can be added afterwards."""
@@ -251,34 +251,30 @@ def build_table(rollouts: Iterable[Rollout], views: Iterable[View] = (View.NATIV
 
 
 def _outcome(rollout: Rollout) -> Outcome:
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         return Outcome.PARSE_FAILED
     if rollout.executor_error is not None:
         return Outcome.EXECUTOR_FAILED
-    return Outcome.NO_TARGET if rollout.answer.is_empty else Outcome.TARGETS
+    return Outcome.NO_TARGET if rollout.reading.is_empty else Outcome.TARGETS
 
 
 def _mask_pair(rollout: Rollout) -> MaskPair:
-    hw = (rollout.image_wh[1], rollout.image_wh[0])
-    assert rollout.target is not None
-    target = decode_rle(rollout.target, hw)
-    prediction = (
-        np.zeros(hw, dtype=np.bool_) if rollout.prediction is None else decode_rle(rollout.prediction, hw)
-    )
-    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, hw)
-    instances = []
-    if rollout.predicted_instances and not isinstance(rollout.answer, ParseFailure):
-        for rle, instance in zip(rollout.predicted_instances, rollout.answer.instances, strict=True):
-            instances.append((decode_rle(rle, hw), instance.box))
-    return MaskPair(prediction, target, ignore, instances, answered_boxes(rollout))
+    target, prediction = rollout.target_mask, rollout.prediction_mask
+    assert target is not None
+    if prediction is None:
+        prediction = np.zeros(rollout.mask_hw, dtype=np.bool_)
+    instances: list[tuple[Mask, Box | None]] = []
+    if rollout.predicted_instances and not isinstance(rollout.reading, ParseFailure):
+        boxes = [instance.box for instance in rollout.reading.instances]
+        instances = list(zip(rollout.predicted_instance_masks, boxes, strict=True))
+    return MaskPair(prediction, target, rollout.ignore_mask, instances, answered_boxes(rollout))
 
 
 def _enclosing_box_iou(rollout: Rollout, pair: MaskPair | None) -> float:
     """IoU of the box around the answer (its boxes, else its mask) and the box around the target."""
     boxes: Sequence[Box] = answered_boxes(rollout)
-    if not boxes and rollout.prediction is not None:
-        prediction = decode_rle(rollout.prediction) if pair is None else pair.prediction
-        tight = mask_to_box(prediction)
+    if not boxes and rollout.prediction_mask is not None:
+        tight = mask_to_box(rollout.prediction_mask)
         boxes = () if tight is None else (tight,)
     wanted = target_boxes(rollout)
     if not boxes or not wanted:

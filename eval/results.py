@@ -14,6 +14,7 @@ from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
+from prompter.runs.tables import text_table
 
 RESULTS = "results.json"
 
@@ -116,18 +117,6 @@ def results_text(results: Mapping[str, Any]) -> str:
             for one in protocols.values():
                 row.append(with_interval(one["metrics"][name]) if name in one["metrics"] else "")
             rows.append(row)
-        lines += [f"  {line}" for line in text_table(rows)]
+        lines += [f"  {line}" for line in text_table(rows, numbers=True)]
         lines.append("  per cent; in brackets 95 % bootstrap intervals, drawing images")
     return "\n".join(lines)
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay rows out in columns; the first column is left-aligned, the others right-aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -23,13 +23,18 @@ from envs.executors.base import Executor
 from envs.rollout import Rollout
 from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
-from eval.answerers.base import Answer, Answerer
-from eval.answerers.own_masks import OwnMasks
+from eval.answerers.base import Answerer
 from prompter.errors import UserError
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
-from prompter.types import FailureKind, ParseFailure, PromptSet
+from prompter.types import (
+    Answer,
+    ParseFailure,
+    Reading,
+    reading_from_json,
+    reading_to_json,
+)
 from rewards.mask import mask_iou
 
 COMPLETIONS = "completions.jsonl"
@@ -62,7 +67,7 @@ class EvaluationRun:
 def evaluate(
     samples: Samples,
     answerer: Answerer,
-    executors: Mapping[str, Executor | OwnMasks],
+    executors: Mapping[str, Executor | None],
     out: Path | str,
     *,
     config: Mapping[str, Any],
@@ -77,7 +82,8 @@ def evaluate(
     Args:
         samples: what to ask; loaded one chunk at a time.
         answerer: who answers.
-        executors: segmenters by name; each gets the same answers and its own rollout file.
+        executors: executors by name; each gets the same answers and its own rollout file. None takes the
+            masks that the answers brought along.
         out: run folder.
         config: what identifies this run (benchmark, policy, executors, …), JSON-ready; written to
             `config.yaml` and compared on resume.
@@ -121,14 +127,14 @@ def evaluate(
             else:
                 answers = answerer.answer(batch)
                 append_lines(completions, map(_completion_line, batch, answers))
-            for name, segmenter in executors.items():
+            for name, executor in executors.items():
                 if first < segmented[name]:
                     continue
-                rollouts = _segmented(batch, answers, segmenter, name, step, keep_instances)
+                rollouts = _segmented(batch, answers, executor, name, step, keep_instances)
                 append_lines(files[name], (rollout.to_json() for rollout in rollouts))
                 if name == next(iter(executors)) and progress:
                     for rollout in rollouts:
-                        running.add(None if rollout.target is None else mask_iou(rollout), rollout.answer)
+                        running.add(None if rollout.target is None else mask_iou(rollout), rollout.reading)
             bar.set_postfix_str(running.text(), refresh=False)
             bar.update(len(batch))
     give_back_memory()
@@ -138,7 +144,7 @@ def evaluate(
 def _segmented(
     batch: Sequence[Sample],
     answers: Sequence[Answer],
-    segmenter: Executor | OwnMasks,
+    executor: Executor | None,
     name: str,
     step: int,
     keep_instances: bool,
@@ -146,17 +152,8 @@ def _segmented(
     """Segment a chunk's answers, in parts whose images fit the byte budget."""
     rollouts: list[Rollout] = []
     for part in _parts_by_pixels(batch):
-        asked = answers[part]
-        prepared = segmenter.of(asked) if isinstance(segmenter, OwnMasks) else segmenter
         rollouts += make_rollouts(
-            batch[part],
-            [answer.text for answer in asked],
-            [answer.prompts for answer in asked],
-            prepared,
-            step=step,
-            executor=name,
-            completion_tokens=[answer.tokens for answer in asked],
-            keep_instances=keep_instances,
+            batch[part], answers[part], executor, name=name, step=step, keep_instances=keep_instances
         )
     return rollouts
 
@@ -241,12 +238,10 @@ def _parts_by_pixels(batch: Sequence[Sample]) -> Iterator[slice]:
 
 
 def _completion_line(sample: Sample, answer: Answer) -> dict[str, Any]:
-    parsed = isinstance(answer.prompts, PromptSet)
     return {
         "sample_id": sample.sample_id,
         "completion": answer.text,
-        "prompts": answer.prompts.to_json() if parsed else None,
-        "failure": None if parsed else answer.prompts.to_json(),
+        **reading_to_json(answer.reading),
         "tokens": answer.tokens,
         **({} if answer.masks is None else {"masks": list(answer.masks), "scores": list(answer.scores)}),
     }
@@ -261,15 +256,10 @@ def _stored_answers(batch: Sequence[Sample], lines: Iterator[dict[str, Any]], pa
                 f"{path} holds an answer to sample {line.get('sample_id')!r} where {sample.sample_id!r} "
                 f"was expected; the benchmark has changed, evaluate into a new folder."
             )
-        prompts: PromptSet | ParseFailure
-        if line["failure"] is None:
-            prompts = PromptSet.from_json(line["prompts"])
-        else:
-            failure = line["failure"]
-            prompts = ParseFailure(FailureKind(failure["kind"]), failure["message"], line["completion"])
+        reading = reading_from_json(line, line["completion"])
         masks = tuple(line["masks"]) if "masks" in line else None
         answers.append(
-            Answer(line["completion"], prompts, line["tokens"], masks, tuple(line.get("scores", ())))
+            Answer(line["completion"], reading, line["tokens"], masks, tuple(line.get("scores", ())))
         )
     return answers
 
@@ -281,13 +271,13 @@ class _Running:
         self._scores: list[float] = [0.0, 0.0]  # sum, count
         self._failed = self._seen = 0
 
-    def add(self, score: float | None, answer: PromptSet | ParseFailure) -> None:
+    def add(self, score: float | None, reading: Reading) -> None:
         """Count one rollout; a score of None (no mask, or the segmenter failed) is left out."""
         if score is not None:
             self._scores[0] += score
             self._scores[1] += 1
         self._seen += 1
-        self._failed += isinstance(answer, ParseFailure)
+        self._failed += isinstance(reading, ParseFailure)
 
     def text(self) -> str:
         """Running gIoU and share of parse failures, in per cent."""

@@ -8,6 +8,7 @@ suit the instruction-tuned Qwen2-VL, Qwen2.5-VL and Qwen3-VL models.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from prompter.coords import largest_area
 from prompter.errors import UserError, did_you_mean
-from prompter.policy import POLICY_FAMILIES, SETTINGS_FILE, Policy, PolicySettings
+from prompter.policy import POLICY_FAMILIES, Policy, PolicySettings
+from prompter.runs.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,32 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 """Modules that LoRA adapts: the language model's linear layers, which vLLM can load as an adapter."""
 
 
-def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> Policy:
+SETTINGS_FILE = "prompter.json"
+"""Where a checkpoint of ours says how it was trained to be asked (`PolicySettings`)."""
+
+
+@dataclass(frozen=True)
+class Checkpoint(Policy):
+    """A policy with the checkpoint it belongs to, its processor loaded, its weights not (`load_weights`).
+
+    Args:
+        source: local folder or hub id.
+        family: a key of `prompter.policy.POLICY_FAMILIES`.
+        processor: the Hugging Face processor (tokenizer and image processor).
+    """
+
+    source: str
+    family: str
+    processor: Any
+
+    def save_protocol(self, folder: Path | str) -> None:
+        """Write processor and settings into a checkpoint folder, so that it can be asked the same way."""
+        self.processor.save_pretrained(folder)
+        with atomic_write(Path(folder) / SETTINGS_FILE) as handle:
+            json.dump(self.settings.model_dump(mode="json"), handle, indent=2)
+
+
+def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> Checkpoint:
     """Load a checkpoint's processor and protocol from a local folder or the hub.
 
     Args:
@@ -63,15 +90,22 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
             f"policy {name!r} has an image processor ({type(image_processor).__name__}) without patch_size "
             f"and merge_size, so it is not known how it resizes images, and coordinates would be off."
         )
-    policy = Policy(name, family, settings, processor)
-    side = settings.image.side
-    if side is not None and side % policy._factor:
+    policy = make_checkpoint(name, family, settings, processor)
+    side, factor = settings.image.side, policy.factor
+    if side is not None and side % factor:
         raise UserError(
-            f"policy image side {side} must be a multiple of {policy._factor} for {name!r}: "
-            f"try {round(side / policy._factor) * policy._factor}"
+            f"policy image side {side} must be a multiple of {factor} for {name!r}: "
+            f"try {round(side / factor) * factor}"
         )
     _pin_pixel_limits(policy)
     return policy
+
+
+def make_checkpoint(source: str, family: str, settings: PolicySettings, processor: Any) -> Checkpoint:
+    """Put a checkpoint's protocol together; frame and factor follow from settings, family and processor."""
+    image_processor = processor.image_processor
+    factor = int(image_processor.patch_size) * int(image_processor.merge_size)
+    return Checkpoint(settings, settings.frame or POLICY_FAMILIES[family], factor, source, family, processor)
 
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -112,7 +146,7 @@ def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
         raise UserError(f"policy settings {where}: {first['msg']}") from None
 
 
-def _pin_pixel_limits(policy: Policy) -> None:
+def _pin_pixel_limits(policy: Checkpoint) -> None:
     """Make the processor leave an already resized image as it is.
 
     TRL and vLLM build pixel values from images that `Policy.model_image` resized; a processor with
@@ -122,7 +156,7 @@ def _pin_pixel_limits(policy: Policy) -> None:
     if limits.side is not None:
         low = high = limits.side**2
     else:
-        factor = policy._factor
+        factor = policy.factor
         low = factor**2  # a size that was rounded down may be below min_pixels, and must stay
         high = largest_area(factor=factor, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels)
     image_processor = policy.processor.image_processor
@@ -133,7 +167,7 @@ def _pin_pixel_limits(policy: Policy) -> None:
 
 
 def load_weights(
-    policy: Policy, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
+    policy: Checkpoint, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
 ) -> PreTrainedModel:
     """Load a policy's weights as a transformers image-text-to-text model on `device`.
 

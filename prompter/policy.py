@@ -1,16 +1,12 @@
-"""A policy: a Qwen-VL checkpoint plus how it is asked and how its answers are read.
+"""How a policy is asked and how its answers are read: settings, frame and sizes, but no weights.
 
-A checkpoint is a Hugging Face folder or hub id. If the folder holds `prompter.json`
-(`PolicySettings`), that says how the checkpoint was trained to be asked; otherwise the defaults
-suit the instruction-tuned Qwen2-VL, Qwen2.5-VL and Qwen3-VL models.
+`prompter.checkpoint` loads one from a Qwen-VL checkpoint; an endpoint's is made from its options.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import Field, model_validator
@@ -20,13 +16,7 @@ from prompter.chat import Instructions, QuestionPosition, SamplingRequest, build
 from prompter.coords import Frame, FrameKind, fit_size
 from prompter.parse import parse_completion
 from prompter.runs.config import StrictModel
-from prompter.runs.files import atomic_write
-from prompter.types import ParseFailure, PromptSet
-
-if TYPE_CHECKING:
-    pass
-
-SETTINGS_FILE = "prompter.json"
+from prompter.types import Answer, Completion, PromptSet, Reading
 
 POLICY_FAMILIES: dict[str, FrameKind] = {
     "qwen2_vl": "absolute",
@@ -80,24 +70,18 @@ class PolicySettings(StrictModel):
 
 @dataclass(frozen=True)
 class Policy:
-    """A checkpoint's processor and protocol, without its weights (see `load_weights`).
+    """How questions are put to a model, and how its completions are read.
 
     Args:
-        source: local folder or hub id.
-        family: a key of `POLICY_FAMILIES`.
         settings: how it is asked.
-        processor: the Hugging Face processor (tokenizer and image processor).
+        frame_kind: the kind of coordinates it speaks.
+        factor: sides of an image as the model sees it are multiples of this (patch size times merge
+            size), so that it is not resized again.
     """
 
-    source: str
-    family: str
     settings: PolicySettings
-    processor: Any
-
-    @property
-    def frame_kind(self) -> FrameKind:
-        """The kind of coordinates it speaks."""
-        return self.settings.frame or POLICY_FAMILIES[self.family]
+    frame_kind: FrameKind
+    factor: int
 
     @property
     def system(self) -> str:
@@ -126,10 +110,15 @@ class Policy:
         """Build the sampler's request for a query on an original image."""
         return SamplingRequest(self.messages(query), self.model_image(image), image_key)
 
+    def read(self, completion: Completion, image_wh: tuple[int, int]) -> Answer:
+        """Read a completion about an image of (width, height) pixels into image-frame prompts."""
+        reading = self.parse(completion.text, image_wh, completion.finish_reason)
+        return Answer(completion.text, reading, len(completion.token_ids))
+
     def parse(
         self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
-    ) -> PromptSet | ParseFailure:
-        """Read a completion about an image of (width, height) pixels into image-frame prompts."""
+    ) -> Reading:
+        """Read a completion's text; see `prompter.parse.parse_completion`."""
         return parse_completion(
             text,
             action_space=self.settings.action_space,
@@ -141,24 +130,13 @@ class Policy:
         """Write image-frame prompts as this policy should answer them (without reasoning)."""
         return write_answer(prompts, self.frame(image_wh))
 
-    def save_protocol(self, folder: Path | str) -> None:
-        """Write processor and settings into a checkpoint folder, so that it can be asked the same way."""
-        self.processor.save_pretrained(folder)
-        with atomic_write(Path(folder) / SETTINGS_FILE) as handle:
-            json.dump(self.settings.model_dump(mode="json"), handle, indent=2)
-
     def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
         limits = self.settings.image
         if limits.side is not None:
             return (limits.side, limits.side)
         return fit_size(
             image_wh,
-            factor=self._factor,
+            factor=self.factor,
             min_pixels=limits.min_pixels,
             max_pixels=limits.max_pixels,
         )
-
-    @property
-    def _factor(self) -> int:
-        image_processor = self.processor.image_processor
-        return int(image_processor.patch_size) * int(image_processor.merge_size)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prompter.errors import UserError, did_you_mean
+from prompter.runs.tables import text_table
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -60,8 +61,8 @@ class Registry(Mapping[str, T_co]):
 
     def listing(self) -> str:
         """One line for each name, with its description; for `--help`."""
-        width = max(map(len, self.entries))
-        return "\n".join(f"  {name:<{width}}  {one.description}" for name, one in self.entries.items())
+        rows = text_table([(name, entry.description) for name, entry in self.entries.items()])
+        return "\n".join(f"  {row}" for row in rows)
 
     def check(self, text: str) -> None:
         """Raise UserError unless a text is a name or looks like "module:callable". Imports nothing."""

@@ -1,4 +1,4 @@
-"""What a policy may say to a segmenter, and how it can fail to say it.
+"""The nouns of the policy's side: what it samples, what it may say to a segmenter, and how it can fail to.
 
 Everything here is in the **image frame**: pixels of the original image, x to the right, y down,
 origin at the top-left corner of the top-left pixel, boxes XYXY with the lower-right corner
@@ -9,9 +9,10 @@ any other frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -145,3 +146,62 @@ class ParseFailure:
     def to_json(self) -> dict[str, str]:
         """Return a JSON-ready dict with the keys `kind` and `message` (the text is kept apart)."""
         return {"kind": str(self.kind), "message": self.message}
+
+
+Reading = PromptSet | ParseFailure
+"""What was read in a completion: prompts in the image frame, or why there are none."""
+
+
+def reading_to_json(reading: Reading) -> dict[str, Any]:
+    """Return a JSON-ready dict with the keys `prompts` and `failure`, one of which is None."""
+    parsed = isinstance(reading, PromptSet)
+    return {
+        "prompts": reading.to_json() if parsed else None,
+        "failure": None if parsed else reading.to_json(),
+    }
+
+
+def reading_from_json(data: Mapping[str, Any], text: str) -> Reading:
+    """Inverse of `reading_to_json`; `text` is the completion, which is kept apart."""
+    failure = data["failure"]
+    if failure is None:
+        return PromptSet.from_json(data["prompts"])
+    return ParseFailure(FailureKind(failure["kind"]), failure["message"], text)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer, not yet read.
+
+    Args:
+        text: decoded without special tokens.
+        token_ids: sampled ids, the end-of-sequence token included when it was sampled.
+        logprobs: log-probability of each sampled token under the sampling policy (temperature
+            applied), or None when not asked for.
+        finish_reason: "stop", or "length" when cut at max_new_tokens.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one question: a completion and what was read in it.
+
+    Args:
+        text: the completion.
+        reading: prompts in the image frame, or why there are none.
+        tokens: number of sampled tokens, or 0 if unknown.
+        masks: one mask per instance (COCO run-length encoding, image frame) from an answerer that
+            segments by itself; None from all others.
+        scores: the answerer's own score of each of these masks.
+    """
+
+    text: str
+    reading: Reading
+    tokens: int = 0
+    masks: tuple[Mapping[str, Any], ...] | None = None
+    scores: tuple[float, ...] = ()

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from prompter import __version__
 from prompter.errors import InfrastructureError, UserError, did_you_mean
 from prompter.registry import import_object, is_import
+from prompter.runs.tables import text_table
 
 
 class Command(NamedTuple):
@@ -101,15 +102,14 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _help() -> str:
-    width = max(len(name) for name in COMMANDS)
-    rows = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    rows = text_table([(name, command.summary) for name, command in COMMANDS.items()])
     return "\n".join(
         [
             "usage: prompter COMMAND …        prompter COMMAND --help        prompter --version",
             "",
             "Train a vision-language model to prompt a frozen Segment Anything Model.",
             "",
-            *rows,
+            *(f"  {row}" for row in rows),
         ]
     )
 

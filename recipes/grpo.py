@@ -38,6 +38,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     from envs.datasets import open_dataset
     from envs.executors import open_executors
+    from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
     from prompter.sampling import open_sampler
     from prompter.sampling.base import SamplingSettings
@@ -58,9 +59,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         config.eval.split,
         **(config.dataset.options if config.eval.options is None else config.eval.options),
     )
-    samples = len(source) if config.dataset.samples is None else min(config.dataset.samples, len(source))
+    source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
-    check_sizes(config, arguments, samples)
+    check_sizes(config, arguments, len(source))
     check_references(config)
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
@@ -98,7 +99,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             n=group_size,
         )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
-        loop = WindowCollector(
+        collector = WindowCollector(
             policy,
             sampler,
             scorer,
@@ -107,7 +108,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             settings,
             config.seed,
             times,
-            samples=samples,
         )
         # 4. Before.
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
@@ -116,7 +116,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, samples=samples, loop=loop, log=log
+            model=model, args=arguments, processor=policy.processor, collector=collector, log=log
         )
         opened.callback(trainer.close)
         if config.eval.every_steps:
@@ -142,7 +142,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
             if state.global_step % every == 0 and state.global_step < state.max_steps:
                 trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
-                evaluation.evaluate_policy(name, trainer.loop.policy, trainer.loop.sampler)
+                evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
 
     return Evaluate()
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.boxes import pairwise_box_iou
-from envs.masks import decode_rle, mask_to_box
+from envs.masks import mask_to_box
 from envs.rollout import Rollout
 from prompter.types import Box, ParseFailure
 from rewards.matching import matched_mean
@@ -16,17 +16,16 @@ def target_boxes(rollout: Rollout) -> list[Box]:
     """Boxes of the targets, XYXY half-open pixels: the set's own, else the tight boxes of its masks."""
     if rollout.boxes:
         return list(rollout.boxes)
-    hw = (rollout.image_wh[1], rollout.image_wh[0])
-    masks = rollout.instances or (() if rollout.target is None else (rollout.target,))
-    boxes = (mask_to_box(decode_rle(mask, hw)) for mask in masks)
+    masks = rollout.instance_masks or (() if rollout.target_mask is None else (rollout.target_mask,))
+    boxes = map(mask_to_box, masks)
     return [box for box in boxes if box is not None]
 
 
 def answered_boxes(rollout: Rollout) -> list[Box]:
     """Boxes of an answer that parsed, XYXY half-open pixels, one per instance that has one."""
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         return []
-    return [instance.box for instance in rollout.answer.instances if instance.box is not None]
+    return [instance.box for instance in rollout.reading.instances if instance.box is not None]
 
 
 def box_iou(rollout: Rollout) -> float:
@@ -35,11 +34,11 @@ def box_iou(rollout: Rollout) -> float:
     Boxes left over on either side count 0. No target and an empty answer score 1; an answer that
     did not parse scores 0. The segmenter is not consulted, so this is never None.
     """
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         return 0.0
     wanted = target_boxes(rollout)
     if not wanted:
-        return 1.0 if rollout.answer.is_empty else 0.0
+        return 1.0 if rollout.reading.is_empty else 0.0
     scores: NDArray[np.float64] = pairwise_box_iou(answered_boxes(rollout), wanted)
     # An instance without a box is an answer too: it is left over and counts 0.
-    return matched_mean(scores, len(rollout.answer), len(wanted))
+    return matched_mean(scores, len(rollout.reading), len(wanted))

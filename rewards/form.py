@@ -17,7 +17,7 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 def valid_answer(rollout: Rollout) -> float:
     """1 if the completion was read as an answer (the empty one included), else 0."""
-    return 0.0 if isinstance(rollout.answer, ParseFailure) else 1.0
+    return 0.0 if isinstance(rollout.reading, ParseFailure) else 1.0
 
 
 def tag_format(rollout: Rollout) -> float:

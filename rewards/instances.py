@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from envs.masks import Mask, decode_rle, iou
+from envs.masks import pairwise_iou
 from envs.rollout import Rollout
 from prompter.errors import UserError
 from prompter.types import ParseFailure
@@ -40,28 +38,17 @@ def instance_mask_iou(rollout: Rollout) -> float | None:
         UserError: if the set has boxes and no masks, or the rollout was made without one mask per
             instance.
     """
-    failed = isinstance(rollout.answer, ParseFailure) or rollout.executor_error is not None
+    failed = isinstance(rollout.reading, ParseFailure) or rollout.executor_error is not None
     if failed or rollout.target is None or not rollout.instances:
         return mask_iou(rollout)
-    hw = (rollout.image_wh[1], rollout.image_wh[0])
-    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, hw)
-    wanted = [mask for mask in (decode_rle(rle, hw) for rle in rollout.instances) if mask.any()]
+    wanted = [mask for mask in rollout.instance_masks if mask.any()]
     if not wanted:
         return mask_iou(rollout)
-    assert not isinstance(rollout.answer, ParseFailure)
-    if len(rollout.predicted_instances) != len(rollout.answer):
+    assert not isinstance(rollout.reading, ParseFailure)
+    if len(rollout.predicted_instances) != len(rollout.reading):
         raise UserError(
             f"The rollout of sample {rollout.sample_id!r} keeps {len(rollout.predicted_instances)} instance "
-            f"masks for {len(rollout.answer)} instances; make rollouts with keep_instances=True."
+            f"masks for {len(rollout.reading)} instances; make rollouts with keep_instances=True."
         )
-    found = [decode_rle(rle, hw) for rle in rollout.predicted_instances]
-    return matched_mean(_pairwise_iou(found, wanted, ignore), len(found), len(wanted))
-
-
-def _pairwise_iou(found: list[Mask], wanted: list[Mask], ignore: Mask | None) -> np.ndarray:
-    """IoU of every found mask with every wanted one: float64 [found, wanted]."""
-    scores = np.zeros((len(found), len(wanted)))
-    for row, one in enumerate(found):
-        for column, other in enumerate(wanted):
-            scores[row, column] = iou(one, other, ignore)
-    return scores
+    found = rollout.predicted_instance_masks
+    return matched_mean(pairwise_iou(found, wanted, rollout.ignore_mask), len(found), len(wanted))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from envs.masks import decode_rle, intersection_and_union
+from envs.masks import intersection_and_union
 from envs.rollout import Rollout
 from prompter.errors import UserError
-from prompter.types import ParseFailure, PromptSet
+from prompter.types import ParseFailure, Reading
 
 
-def score_counts(answer: PromptSet | ParseFailure, has_target: bool, intersection: int, union: int) -> float:
+def score_counts(reading: Reading, has_target: bool, intersection: int, union: int) -> float:
     """Score an answer from pixel counts, in [0, 1]: the rule behind `mask_iou`.
 
     Evaluation's strict protocol calls this too, so training and evaluation cannot disagree.
 
     Args:
-        answer: what the parser read.
+        reading: what was read in the completion.
         has_target: whether the target mask holds a pixel, ignored ones included.
         intersection, union: pixels of prediction and target that no ignore mask covers.
     """
-    if isinstance(answer, ParseFailure):
+    if isinstance(reading, ParseFailure):
         return 0.0
     if not has_target:
-        return 1.0 if answer.is_empty else 0.0
+        return 1.0 if reading.is_empty else 0.0
     return 1.0 if union == 0 else intersection / union
 
 
@@ -43,14 +43,12 @@ def mask_iou(rollout: Rollout) -> float | None:
             f"Sample {rollout.sample_id!r} of {rollout.dataset} has boxes and no mask; "
             f"use the reward box_iou for box-only sets."
         )
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         return 0.0
     if rollout.executor_error is not None:
         return None
-    hw = (rollout.image_wh[1], rollout.image_wh[0])
-    target = decode_rle(rollout.target, hw)
-    ignore = None if rollout.ignore is None else decode_rle(rollout.ignore, hw)
-    if rollout.prediction is None:
+    prediction, target = rollout.prediction_mask, rollout.target_mask
+    if prediction is None or target is None:
         raise ValueError(f"rollout of {rollout.sample_id!r} has neither a prediction nor an error")
-    counts = intersection_and_union(decode_rle(rollout.prediction, hw), target, ignore)
-    return score_counts(rollout.answer, bool(target.any()), *counts)
+    counts = intersection_and_union(prediction, target, rollout.ignore_mask)
+    return score_counts(rollout.reading, bool(target.any()), *counts)

@@ -15,11 +15,10 @@ import numpy as np
 from envs.masks import mask_to_box
 from envs.oracle import interior_points, oracle_prompts, target_masks
 from envs.sample import Sample
-from eval.answerers.base import Answer
 from prompter.errors import UserError
 from prompter.registry import Entry, Registry
 from prompter.runs.jsonl import to_line
-from prompter.types import Instance, PromptSet
+from prompter.types import Answer, Instance, PromptSet
 
 Baseline = Callable[[Sample], PromptSet]
 

@@ -6,33 +6,17 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from PIL import Image
 from pydantic import ValidationError
 
-from envs.rollouts import image_key
+from envs.rollouts import make_requests
 from envs.sample import Sample
-from eval.answerers.base import Answer
-from prompter.chat import SamplingRequest
 from prompter.errors import UserError
+from prompter.policy import Policy
 from prompter.runs.config import describe_validation_error
 from prompter.sampling.base import Sampler, SamplingSettings
-from prompter.types import ParseFailure, PromptSet
-
-
-class AskingPolicy(Protocol):
-    """How a policy is asked and read: `prompter.policy.Policy`, `eval.answerers.endpoint.EndpointPolicy`."""
-
-    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
-        """Build the sampler's request for a query on an original image."""
-        ...
-
-    def parse(
-        self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
-    ) -> PromptSet | ParseFailure:
-        """Read a completion about an image of (width, height) pixels."""
-        ...
+from prompter.types import Answer
 
 
 class SamplerAnswerer:
@@ -44,7 +28,7 @@ class SamplerAnswerer:
         settings: how to sample; `n` must be 1.
     """
 
-    def __init__(self, policy: AskingPolicy, sampler: Sampler, settings: SamplingSettings) -> None:
+    def __init__(self, policy: Policy, sampler: Sampler, settings: SamplingSettings) -> None:
         if settings.n != 1:
             raise ValueError(f"evaluation takes one completion per question, but n is {settings.n}")
         self._policy = policy
@@ -53,19 +37,11 @@ class SamplerAnswerer:
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """Return one answer per sample, in order."""
-        images: dict[str, Image.Image] = {}
-        requests = []
-        for sample in samples:
-            key = image_key(sample)
-            if key not in images:
-                images[key] = sample.load_image()
-            requests.append(self._policy.request(sample.query, images[key], key))
-        answers = []
-        for sample, completions in zip(samples, self._sampler.sample(requests, self._settings), strict=True):
-            completion = completions[0]
-            prompts = self._policy.parse(completion.text, sample.image_wh, completion.finish_reason)
-            answers.append(Answer(completion.text, prompts, len(completion.token_ids)))
-        return answers
+        groups = self._sampler.sample(make_requests(self._policy, samples), self._settings)
+        return [
+            self._policy.read(completions[0], sample.image_wh)
+            for sample, completions in zip(samples, groups, strict=True)
+        ]
 
     def close(self) -> None:
         """Close the sampler."""
@@ -83,10 +59,11 @@ def open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
     if adapter is not None:
         adapter = resolve_source(str(adapter), "adapter")
     try:
-        is_given = not {"backend", "kind"}.isdisjoint(given)  # the second is what it was called before
-        config = SamplerConfig.model_validate(given if is_given else {"backend": _default_sampler(), **given})
+        config = SamplerConfig.model_validate(given)
     except ValidationError as error:
         raise UserError(describe_validation_error(error, "the option sampler", data=given)) from None
+    if "backend" not in config.model_fields_set:
+        config = config.model_copy(update={"backend": _default_sampler()})
     rank = None if adapter is None else _adapter_rank(Path(adapter))
     policy = load_policy(source, options)
     if config.backend == "ray":

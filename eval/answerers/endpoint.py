@@ -12,30 +12,24 @@ import io
 import json
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image
 from pydantic import Field, ValidationError
 
 from eval.answerers.checkpoint import SamplerAnswerer
-from prompter.chat import SamplingRequest, build_messages, system_prompt
-from prompter.checkpoint import load_policy
-from prompter.coords import Frame, FrameKind, fit_size
+from prompter.chat import SamplingRequest
+from prompter.checkpoint import Checkpoint, load_policy
+from prompter.coords import FrameKind
 from prompter.errors import UserError
-from prompter.parse import parse_completion
 from prompter.policy import Policy, PolicySettings
 from prompter.runs.config import describe_validation_error
-from prompter.sampling.base import Completion, Sampler, SamplingSettings
+from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.token_sampler import VISION_TOKENS
-from prompter.types import ParseFailure, PromptSet
+from prompter.types import Completion
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
@@ -71,45 +65,6 @@ class EndpointSettings(PolicySettings):
     body: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class EndpointPolicy:
-    """How an endpoint is asked and read, where no checkpoint says so."""
-
-    settings: EndpointSettings
-
-    def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
-        """Build the request for a query on an original image (PIL RGB)."""
-        settings = self.settings
-        system = system_prompt(
-            settings.action_space, settings.frame, instructions=settings.instructions, think=settings.think
-        )
-        wh = self._model_wh(image.size)
-        shown = image if image.size == wh else image.convert("RGB").resize(wh, Image.Resampling.BICUBIC)
-        return SamplingRequest(build_messages(query, system, question=settings.question), shown, image_key)
-
-    def parse(
-        self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
-    ) -> PromptSet | ParseFailure:
-        """Read a completion about an image of (width, height) pixels into image-frame prompts."""
-        return parse_completion(
-            text,
-            action_space=self.settings.action_space,
-            frame=Frame(self.settings.frame, image_wh, self._model_wh(image_wh)),
-            finish_reason=finish_reason,
-        )
-
-    def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
-        limits = self.settings.image
-        if limits.side is not None:
-            return (limits.side, limits.side)
-        return fit_size(
-            image_wh,
-            factor=self.settings.factor,
-            min_pixels=limits.min_pixels,
-            max_pixels=limits.max_pixels,
-        )
-
-
 class EndpointSampler(Sampler):
     """Samples from `URL/chat/completions`.
 
@@ -119,25 +74,41 @@ class EndpointSampler(Sampler):
         settings: how to reach it.
 
     Raises:
-        UserError: if the address is not http(s), or a key would travel unencrypted to another machine.
+        UserError: if the address is not http(s), a key would travel unencrypted to another machine, or
+            the key cannot be sent in a header.
     """
 
     def __init__(self, url: str, model: str, settings: EndpointSettings) -> None:
+        from openai import DefaultHttpxClient, Omit, OpenAI  # half a second, and only endpoints need it
+
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"The endpoint {url!r} is not an address such as http://127.0.0.1:8000/v1.")
-        self._local = parts.hostname in ("127.0.0.1", "localhost", "::1")
-        self._key = os.environ.get(settings.api_key_env, "")
-        if self._key and parts.scheme == "http" and not self._local:
+        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        key = os.environ.get(settings.api_key_env, "")
+        if key and parts.scheme == "http" and not local:
             raise UserError(
                 f"The key in {settings.api_key_env} would be sent unencrypted to {parts.hostname}; "
                 f"use https, or unset the variable."
             )
+        if not (key.isascii() and key.isprintable()):  # refused here: the client's error would print it
+            raise UserError(f"The key in {settings.api_key_env} holds a line break or a sign beyond ASCII.")
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._settings = settings
-        proxies = urllib.request.ProxyHandler({}) if self._local else urllib.request.ProxyHandler()
-        self._opener = urllib.request.build_opener(proxies)
+        # Tries nothing again by itself: its pauses are drawn at random, and it takes any text for an answer.
+        # On this machine no proxy of the environment is asked.
+        self._client = OpenAI(
+            base_url=url,
+            api_key=key or "none",
+            max_retries=0,
+            timeout=settings.timeout_seconds,
+            http_client=DefaultHttpxClient(trust_env=not local, follow_redirects=False),
+        )
+        # The client reads more from the environment than the key; none of it is sent.
+        self._unsent = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        if not key:
+            self._unsent["Authorization"] = Omit()
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="endpoint")
 
     def sample(
@@ -158,8 +129,9 @@ class EndpointSampler(Sampler):
         raise UserError(f"The endpoint {self._url} cannot load the adapter {adapter}; serve it there.")
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads and close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
 
     def _ask(self, request: SamplingRequest, settings: SamplingSettings) -> list[Completion]:
         body: dict[str, Any] = {
@@ -176,8 +148,7 @@ class EndpointSampler(Sampler):
         for name, value in self._settings.body.items():
             body[name] = value
         body = {name: value for name, value in body.items() if value is not None}
-        reply = self._post(json.dumps(body).encode())
-        return self._completions(reply, settings.n)
+        return self._completions(self._post(body), settings.n)
 
     def _completions(self, reply: Any, count: int) -> list[Completion]:
         try:
@@ -198,26 +169,26 @@ class EndpointSampler(Sampler):
             raise UserError(f"{self._url} gave {len(found)} completions where {count} were asked for.")
         return found
 
-    def _post(self, body: bytes) -> Any:
+    def _post(self, body: Mapping[str, Any]) -> Any:
         """Send a request, trying again with growing pauses; return the parsed reply."""
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        from openai import APIConnectionError, APIStatusError
+
         problem = ""
         for attempt in range(self._settings.retries + 1):
             wait = min(_LONGEST_WAIT, 0.5 * 2**attempt)
             try:
-                message = urllib.request.Request(self._url, body, headers)
-                with self._opener.open(message, timeout=self._settings.timeout_seconds) as response:
-                    return json.loads(response.read())
-            except urllib.error.HTTPError as error:
-                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-                problem = f"status {error.code}: {said}"
-                if error.code not in _RETRIED_STATUS:
+                # As text: a proxy that answers for a server still loading its model says 200 and no JSON.
+                text = self._client.post(
+                    "/chat/completions", cast_to=str, body=body, options={"headers": self._unsent}
+                )
+                return json.loads(text)
+            except APIStatusError as error:
+                problem = f"status {error.status_code}: {' '.join(error.response.text[:2000].split())[:300]}"
+                if error.status_code not in _RETRIED_STATUS:
                     break
-                wait = _asked_wait(error.headers.get("Retry-After"), wait)
-            except (OSError, HTTPException) as error:
-                problem = str(error) or type(error).__name__
+                wait = _asked_wait(error.response.headers.get("Retry-After"), wait)
+            except APIConnectionError as error:
+                problem = str(error.__cause__ or error) or type(error).__name__
             except ValueError:
                 problem = "the reply is not JSON"
             if attempt < self._settings.retries:
@@ -250,7 +221,7 @@ def _with_image(request: SamplingRequest) -> list[dict[str, Any]]:
     ]
 
 
-def checkpoint_fields(policy: Policy) -> dict[str, Any]:
+def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     """Fields of a request that make a served checkpoint decode as our own samplers do.
 
     They never sample a vision token, and know nothing of the penalties in a checkpoint's
@@ -274,10 +245,10 @@ def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
         settings = EndpointSettings.model_validate(dict(options))
     except ValidationError as error:
         raise UserError(f"Policy options: {describe_validation_error(error)}") from None
-    policy: EndpointPolicy | Policy = EndpointPolicy(settings)
+    policy = Policy(settings, settings.frame, settings.factor)
     if settings.protocol_from is not None:
-        policy = load_policy(settings.protocol_from)
-        body = {**checkpoint_fields(policy), **settings.body}
+        policy = served = load_policy(settings.protocol_from)
+        body = {**checkpoint_fields(served), **settings.body}
         settings = settings.model_copy(update={"body": body})
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1

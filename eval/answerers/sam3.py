@@ -15,10 +15,9 @@ from pydantic import Field, ValidationError
 
 from envs.masks import Mask, encode_rle, mask_to_box
 from envs.sample import Sample
-from eval.answerers.base import Answer
 from prompter.errors import UserError
 from prompter.runs.config import StrictModel, describe_validation_error
-from prompter.types import Instance, PromptSet
+from prompter.types import Answer, Instance, PromptSet
 
 
 class TextSegmenterSettings(StrictModel):

@@ -1,10 +1,9 @@
-"""Chosen queries drawn side by side: what was asked, what was answered before, and after."""
+"""Chosen queries drawn: what was asked, what was answered before, and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -19,16 +18,14 @@ from eval.runner import Samples
 from prompter.types import PromptSet
 from rewards.replay import read_rollouts
 
-_KEY = "".join(
-    f'<span class="key"><i style="background:rgb{colour}"></i>{name}</span>'
-    for colour, name in (
-        (TRUE, "true mask"),
-        (PREDICTED, "predicted mask"),
-        (BOX, "box"),
-        (POSITIVE, "positive point"),
-        (NEGATIVE, "negative point"),
-    )
+COLOURS = (
+    (TRUE, "true mask"),
+    (PREDICTED, "predicted mask"),
+    (BOX, "box"),
+    (POSITIVE, "positive point"),
+    (NEGATIVE, "negative point"),
 )
+"""What the pictures are drawn in: (RGB, 0 to 255) and what it stands for."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,51 @@ def pick_cases(before: QueryTable | None, after: QueryTable) -> list[tuple[CaseG
     ]
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a query.
+
+    Args:
+        url: the picture as a `data:` URL.
+        size: its (width, height) in pixels.
+        label: what it shows.
+        score: IoU in per cent, or empty.
+        remark: what is worth saying about the answer, or empty.
+    """
+
+    url: str = field(repr=False)
+    size: tuple[int, int]
+    label: str
+    score: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class DrawnCase:
+    """A query with its pictures, and what was answered: (label, completion)."""
+
+    query: str
+    chips: Sequence[str]
+    shots: Sequence[Shot]
+    completions: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class DrawnGroup:
+    """Queries shown together: heading, one sentence on how they were chosen, and they themselves."""
+
+    title: str
+    note: str
+    cases: Sequence[DrawnCase]
+
+
 def case_pictures(
     samples: Samples | None,
     before: Path | None,
     after: Path,
     picked: Sequence[tuple[CaseGroup, Sequence[Case]]],
-) -> list[str]:
-    """Chosen queries with their pictures, as parts of a page (HTML).
+) -> list[DrawnGroup]:
+    """Draw chosen queries.
 
     Args:
         samples: where the images come from, in the order of the file `after`; masks are drawn on
@@ -84,15 +119,16 @@ def case_pictures(
         return []
     lines_after = _pick(after, wanted)
     lines_before = {} if before is None else _pick(before, wanted)
-    body = ["<h2>Queries</h2>", f"<p>{_KEY}</p>"]
+    groups = []
     for group, cases in picked:
-        body.append(f'<h2>{escape(group.title)}</h2><p class="soft">{escape(group.note)}</p>')
+        drawn = []
         for case in cases:
             line, rollout = lines_after[case.sample]
             earlier = lines_before[case.sample][1] if case.sample in lines_before else None
             image = _image(samples, line, rollout)
-            body.append(_case(rollout, earlier, (case.before, case.after), image))
-    return body
+            drawn.append(_draw_case(rollout, earlier, (case.before, case.after), image))
+        groups.append(DrawnGroup(group.title, group.note, drawn))
+    return groups
 
 
 def _pick(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
@@ -114,43 +150,31 @@ def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
     return Image.new("RGB", rollout.image_wh, (120, 126, 134))
 
 
-def _case(
+def _draw_case(
     after: Rollout, before: Rollout | None, scores: tuple[float | None, float], image: Image.Image
-) -> str:
+) -> DrawnCase:
     hw = (after.image_wh[1], after.image_wh[0])
     true = None if after.target is None else decode_rle(after.target, hw)
     none = true is not None and not true.any()
     asked = "nothing in the image fits" if none else "true mask"
-    shots = [_figure(draw_panel(image, true=true, fill_true=True), asked)]
-    texts = []
+    shots = [_shot(draw_panel(image, true=true, fill_true=True), asked)]
+    completions = []
     for name, one, score in (("before", before, scores[0]), ("after", after, scores[1])):
         if one is None or score is None:
             continue
         label = name if before is not None else "predicted"
         predicted = None if one.prediction is None else decode_rle(one.prediction, hw)
-        prompts = one.answer if isinstance(one.answer, PromptSet) else None
+        prompts = one.reading if isinstance(one.reading, PromptSet) else None
         picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
         if prompts is None:
-            said = "did not parse"
+            remark = "did not parse"
         else:
-            said = "says: no target" if prompts.is_empty else ""
-        caption = f"{label}: <b>IoU {100 * score:.1f}</b>" + (f", {said}" if said else "")
-        shots.append(_figure(picture, caption))
-        texts.append(f"<b>{label}</b><pre>{escape(one.completion)}</pre>")
-    chips = [f"{key}: {value}" for key, value in sorted(after.tags.items())]
-    chip_text = "".join(f"<i>{escape(chip)}</i>" for chip in [after.sample_id, *chips])
-    columns = f"grid-template-columns:repeat({len(shots)},minmax(0,380px))"
-    return (
-        f'<article class="case"><h3>{escape(after.query)}</h3><div class="chips">{chip_text}</div>'
-        f'<div class="shots" style="{columns}">{"".join(shots)}</div>'
-        f"<details><summary>completions</summary>{''.join(texts)}</details></article>"
-    )
+            remark = "says: no target" if prompts.is_empty else ""
+        shots.append(_shot(picture, label, f"{100 * score:.1f}", remark))
+        completions.append((label, one.completion))
+    chips = [after.sample_id, *(f"{key}: {value}" for key, value in sorted(after.tags.items()))]
+    return DrawnCase(after.query, chips, shots, completions)
 
 
-def _figure(picture: Image.Image, caption: str) -> str:
-    """A picture with a caption of HTML."""
-    width, height = picture.size
-    return (
-        f'<figure><img src="{data_url(picture)}" width="{width}" height="{height}" alt="">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+def _shot(picture: Image.Image, label: str, score: str = "", remark: str = "") -> Shot:
+    return Shot(data_url(picture), picture.size, label, score, remark)

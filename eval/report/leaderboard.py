@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
-from eval.report.html import page, table
+from eval.report.html import from_template
 from eval.report.published import PublishedNumber
+from prompter.runs.tables import markdown_table
 
 METRIC_ORDER = ("gIoU", "cIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "N-acc", "T-acc", "box-acc@0.5")
 """Columns stand in this order; metrics that are not named here follow."""
@@ -97,39 +97,32 @@ def _rank(group: Sequence[Row]) -> tuple[float, float]:
     )
 
 
-_HEADING = ("system", "split", "training", "protocol")
-
-
 def markdown(boards: Sequence[Board]) -> str:
     """The boards as one Markdown page. Runs of ours are in bold."""
     lines = ["# Leaderboard", "", _NOTE, ""]
     for board in boards:
         lines += [f"## {board.benchmark}", ""]
-        heading = [*_HEADING, *board.metrics, "source", "status"]
-        lines += ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+        rows = [_heading(board)]
         for group in board.groups:
             for index, row in enumerate(group):
                 cells = _cells(board, row, first=index == 0)
-                if row.is_run:
-                    cells = [f"**{cell}**" if cell else "" for cell in cells]
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        lines.append("")
+                rows.append([f"**{cell}**" if cell and row.is_run else cell for cell in cells])
+        lines += [*markdown_table(rows), ""]
     return "\n".join(lines)
 
 
 def html(boards: Sequence[Board]) -> str:
     """The boards as one self-contained HTML page. Runs of ours are tinted."""
-    body = ["<h1>Leaderboard</h1>", f'<p class="soft">{escape(_NOTE)}</p>']
+    shown = []
     for board in boards:
-        rows = [[escape(cell) for cell in (*_HEADING, *board.metrics, "source", "status")]]
+        rows = [_heading(board)]
         classes = []
         for group in board.groups:
             for index, row in enumerate(group):
-                rows.append([escape(cell) for cell in _cells(board, row, first=index == 0)])
-                classes.append(("first " if index == 0 else "") + ("ours" if row.is_run else ""))
-        body.append(f"<h2>{escape(board.benchmark)}</h2>")
-        body.append(f'<div class="panel narrow board">{table(rows, classes=classes)}</div>')
-    return page("Leaderboard", body, wide=True)
+                rows.append(_cells(board, row, first=index == 0))
+                classes.append(" ".join(["first"] * (index == 0) + ["ours"] * row.is_run))
+        shown.append({"benchmark": board.benchmark, "rows": rows, "classes": classes})
+    return from_template("leaderboard.html", title="Leaderboard", note=_NOTE, boards=shown)
 
 
 _NOTE = (
@@ -137,6 +130,10 @@ _NOTE = (
     'different protocols cannot be compared (docs/protocols.md); "unstated": the source does not say. '
     '"verified" numbers were read in the source named, "second-hand" ones were quoted from elsewhere.'
 )
+
+
+def _heading(board: Board) -> list[str]:
+    return ["system", "split", "training", "protocol", *board.metrics, "source", "status"]
 
 
 def _cells(board: Board, row: Row, *, first: bool) -> list[str]:

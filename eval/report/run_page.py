@@ -1,19 +1,20 @@
 """The page to look at after a run: `report.html`, self-contained.
 
 Learning curve, before/after with intervals, breakdowns, and the same held-out queries before and
-after: image, query, prompts, predicted and true mask. All text of models and datasets is escaped.
+after: image, query, prompts, predicted and true mask. Here is what the page says, as text;
+`templates/run.html.j2` is how it is laid out, and escapes all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup
 
 from eval.bootstrap import Bootstrap, Difference, Interval
 from eval.mask_views import View
@@ -21,8 +22,8 @@ from eval.metrics import STRICT, compare, shared_queries, summarise
 from eval.protocols import PROTOCOLS
 from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
-from eval.report.example_pictures import case_pictures, pick_cases
-from eval.report.html import page, table, tile
+from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
+from eval.report.html import from_template
 from eval.results import percent
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
@@ -87,106 +88,108 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
     """
     after = build_table(read_rollouts(given.after), [View.NATIVE])
     before = None if given.before is None else build_table(read_rollouts(given.before), [View.NATIVE])
-    body = [f"<h1>{escape(given.title)}</h1>"]
-    if given.note:
-        body.append(f'<p class="soft">{escape(given.note)}</p>')
+    changes: list[dict[str, str]] = []
     if before is None:
-        body += _tiles_alone(after, bootstrap)
+        tiles = _tiles(after, bootstrap)
     else:
-        body += _before_after(before, after, bootstrap)
-    body += _references(given, before, after, bootstrap)
-    body += _curves(given.metrics)
-    body += _all_protocols(given.results)
-    body += _breakdowns(before, after)
+        found = compare(before, after, bootstrap=bootstrap)
+        tiles, changes = _change_tiles(before, after, found), _changes(found)
+    values = {
+        "tiles": tiles,
+        "failures": int((after.outcomes == Outcome.EXECUTOR_FAILED).sum()),
+        "queries": len(after),
+        "changes": changes,
+        "references": _references(given, before, after, bootstrap),
+        **_curves(given.metrics),
+        "protocols": _protocols(given.results),
+        "quirks": _quirks(given.results),
+        "breakdowns": _breakdowns(before, after),
+    }
     picked = pick_cases(before, after)
     del before, after  # pictures take memory too, and need the tables no more
     give_back_memory()
-    body += case_pictures(given.samples, given.before, given.after, picked)
-    if given.config:
-        text = yaml.safe_dump(dict(given.config), sort_keys=False, allow_unicode=True)
-        body.append(
-            f"<h2>Configuration</h2><details><summary>config.yaml</summary><pre>{escape(text)}</pre></details>"
-        )
-    return page(given.title, body)
-
-
-def _tiles_alone(after: QueryTable, bootstrap: Bootstrap | None) -> list[str]:
-    summary = summarise(after, [STRICT], bootstrap)
-    metrics = summary["protocols"]["strict"]["metrics"]
-    tiles = [
-        tile(
-            percent(metrics["gIoU"]["value"]), f"gIoU, per cent; 95 %: {_limits(metrics['gIoU']['by_image'])}"
-        ),
-        tile(
-            percent(metrics["cIoU"]["value"]), f"cIoU, per cent; 95 %: {_limits(metrics['cIoU']['by_image'])}"
-        ),
-        tile(percent(metrics["P@0.5"]["value"]), "per cent of the queries reach an IoU of 0.5"),
-        tile(percent(metrics["parse-failures"]["value"]), "per cent of the completions do not parse"),
-        tile(str(summary["queries"]), f"queries on {summary['images']} images"),
-    ]
-    return [f'<div class="tiles">{"".join(tiles)}</div>', _failures(after)]
-
-
-def _limits(interval: Sequence[float] | None) -> str:
-    return "-" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
-
-
-def _failures(after: QueryTable) -> str:
-    missing = int((after.outcomes == Outcome.EXECUTOR_FAILED).sum())
-    if not missing:
-        return ""
-    return (
-        f'<p class="bad">Incomplete: the segmenter failed on {missing} of {len(after)} queries, '
-        f"which are left out of every figure.</p>"
+    config = yaml.safe_dump(dict(given.config), sort_keys=False, allow_unicode=True) if given.config else ""
+    groups = case_pictures(given.samples, given.before, given.after, picked)
+    return from_template(
+        "run.html",
+        title=given.title,
+        note=given.note,
+        config=config,
+        groups=groups,
+        colours=COLOURS,
+        **values,
     )
 
 
-def _before_after(before: QueryTable, after: QueryTable, bootstrap: Bootstrap | None) -> list[str]:
-    found = compare(before, after, bootstrap=bootstrap)
+@dataclass(frozen=True)
+class Tile:
+    """A large figure with its label; `tone` is "good", "bad" or empty."""
+
+    value: str
+    label: str
+    tone: str = ""
+
+
+def _tiles(after: QueryTable, bootstrap: Bootstrap | None) -> list[Tile]:
+    summary = summarise(after, [STRICT], bootstrap)
+    metrics = summary["protocols"]["strict"]["metrics"]
+    return [
+        *(
+            Tile(
+                percent(metrics[name]["value"]),
+                f"{name}, per cent; 95 %: {_limits(metrics[name]['by_image'])}",
+            )
+            for name in ("gIoU", "cIoU")
+        ),
+        Tile(percent(metrics["P@0.5"]["value"]), "per cent of the queries reach an IoU of 0.5"),
+        Tile(percent(metrics["parse-failures"]["value"]), "per cent of the completions do not parse"),
+        Tile(str(summary["queries"]), f"queries on {summary['images']} images"),
+    ]
+
+
+def _limits(interval: Sequence[float] | None, missing: str = "-") -> str:
+    return missing if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def _change_tiles(before: QueryTable, after: QueryTable, changes: Mapping[str, Difference]) -> list[Tile]:
     shared, _ = shared_queries(before.answered(), after.answered())
-    main = found["gIoU"]
-    failures = found["parse-failures"]
-    tiles = [
-        tile(f"{percent(main.before)} → {percent(main.after)}", "gIoU before → after"),
-        tile(
+    main, failures = changes["gIoU"], changes["parse-failures"]
+    return [
+        Tile(f"{percent(main.before)} → {percent(main.after)}", "gIoU before → after"),
+        Tile(
             _points(main.difference),
             f"points of gIoU, 95 % {_signed(main.by_image)}",
             _tone(main.by_image),
         ),
-        tile(
+        Tile(
             f"{percent(failures.before)} → {percent(failures.after)}",
             "completions that do not parse, per cent",
         ),
-        tile(str(len(shared)), f"held-out queries on {len(np.unique(shared.images))} images"),
+        Tile(str(len(shared)), f"held-out queries on {len(np.unique(shared.images))} images"),
     ]
-    rows = [["", "before", "after", "difference", "95 %, drawing images", "95 %, drawing queries"]]
-    for name, difference in found.items():
-        if difference.before is None and difference.after is None:
+
+
+def _changes(changes: Mapping[str, Difference]) -> list[dict[str, str]]:
+    """A row per metric that has a value."""
+    rows = []
+    for name, change in changes.items():
+        if change.before is None and change.after is None:
             continue
-        rows.append(_difference_row(name, difference))
-    return [
-        f'<div class="tiles">{"".join(tiles)}</div>',
-        _failures(after),
-        "<h2>Before and after</h2>",
-        '<p class="soft">The same held-out queries, greedy decoding, protocol <code>strict</code>, per cent. '
-        "Intervals are of the paired difference: bootstrap, both runs resampled alike, drawing whole images "
-        "(queries on one image are not independent) and single queries.</p>",
-        f'<div class="panel">{table(rows)}</div>',
-    ]
-
-
-def _difference_row(name: str, difference: Difference) -> list[str]:
-    tone = _tone(difference.by_image)
-    if name == "parse-failures":
-        tone = {"good": "bad", "bad": "good"}.get(tone, "")
-    return [
-        escape(name),
-        percent(difference.before),
-        percent(difference.after),
-        f'<b class="{tone}">{_points(difference.difference)}</b>',
-        _signed(difference.by_image),
-        _signed(difference.by_query),
-    ]
+        tone = _tone(change.by_image)
+        if name == "parse-failures":
+            tone = {"good": "bad", "bad": "good"}.get(tone, "")
+        rows.append(
+            {
+                "name": name,
+                "before": percent(change.before),
+                "after": percent(change.after),
+                "difference": _points(change.difference),
+                "tone": tone,
+                "by_image": _signed(change.by_image),
+                "by_query": _signed(change.by_query),
+            }
+        )
+    return rows
 
 
 def _points(value: float | None) -> str:
@@ -206,9 +209,9 @@ def _tone(interval: Interval | None) -> str:
 
 def _references(
     given: ReportInput, before: QueryTable | None, after: QueryTable, bootstrap: Bootstrap | None
-) -> list[str]:
+) -> Markup:
     if not given.references:
-        return []
+        return Markup()
     tables = {
         name: build_table(read_rollouts(path), [View.NATIVE]) for name, path in given.references.items()
     }
@@ -222,11 +225,11 @@ def _references(
             interval = metric["by_image"]
             bars.append((name, metric["value"], None if interval is None else (interval[0], interval[1])))
     bars.sort(key=lambda bar: bar[1])
-    chart = bar_chart(bars, title="gIoU, per cent, with 95 % intervals (drawing images)")
-    return ["<h2>Between floor and ceiling</h2>", f'<div class="panel">{chart}</div>']
+    return bar_chart(bars, title="gIoU, per cent, with 95 % intervals (drawing images)")
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The learning curve, and small charts of what else was logged."""
     train = [line for line in metrics if line["kind"] == "train"]
     evaluations = [line for line in metrics if line["kind"] == "eval"]
     rewards = _points_of(train, "reward")
@@ -243,24 +246,16 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
         Series("held-out gIoU", _points_of(evaluations, "gIoU"), "marks", "#ea580c"),
     ]
     main = line_chart(series, title="Reward while training, and gIoU on held-out queries")
-    if not main:
-        return []
-    small = []
-    drawn: set[str] = set()
+    small: dict[str, Markup] = {}
     for key, title in _TRAIN_CHARTS:
-        if title in drawn:
-            continue
-        chart = line_chart([Series(title, _points_of(train, key))], title=title, width=480, height=210)
-        if chart:
-            drawn.add(title)
-            small.append(f'<div class="panel">{chart}</div>')
-    phases = line_chart(_phases(train), title="Seconds per phase", width=480, height=210)
-    if phases:
-        small.append(f'<div class="panel">{phases}</div>')
-    body = ["<h2>Learning curve</h2>", f'<div class="panel">{main}</div>']
-    if small:
-        body.append(f'<div class="grid2">{"".join(small)}</div>')
-    return body
+        if not small.get(title):
+            small[title] = _small_chart(title, [Series(title, _points_of(train, key))])
+    small["phases"] = _small_chart("Seconds per phase", _phases(train))
+    return {"curve": main, "small_curves": [chart for chart in small.values() if chart]}
+
+
+def _small_chart(title: str, series: Sequence[Series]) -> Markup:
+    return line_chart(series, title=title, width=480, height=210)
 
 
 def _phases(train: Sequence[Mapping[str, Any]]) -> list[Series]:
@@ -282,65 +277,47 @@ def _points_of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float
     return points
 
 
-def _all_protocols(results: Mapping[str, Any]) -> list[str]:
-    body = []
+def _protocols(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table per executor: a row per metric, a column per protocol, cells of (value, its interval)."""
+    tables = []
     for executor, summary in results.items():
         protocols = summary["protocols"]
-        names = list(dict.fromkeys(name for one in protocols.values() for name in one["metrics"]))
-        rows = [["", *(escape(name) for name in protocols)]]
+        names = dict.fromkeys(name for one in protocols.values() for name in one["metrics"])
+        rows = []
         for name in names:
-            cells = [
-                _value_over_interval(one["metrics"][name]) if name in one["metrics"] else ""
-                for one in protocols.values()
-            ]
-            if any(cell not in ("", "-") for cell in cells):
-                rows.append([escape(name), *cells])
-        body.append(f'<div class="panel narrow"><b>{escape(executor)}</b>{table(rows)}</div>')
-    if not body:
+            cells = [_value_and_interval(one["metrics"].get(name)) for one in protocols.values()]
+            if any(cell not in (("", ""), ("-", "")) for cell in cells):
+                rows.append((name, cells))
+        tables.append({"executor": executor, "names": list(protocols), "rows": rows})
+    return tables
+
+
+def _value_and_interval(metric: Mapping[str, Any] | None) -> tuple[str, str]:
+    return ("", "") if metric is None else (percent(metric["value"]), _limits(metric["by_image"], ""))
+
+
+def _quirks(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the protocols do unlike others: (protocol, one sentence)."""
+    if not results:
         return []
-    quirks = []
-    for name in dict.fromkeys(name for s in results.values() for name in s["protocols"]):
-        # A protocol of the user's own is known here by its name only; a page imports nobody's code.
-        for quirk in PROTOCOLS[name].quirks if name in PROTOCOLS else ():
-            quirks.append(f"<li><b>{escape(name)}</b>: {escape(quirk)}</li>")
-    notes = f'<ul class="soft">{"".join(quirks)}</ul>' if quirks else ""
-    return [
-        "<h2>Under each protocol</h2>",
-        '<p class="soft">Per cent; below each value its 95 % bootstrap interval, drawing whole images.</p>',
-        *body,
-        notes,
-    ]
+    names = dict.fromkeys(name for summary in results.values() for name in summary["protocols"])
+    # A protocol of the user's own is known here by its name only; a page imports nobody's code.
+    return [(name, quirk) for name in names if name in PROTOCOLS for quirk in PROTOCOLS[name].quirks]
 
 
-def _value_over_interval(metric: Mapping[str, Any]) -> str:
-    """A metric as HTML: its value, and its interval in small print."""
-    interval = metric["by_image"]
-    small = "" if interval is None else f"<small>{percent(interval[0])} to {percent(interval[1])}</small>"
-    return percent(metric["value"]) + small
-
-
-def _breakdowns(before: QueryTable | None, after: QueryTable) -> list[str]:
+def _breakdowns(before: QueryTable | None, after: QueryTable) -> list[list[list[str]]]:
+    """A table per tag that has several values, and not too many."""
     now = summarise(after, [], Bootstrap(rounds=0))["breakdown"]
     then = {} if before is None else summarise(before, [], Bootstrap(rounds=0))["breakdown"]
-    parts = []
+    tables = []
     for tag, values in now.items():
         if not 2 <= len(values) <= 40:
             continue
         heading = ["gIoU before", "after"] if then else ["gIoU"]
-        rows = [[escape(tag), "queries", *heading, "cIoU", "P@0.5"]]
+        rows = [[tag, "queries", *heading, "cIoU", "P@0.5"]]
         for value, metrics in values.items():
             earlier = [percent(then.get(tag, {}).get(value, {}).get("gIoU"))] if then else []
-            rows.append(
-                [
-                    escape(value),
-                    str(metrics["queries"]),
-                    *earlier,
-                    percent(metrics["gIoU"]),
-                    percent(metrics["cIoU"]),
-                    percent(metrics["P@0.5"]),
-                ]
-            )
-        parts.append(f'<div class="panel narrow">{table(rows)}</div>')
-    if not parts:
-        return []
-    return ["<h2>Breakdown</h2>", f'<div class="grid2">{"".join(parts)}</div>']
+            figures = [percent(metrics[name]) for name in ("gIoU", "cIoU", "P@0.5")]
+            rows.append([value, str(metrics["queries"]), *earlier, *figures])
+        tables.append(rows)
+    return tables

@@ -58,3 +58,17 @@ def sha256_of(path: Path | str) -> str:
     """Hex SHA-256 of a file, read in blocks."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[None]:
+    """Hold an exclusive lock between processes on the file `path`, which is made when missing and stays.
+
+    The kernel lets go of it when the process ends, however it ends.
+    """
+    from filelock import FileLock  # here, so that commands that lock nothing do not wait for the import
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target).acquire(poll_interval=0.01):
+        yield

@@ -9,12 +9,12 @@ from prompter.errors import UserError
 from prompter.sampling.config import SamplerConfig
 
 if TYPE_CHECKING:
-    from prompter.policy import Policy
+    from prompter.checkpoint import Checkpoint
     from prompter.sampling.token_sampler import TokenSampler
 
 
 def open_sampler(
-    policy: Policy, config: SamplerConfig, *, model: Any = None, lora_rank: int | None = None
+    policy: Checkpoint, config: SamplerConfig, *, model: Any = None, lora_rank: int | None = None
 ) -> TokenSampler:
     """Open the sampler that `config.backend` names.
 

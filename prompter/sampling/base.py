@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from prompter.chat import SamplingRequest
+from prompter.types import Completion
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,6 @@ class SamplingSettings:
     top_k: int = 0
     n: int = 1
     seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One sampled answer.
-
-    Args:
-        text: decoded without special tokens.
-        token_ids: sampled ids, the end-of-sequence token included when it was sampled.
-        logprobs: log-probability of each sampled token under the sampling policy (temperature
-            applied), or None when not asked for.
-        finish_reason: "stop", or "length" when cut at max_new_tokens.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...] | None
-    finish_reason: Literal["stop", "length"]
 
 
 class Sampler(ABC):

@@ -14,11 +14,12 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from prompter.checkpoint import load_weights
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.token_sampler import TokenSampler
+from prompter.types import Completion
 
 if TYPE_CHECKING:
-    from prompter.policy import Policy
+    from prompter.checkpoint import Checkpoint
 
 
 class HuggingFaceSampler(TokenSampler):
@@ -45,7 +46,7 @@ class HuggingFaceSampler(TokenSampler):
 
     @classmethod
     def from_policy(
-        cls, policy: Policy, *, dtype: str = "auto", device: str | None = None, batch_size: int = 64
+        cls, policy: Checkpoint, *, dtype: str = "auto", device: str | None = None, batch_size: int = 64
     ) -> HuggingFaceSampler:
         """Load a copy of the policy's weights; `sync_adapter` then puts adapters on it.
 

@@ -25,12 +25,13 @@ from PIL import Image
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from prompter.errors import InfrastructureError, UserError
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenSampler
+from prompter.types import Completion
 
 if TYPE_CHECKING:
-    from prompter.policy import Policy
+    from prompter.checkpoint import Checkpoint
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -56,7 +57,7 @@ class RayVllmPool(TokenSampler):
     """
 
     def __init__(
-        self, policy: Policy, config: SamplerConfig | None = None, *, lora_rank: int | None = None
+        self, policy: Checkpoint, config: SamplerConfig | None = None, *, lora_rank: int | None = None
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig()
@@ -242,7 +243,9 @@ class RayVllmPool(TokenSampler):
 class _Engine:
     """One `VllmSampler` in a process of its own."""
 
-    def __init__(self, policy: Policy, config: SamplerConfig, lora_rank: int | None, folder: Path) -> None:
+    def __init__(
+        self, policy: Checkpoint, config: SamplerConfig, lora_rank: int | None, folder: Path
+    ) -> None:
         from prompter.sampling.vllm_engine import VllmSampler
 
         self._folder = folder / uuid.uuid4().hex[:12]

@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from prompter.chat import SamplingRequest
-from prompter.sampling.base import Completion, Sampler, SamplingSettings
+from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.image_tokens import collapse_pads, expand_pads, image_token_count
+from prompter.types import Completion
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 """Never sampled: a stray one makes the trainer's positions disagree with its image features."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from prompter.errors import UserError
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenSampler
+from prompter.types import Completion
 
 if TYPE_CHECKING:
-    from prompter.policy import Policy
+    from prompter.checkpoint import Checkpoint
 
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "CRITICAL",  # on an error it logs every prompt's pixels; the error itself is raised
@@ -53,7 +54,7 @@ class VllmSampler(TokenSampler):
     """
 
     def __init__(
-        self, policy: Policy, config: SamplerConfig | None = None, *, lora_rank: int | None = None
+        self, policy: Checkpoint, config: SamplerConfig | None = None, *, lora_rank: int | None = None
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig(backend="vllm")
@@ -61,7 +62,7 @@ class VllmSampler(TokenSampler):
         self._adapter: Any = None
         self._engine = self._build(policy)
 
-    def _build(self, policy: Policy) -> Any:
+    def _build(self, policy: Checkpoint) -> Any:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import torch
@@ -217,7 +218,7 @@ class VllmSampler(TokenSampler):
         cleanup_dist_env_and_memory()
 
 
-def default_context(policy: Policy) -> int:
+def default_context(policy: Checkpoint) -> int:
     """Tokens that suffice for the largest image, `_TEXT_TOKENS` of text and the longest answer."""
     from transformers import AutoConfig
 

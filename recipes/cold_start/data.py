@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from envs.masks import Mask
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.sample import Sample, SampleSource
-from prompter.policy import Policy
+from prompter.checkpoint import Checkpoint
 from prompter.types import PromptSet
 
 AnswerForm = Literal["box", "points", "box+points"]
@@ -55,7 +55,7 @@ def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
     return forms[kind]
 
 
-def make_example(sample: Sample, policy: Policy, form: AnswerForm, *, prose: bool = False) -> Example:
+def make_example(sample: Sample, policy: Checkpoint, form: AnswerForm, *, prose: bool = False) -> Example:
     """Turn a sample into an example whose answer prompts every target object in one form.
 
     With `prose` the answer is a sentence instead, which `prompter.parse` does not read.
@@ -99,7 +99,7 @@ def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.fl
     return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
 
 
-def _model_numbers(masks: Sequence[Mask], policy: Policy, image_wh: tuple[int, int]) -> NDArray[np.int64]:
+def _model_numbers(masks: Sequence[Mask], policy: Checkpoint, image_wh: tuple[int, int]) -> NDArray[np.int64]:
     frame = policy.frame(image_wh)
     rows = []
     for instance in oracle_prompts(masks, box=True, points=1).instances:
@@ -122,7 +122,7 @@ class ExampleStream(IterableDataset):
     def __init__(
         self,
         source: SampleSource,
-        policy: Policy,
+        policy: Checkpoint,
         *,
         seed: int,
         queries_per_image: int,
@@ -166,7 +166,7 @@ class Collator:
         numbers: int64 [objects of the batch, 6], see `Example`.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Checkpoint) -> None:
         self.policy = policy
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:

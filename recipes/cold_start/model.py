@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
-from prompter.policy import Policy
+from prompter.checkpoint import Checkpoint
 from prompter.runs.config import StrictModel
 from recipes.cold_start.small_policy import number_token_ids
 
@@ -58,7 +58,7 @@ class ColdStartModel(nn.Module):
     number_values: torch.Tensor
     number_targets: torch.Tensor
 
-    def __init__(self, model: PreTrainedModel, policy: Policy, weights: AuxiliaryWeights) -> None:
+    def __init__(self, model: PreTrainedModel, policy: Checkpoint, weights: AuxiliaryWeights) -> None:
         super().__init__()
         self.policy_model = model
         self.weights = weights

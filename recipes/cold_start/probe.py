@@ -12,13 +12,13 @@ from envs.boxes import pairwise_box_iou
 from envs.masks import mask_to_box
 from envs.oracle import target_masks
 from envs.sample import SampleSource
-from prompter.policy import Policy
+from prompter.checkpoint import Checkpoint
 from prompter.types import ParseFailure
 
 
 @torch.inference_mode()
 def probe(
-    model: PreTrainedModel, policy: Policy, source: SampleSource, *, samples: int, batch_size: int = 60
+    model: PreTrainedModel, policy: Checkpoint, source: SampleSource, *, samples: int, batch_size: int = 60
 ) -> dict[str, float]:
     """Answer the first `samples` questions (all, if there are fewer) greedily and compare with the targets.
 
@@ -76,7 +76,7 @@ def _mean(values: Any) -> float:
     return round(float(np.mean(values)), 4) if len(values) else 0.0
 
 
-def _greedy(model: Any, policy: Policy, asked: list[tuple[str, Any]]) -> list[str]:
+def _greedy(model: Any, policy: Checkpoint, asked: list[tuple[str, Any]]) -> list[str]:
     processor = policy.processor
     texts = [
         processor.apply_chat_template(policy.messages(query), tokenize=False, add_generation_prompt=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.action import ActionSpace
 from prompter.chat import system_prompt
-from prompter.checkpoint import load_policy
-from prompter.policy import POLICY_FAMILIES, ImageSettings, Policy, PolicySettings
+from prompter.checkpoint import Checkpoint, load_policy, make_checkpoint
+from prompter.policy import POLICY_FAMILIES, ImageSettings, PolicySettings
 from prompter.runs.config import StrictModel
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def build_small_policy(
     action_space: ActionSpace | None = None,
     seed: int = 0,
     max_new_tokens: int = 96,
-) -> Policy:
+) -> Checkpoint:
     """Write a randomly initialised small Qwen3-VL policy into `folder` and open it.
 
     Args:
@@ -130,7 +130,7 @@ def build_small_policy(
     torch.manual_seed(seed)
     model = _build_model(sizes, tokenizer)
     model.save_pretrained(folder)
-    Policy(str(folder), "qwen3_vl", settings, processor).save_protocol(folder)
+    make_checkpoint(str(folder), "qwen3_vl", settings, processor).save_protocol(folder)
     return load_policy(folder)
 
 

@@ -20,6 +20,7 @@ from prompter.action import ActionSpace
 from prompter.errors import UserError
 from prompter.runs.config import StrictModel, dump_yaml
 from prompter.runs.files import atomic_folder, atomic_write
+from prompter.runs.tables import markdown_table
 from recipes.cold_start.small_policy import SmallPolicySize
 
 
@@ -210,6 +211,10 @@ def _commit() -> str:
 def _write_card(
     output: Path, config: ColdStartConfig, command: str, commit: str, history: list[dict[str, float]]
 ) -> None:
+    rows = [["step", "samples seen", "minutes", "points inside the target", "box IoU", "parse failures"]]
+    for row in history:
+        shares = (f"{row[name]:.3f}" for name in ("points_inside", "box_iou", "parse_failures"))
+        rows.append([str(row["step"]), str(row["samples"]), f"{row['minutes']:.1f}", *shares])
     lines = [
         "# Cold start",
         "",
@@ -222,13 +227,7 @@ def _write_card(
         "",
         "Greedy answers on validation samples, without a segmenter (`recipes/cold_start/probe.py`):",
         "",
-        "| step | samples seen | minutes | points inside the target | box IoU | parse failures |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row['step']} | {row['samples']} | {row['minutes']:.1f} | {row['points_inside']:.3f} "
-            f"| {row['box_iou']:.3f} | {row['parse_failures']:.3f} |"
-            for row in history
-        ),
+        *markdown_table(rows),
         "",
         "Config:",
         "",

@@ -15,11 +15,12 @@ from envs.executors import open_executors
 from envs.executors.base import Executor
 from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
 from envs.executors.families import resolve_dtype
-from eval.answerers.own_masks import NAME as OWN_MASKS
-from eval.answerers.own_masks import OwnMasks
 from prompter.errors import UserError
 from prompter.registry import split_head
 from prompter.runs.config import describe_validation_error
+
+OWN_MASKS = "own-masks"
+"""The executor that takes the masks an answerer brought along, and segments nothing."""
 
 RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
 """Fields of an executor's config that change its masks, and so belong to a run's identity."""
@@ -93,16 +94,17 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | OwnMasks]]:
-    """Open segmenters by name and close them afterwards; None is `own-masks`."""
+def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | None]]:
+    """Open executors by name and close them afterwards; None, which is `own-masks`, stays None."""
     configs = [config for config in segmenters if config is not None]
     executors = iter(open_executors(configs))
-    named = {executor_name(one): OwnMasks() if one is None else next(executors) for one in segmenters}
+    named = {executor_name(one): None if one is None else next(executors) for one in segmenters}
     try:
         yield named
     finally:
-        for segmenter in named.values():
-            segmenter.close()
+        for executor in named.values():
+            if executor is not None:
+                executor.close()
 
 
 def parse_executor(text: str) -> ExecutorConfig | None:

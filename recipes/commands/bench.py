@@ -19,6 +19,7 @@ from typing import Any
 from envs.bench import PHASES, bench_executor
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
+from prompter.runs.tables import text_table
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -31,14 +32,22 @@ def bench_text(result: dict[str, Any]) -> str:
         f"{work['images']} images of {work['image_hw'][1]} x {work['image_hw'][0]}, "
         f"{work['completions']} completions, {work['instances']} instances",
         "",
-        f"{'':<20}{'images':>8}{'seconds':>10}{'s/image':>10}{'masks/s':>10}{'CPU s':>10}{'peak MB':>10}",
     ]
+    rows = [["", "images", "seconds", "s/image", "masks/s", "CPU s", "peak MB"]]
     for name, title in PHASES.items():
         phase = result["phases"][name]
-        lines.append(
-            f"{title:<20}{phase['images']:>8}{phase['seconds']:>10.2f}{phase['seconds_per_image']:>10.3f}"
-            f"{phase['masks_per_second']:>10.1f}{phase['cpu_seconds']:>10.2f}{phase['peak_memory_mb']:>10.0f}"
+        rows.append(
+            [
+                title,
+                str(phase["images"]),
+                f"{phase['seconds']:.2f}",
+                f"{phase['seconds_per_image']:.3f}",
+                f"{phase['masks_per_second']:.1f}",
+                f"{phase['cpu_seconds']:.2f}",
+                f"{phase['peak_memory_mb']:.0f}",
+            ]
         )
+    lines += text_table(rows, numbers=True)
     ratios, agreement = result["ratios"], result["agreement"]
     lines += [
         "",

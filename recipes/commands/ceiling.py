@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from eval.ceiling import ORACLES, measure_ceilings
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
+from prompter.runs.tables import markdown_table
 
 if TYPE_CHECKING:
     from envs.sample import Sample
@@ -24,16 +25,15 @@ if TYPE_CHECKING:
 def ceiling_table(result: Mapping[str, Any]) -> str:
     """A Markdown table: a row per action space, a column per segmenter; mean IoU with its interval."""
     names = list(result["results"])
+    rows = [["prompt", *names]]
+    for oracle in next(iter(result["results"].values())):
+        rows.append([oracle, *(_cell(result["results"][name][oracle]) for name in names)])
     lines = [
         f"{result['dataset']}: {result['units']} {'objects' if result['unit'] == 'object' else 'questions'} "
         f"in {result['images']} images; mean IoU [95 % bootstrap, drawing images] (share above 0.5)",
         "",
-        "| prompt | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
+        *markdown_table(rows),
     ]
-    for oracle in next(iter(result["results"].values())):
-        cells = [_cell(result["results"][name][oracle]) for name in names]
-        lines.append(f"| {oracle} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from envs.datasets.catalog import DatasetInfo
 from envs.datasets.registry import dataset_info, known_datasets, open_dataset, split_name
 from prompter.errors import UserError
+from prompter.runs.tables import text_table
 
 if TYPE_CHECKING:
     from envs.datasets.check import CheckReport
@@ -82,15 +83,14 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _table() -> str:
     """One line per dataset: name, whether its files are found, splits with published sizes."""
-    rows = [(info.name, _status(info), _sizes(info), info.title) for info in known_datasets().values()]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = []
-    for name, status, sizes, title in rows:
-        lines.append(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {title}")
+    rows = []
+    for info in known_datasets().values():
+        rows.append((info.name, _status(info), info.title))
+        sizes = _sizes(info)
         if sizes:
-            lines.append(f"{'':<{widths[0]}}  {'':<{widths[1]}}  {sizes}")
-    lines += ["", "`prompter data ls NAME` tells the layout, where to get it, and the options."]
-    return "\n".join(lines)
+            rows.append(("", "", sizes))
+    note = "`prompter data ls NAME` tells the layout, where to get it, and the options."
+    return "\n".join([*text_table(rows), "", note])
 
 
 def _status(info: DatasetInfo) -> str:

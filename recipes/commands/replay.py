@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prompter.errors import UserError
+from prompter.runs.tables import text_table
 
 TOLERANCE = 1e-9
 """Totals nearer than this are alike; sums of floats may differ in their last bits."""
@@ -91,6 +92,4 @@ def _table(scores: Mapping[str, Sequence[float | None]]) -> str:
         scored = [value for value in values if value is not None]
         mean = f"{sum(scored) / len(scored):.4f}" if scored else "-"
         rows.append((name, mean, str(len(scored)), str(len(values) - len(scored))))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(text_table(rows))

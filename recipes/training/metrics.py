@@ -27,9 +27,9 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     completions = sum(len(group.completions) for group in groups)
     failures = Counter(
-        rollout.answer.kind for rollout in rollouts if isinstance(rollout.answer, ParseFailure)
+        rollout.reading.kind for rollout in rollouts if isinstance(rollout.reading, ParseFailure)
     )
-    answers = [rollout.answer for rollout in rollouts if isinstance(rollout.answer, PromptSet)]
+    answers = [rollout.reading for rollout in rollouts if isinstance(rollout.reading, PromptSet)]
     instances = [instance for answer in answers for instance in answer.instances]
     ious = [iou for rollout in rollouts if (iou := mask_iou(rollout)) is not None]
     return {

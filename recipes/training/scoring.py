@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from envs.executors.base import ExecutorCounters
+from envs.executors.base import Executor, ExecutorCounters
 from envs.rollout import Rollout
 from envs.rollouts import make_rollouts
 from envs.sample import Sample
 from prompter.policy import Policy
-from prompter.sampling.base import Completion
+from prompter.types import Completion
 from recipes.config import GroupConfig
 from rewards.registry import WeightedReward
 
@@ -56,7 +55,7 @@ class RolloutScorer:
     def __init__(
         self,
         policy: Policy,
-        executors: Mapping[str, Any],
+        executors: Mapping[str, Executor],
         reward: WeightedReward,
         *,
         aggregate: str = GroupConfig().executors,
@@ -79,6 +78,10 @@ class RolloutScorer:
             step: optimiser step the rollouts are recorded under.
         """
         assigned = self._assign(len(groups), step)
+        answers = [
+            [self.policy.read(completion, sample.image_wh) for completion in group]
+            for sample, group in zip(samples, groups, strict=True)
+        ]
         scored: dict[int, list[dict[str, Rollout]]] = {
             number: [{} for _ in group] for number, group in enumerate(groups)
         }
@@ -89,19 +92,12 @@ class RolloutScorer:
                 if name in assigned[number]
                 for position in range(len(group))
             ]
-            completions = [groups[number][position] for number, position in rows]
-            chosen = [samples[number] for number, _ in rows]
             rollouts = make_rollouts(
-                chosen,
-                [completion.text for completion in completions],
-                [
-                    self.policy.parse(completion.text, sample.image_wh, completion.finish_reason)
-                    for completion, sample in zip(completions, chosen, strict=True)
-                ],
+                [samples[number] for number, _ in rows],
+                [answers[number][position] for number, position in rows],
                 executor,
+                name=name,
                 step=step,
-                executor=name,
-                completion_tokens=[len(completion.token_ids) for completion in completions],
                 keep_instances=self.reward.needs_instances,
             )
             for (number, position), rollout in zip(rows, rollouts, strict=True):

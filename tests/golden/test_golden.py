@@ -23,6 +23,7 @@ from eval.protocols import PROTOCOLS, apply
 from prompter.action import ActionSpace
 from prompter.chat import build_messages, system_prompt
 from prompter.runs.jsonl import write_lines
+from prompter.types import Answer
 from rewards.registry import build_reward
 from tests.fixtures.toy_task import SIDE, Squares, toy_policy
 
@@ -66,9 +67,8 @@ def rollouts() -> Iterator[list[Rollout]]:
     texts = [one["text"] for one in asked]
     reward = build_reward({"mask_iou": 1.0, "valid_answer": 0.5})
     executor = open_executor(ExecutorConfig(family="box"))
-    made = make_rollouts(
-        samples, texts, [policy.parse(text, (SIDE, SIDE)) for text in texts], executor, executor="box"
-    )
+    answers = [Answer(text, policy.parse(text, (SIDE, SIDE))) for text in texts]
+    made = make_rollouts(samples, answers, executor, name="box")
     yield [reward.score(rollout) for rollout in made]
     executor.close()
 

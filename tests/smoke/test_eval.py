@@ -21,13 +21,12 @@ from envs.executors.base import ExecutorFailure, Segmentation
 from envs.masks import encode_rle, union
 from envs.sample import RGB, Sample
 from eval.answerers import build_answerer
-from eval.answerers.base import Answer
 from eval.answerers.baselines import BASELINES
 from eval.results import rescore, results_text
 from eval.runner import evaluate
 from prompter.errors import UserError
 from prompter.runs.jsonl import read_lines
-from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from prompter.types import Answer, FailureKind, Instance, ParseFailure, PromptSet
 from rewards.replay import read_rollouts
 from tests.fixtures.runs import contents
 
@@ -170,13 +169,13 @@ def test_one_set_of_completions_is_segmented_by_every_executor(tmp_path: Path) -
     assert max(samples.loads.values()) == 1  # policy and both segmenters share one decoding
     by_name = {name: list(read_rollouts(path)) for name, path in done.rollouts.items()}
     for tight, loose in zip(*by_name.values(), strict=True):
-        assert (tight.sample_id, tight.completion, tight.answer) == (
+        assert (tight.sample_id, tight.completion, tight.reading) == (
             loose.sample_id,
             loose.completion,
-            loose.answer,
+            loose.reading,
         )
         assert (tight.executor, loose.executor) == ("tight", "loose")
-    assert sum(isinstance(one.answer, ParseFailure) for one in by_name["tight"]) == 2
+    assert sum(isinstance(one.reading, ParseFailure) for one in by_name["tight"]) == 2
 
     results = rescore(done.folder, ["strict", "think2seg", "rela"])
     assert set(results) == {"tight", "loose"}
@@ -297,12 +296,12 @@ def test_baselines_answer_every_sample(name: str) -> None:
     assert len(answers) == 30
     boxes = Boxes()
     for sample, answer in zip(samples, answers, strict=True):
-        assert isinstance(answer.prompts, PromptSet)
+        assert isinstance(answer.reading, PromptSet)
         if name == "oracle-box":
-            filled = boxes._fill(sample.image_array(), answer.prompts)
+            filled = boxes._fill(sample.image_array(), answer.reading)
             assert np.array_equal(filled.mask, sample.target_mask())
         if name in ("oracle-point", "largest-blob"):
-            for instance in answer.prompts.instances:
+            for instance in answer.reading.instances:
                 x, y = instance.positive_points[0]
                 assert sample.target_mask()[int(y), int(x)]
 

@@ -61,7 +61,9 @@ SMALLER = {
     "prompter leaderboard": Smaller(parsed=True),
     "prompter report": Smaller(parsed=True),  # needs a run: tests/smoke/test_extending.py
     "prompter replay": Smaller(parsed=True),  # the same
-    "python -m recipes.grpo_loop": Smaller(add=("--help",)),  # in full: its own test
+    "python -m recipes.grpo_loop": Smaller(
+        add=tuple("--executor box --steps 1 --prompts 2 --group-size 2 --scenes 1 --held-out 1".split())
+    ),
 }
 """First words of a command -> how it is run here; `make` is asked what it would do."""
 

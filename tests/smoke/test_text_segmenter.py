@@ -12,7 +12,6 @@ from PIL import Image
 from envs.masks import decode_rle, encode_rle
 from envs.sample import Sample
 from eval.answerers import build_answerer
-from eval.answerers.own_masks import OwnMasks
 from eval.answerers.sam3 import answer_from_masks
 from eval.results import rescore
 from eval.runner import evaluate
@@ -95,7 +94,7 @@ def test_masks_come_from_the_text_and_survive_resumption(checkpoint: Path, tmp_p
         done = evaluate(
             samples(6),
             answerer,
-            {"own-masks": OwnMasks()},
+            {"own-masks": None},
             tmp_path / "run",
             config={},
             chunk=2,
@@ -113,11 +112,11 @@ def test_masks_come_from_the_text_and_survive_resumption(checkpoint: Path, tmp_p
     first = path.read_bytes()
     rollouts = list(read_rollouts(path))
     for rollout in rollouts:
-        assert isinstance(rollout.answer, PromptSet) and rollout.prediction is not None
-        assert len(rollout.predicted_ious) == len(rollout.answer)
+        assert isinstance(rollout.reading, PromptSet) and rollout.prediction is not None
+        assert len(rollout.predicted_ious) == len(rollout.reading)
         mask = decode_rle(rollout.prediction, (HEIGHT, WIDTH))
-        assert mask.any() == (not rollout.answer.is_empty)
-    assert any(len(rollout.answer) for rollout in rollouts)
+        assert mask.any() == (not rollout.reading.is_empty)
+    assert any(len(rollout.reading) for rollout in rollouts)
     path.unlink()  # the masks are in the completions, so the model is not asked again
     assert run().read_bytes() == first
 
@@ -126,8 +125,8 @@ def test_an_answer_holds_a_box_and_a_mask_per_instance() -> None:
     one, none = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
     one[5:10, 20:50] = True
     answer = answer_from_masks([one, none], [0.9, 0.8])
-    assert isinstance(answer.prompts, PromptSet)
-    assert [instance.box for instance in answer.prompts.instances] == [(20.0, 5.0, 50.0, 10.0)]
+    assert isinstance(answer.reading, PromptSet)
+    assert [instance.box for instance in answer.reading.instances] == [(20.0, 5.0, 50.0, 10.0)]
     assert answer.masks == (encode_rle(one),) and answer.scores == (0.9,)
 
 
@@ -136,7 +135,7 @@ def test_who_brings_no_masks_needs_a_segmenter(tmp_path: Path) -> None:
         evaluate(
             samples(2),
             build_answerer("baseline:oracle-box"),
-            {"own-masks": OwnMasks()},
+            {"own-masks": None},
             tmp_path / "run",
             config={},
             progress=False,

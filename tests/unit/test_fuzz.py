@@ -214,14 +214,14 @@ def test_no_completion_raises_and_each_is_counted_under_its_kind() -> None:
 def check(rollout: Rollout, reward: float | None) -> str:
     """Hold what must be true of any rollout; return what it is counted under."""
     assert rollout.executor_error is None
-    if isinstance(rollout.answer, ParseFailure):
+    if isinstance(rollout.reading, ParseFailure):
         assert reward == 0.0 and rollout.prediction is None
-        assert rollout.answer.message
-        return rollout.answer.kind
+        assert rollout.reading.message
+        return rollout.reading.kind
     assert reward is not None and 0.0 <= reward <= 1.0
     assert rollout.prediction is not None
-    assert all(POLICY.settings.action_space.violation(one) is None for one in rollout.answer.instances)
-    return "empty answer" if rollout.answer.is_empty else "prompts"
+    assert all(POLICY.settings.action_space.violation(one) is None for one in rollout.reading.instances)
+    return "empty answer" if rollout.reading.is_empty else "prompts"
 
 
 def test_cut_completions_are_truncated() -> None:

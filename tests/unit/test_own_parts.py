@@ -49,7 +49,7 @@ def rollout() -> Rollout:
         query="the square",
         target=encode_rle(SQUARE),
         completion="an answer",
-        answer=PromptSet((Instance(box=(3, 3, 7, 7)),)),
+        reading=PromptSet((Instance(box=(3, 3, 7, 7)),)),
         prediction=encode_rle(SQUARE),
     )
 

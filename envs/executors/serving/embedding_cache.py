@@ -8,14 +8,12 @@ its size is accounted for under a file lock, so that the cap holds for all of th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from envs.executors.base import Embedding
-from prompter.runs.files import atomic_write
+from prompter.runs.files import atomic_write, locked
 
 StorageType = Literal["float32", "float16", "int8"]
 
@@ -229,11 +227,8 @@ class DiskCache:
             except FileNotFoundError:  # removed by another process
                 continue
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self.folder / "lock", "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder / "lock")
 
     def _read_total(self) -> int:
         try:

@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.seen.append(body)
-            self.server.headers.append(dict(self.headers))
+            self.server.headers.append({name.title(): value for name, value in self.headers.items()})
             number = len(self.server.seen)
         status, headers, content = self.server.answer(number, body)
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -127,8 +127,8 @@ def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[.
     assert "bbox_2d" in body["messages"][0]["content"][0]["text"]
     assert {"type": "text", "text": "query 1"} in body["messages"][1]["content"]
     assert sent_image(body).size == (112, 112)
-    assert isinstance(answer.prompts, PromptSet)
-    assert answer.prompts.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
+    assert isinstance(answer.reading, PromptSet)
+    assert answer.reading.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
     assert answer.tokens == 9
     assert "Authorization" not in server.headers[0]
 
@@ -154,11 +154,11 @@ def test_answers_come_back_in_order_and_bad_ones_are_data(serve: Callable[..., S
     )
     for number, one in enumerate(answers):
         if number == 4:
-            assert isinstance(one.prompts, ParseFailure) and one.prompts.kind is FailureKind.TRUNCATED
+            assert isinstance(one.reading, ParseFailure) and one.reading.kind is FailureKind.TRUNCATED
         elif number == 6:
-            assert isinstance(one.prompts, ParseFailure) and one.text == ""
+            assert isinstance(one.reading, ParseFailure) and one.text == ""
         else:
-            assert one.text.startswith(f"<think>query {number}<") and one.prompts == PromptSet()
+            assert one.text.startswith(f"<think>query {number}<") and one.reading == PromptSet()
 
 
 def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting: list[float]) -> None:
@@ -170,7 +170,7 @@ def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting:
     ]
     server = serve(lambda number, body: replies[number - 1])
     answer = build_answerer(f"openai:{server.url}#m").answer([sample(1)])[0]
-    assert answer.prompts == PromptSet() and len(server.seen) == 4
+    assert answer.reading == PromptSet() and len(server.seen) == 4
     assert no_key_no_waiting == [0.5, 7.0, 2.0]
 
 
@@ -238,6 +238,47 @@ def test_a_key_travels_only_where_it_is_safe(
     assert server.headers[0]["Authorization"] == "Bearer secret"
     with pytest.raises(UserError, match="unencrypted to example"):
         build_answerer("openai:http://example.invalid/v1#m", {"api_key_env": "MY_KEY"})
+
+
+def test_nothing_else_of_the_environment_is_sent(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere.invalid/v1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # not for addresses of this machine
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    build_answerer(f"openai:{server.url}#m", {"api_key_env": "MY_KEY"}).answer([sample(1)])
+    assert "secret" not in str(server.headers[0])
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sec\nret")
+    with pytest.raises(UserError, match="MY_KEY holds a line break") as caught:
+        build_answerer("openai:http://127.0.0.1/v1#m", {"api_key_env": "MY_KEY"})
+    assert "sec" not in str(caught.value)
+
+
+def test_an_endpoint_that_moved_is_not_followed(serve: Callable[..., Server]) -> None:
+    away = serve(lambda number, body: said("<answer>[]</answer>"))
+    server = serve(lambda number, body: (307, {"Location": f"{away.url}/chat/completions"}, {}))
+    with pytest.raises(UserError, match="status 307"):
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+    assert not away.seen
+
+
+def test_an_answer_that_takes_too_long_is_not_waited_for(serve: Callable[..., Server]) -> None:
+    asked = threading.Event()
+
+    def answer(number: int, body: dict[str, Any]) -> Reply:
+        asked.wait(5 if number == 1 else 0)
+        return said("<answer>[]</answer>")
+
+    server = serve(answer)
+    options = {"timeout_seconds": 0.3, "retries": 1}
+    assert build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0].prompts == PromptSet()
+    assert len(server.seen) == 2
+    asked.set()
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def rollout(
         query="q",
         target=encode_rle(wanted),
         completion="",
-        answer=FAILURE if failed else answer,
+        reading=FAILURE if failed else answer,
         prediction=None if failed else encode_rle(rectangle(*(box or (0, 0, 0, 0)))),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_box_only_sets_are_scored_by_their_boxes_alone() -> None:
 
 def test_points_are_boxed_by_their_mask() -> None:
     answer = PromptSet((Instance(positive_points=((1.0, 1.0),)),))
-    table = build_table([rollout(0, answer=answer, prediction=encode_rle(rectangle(0, 0, 4, 3)))])
+    table = build_table([rollout(0, reading=answer, prediction=encode_rle(rectangle(0, 0, 4, 3)))])
     assert table.box_ious[0] == pytest.approx(12 / 16)
 
 
@@ -218,7 +218,9 @@ class TestSelection:
         two = (rectangle(0, 0, 4, 4), rectangle(6, 0, 10, 4))
         instances = tuple(encode_rle(mask) for mask in two)
         answer = PromptSet(tuple(Instance(box=box) for box in ((0, 0, 4, 4), (0, 0, 4, 3), (5, 0, 10, 4))))
-        score = rollout_instance_score(rollout(0, target=two[0] | two[1], instances=instances, answer=answer))
+        score = rollout_instance_score(
+            rollout(0, target=two[0] | two[1], instances=instances, reading=answer)
+        )
         assert score is not None
         assert (score.precision, score.recall, score.f1) == pytest.approx((2 / 3, 1.0, 0.8))
 

@@ -10,19 +10,26 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from envs.masks import encode_rle
 from envs.rollout import Rollout
 from envs.sample import Sample
+from eval.ablation import Cell, grid_html
+from eval.metrics import summarise
+from eval.protocols import get_protocols
 from eval.query_table import build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed, ticks
 from eval.report.examples import choose_cases
+from eval.report.leaderboard import Row, build_board
+from eval.report.leaderboard import html as leaderboard_html
 from eval.report.overlays import BOX, PREDICTED, TRUE, draw_panel
 from eval.report.run_page import ReportInput, render_report
 from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from rewards.replay import read_rollouts
 
 pytestmark = pytest.mark.usefixtures("small_heap")
 
@@ -46,7 +53,7 @@ def rollout(number: int, width: int, **changes: object) -> Rollout:
         query=f"query {number}",
         target=encode_rle(mask_of(20)),
         completion=f"completion {number}",
-        answer=PromptSet((Instance(box=(5, 5, 5 + width, 25), positive_points=((6, 6),)),)),
+        reading=PromptSet((Instance(box=(5, 5, 5 + width, 25), positive_points=((6, 6),)),)),
         prediction=encode_rle(mask_of(width)),
         tags={"parity": "odd" if number % 2 else "even"},
     )
@@ -144,6 +151,93 @@ def test_text_of_models_and_datasets_is_escaped(tmp_path: Path) -> None:
     assert html.count("&lt;script&gt;") >= 6
 
 
+HOSTILE = """<script>alert("x")</script><img src='https://evil.example/x.png' onerror="x">&amp;\""""
+
+
+def hostile(number: int, width: int) -> Rollout:
+    """A rollout whose every text is hostile."""
+    names = dict.fromkeys(("dataset", "split", "image_id", "query", "completion"), HOSTILE)
+    tags = {HOSTILE: HOSTILE if number else "b"}
+    return rollout(number, width, sample_id=f"{HOSTILE}{number}", tags=tags, executor=HOSTILE, **names)
+
+
+def texts(html: str) -> list[str]:
+    """All text and attribute values of a page as a browser reads them; fails on a tag of `HOSTILE`."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag != "script" and not {"onerror"} & {name for name, _ in attrs}
+            for name, value in attrs:
+                assert name != "src" or (value or "").startswith("data:image/")
+                found.append(value or "")
+
+        def handle_data(self, data: str) -> None:
+            found.append(data)
+
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    return found
+
+
+def test_hostile_text_shows_as_it_is_in_every_place_of_a_run_page(tmp_path: Path) -> None:
+    after = write(tmp_path / "after.jsonl", [hostile(0, 5), hostile(1, 9)])
+    before = write(tmp_path / "before.jsonl", [hostile(0, 3), hostile(1, 4)])
+    summary = summarise(build_table(read_rollouts(after)), get_protocols(["strict"]))
+    html = render_report(
+        ReportInput(
+            title=HOSTILE,
+            after=after,
+            before=before,
+            metrics=[{"step": n, "kind": "train", "seconds": {HOSTILE: 1.0, "b": 2.0}} for n in range(3)]
+            + [{"step": 0, "kind": "eval", "gIoU": 0.5}],
+            references={HOSTILE: before},
+            results={HOSTILE: summary},
+            config={HOSTILE: HOSTILE},
+            note=HOSTILE,
+        )
+    )
+    shown = texts(html)
+    once = ("title", "heading", "note", "reference", "executor", "phase", "breakdown", "its value")
+    per_query = ("question", "before", "after")
+    assert shown.count(HOSTILE) == len(once) + 2 * len(per_query)
+    assert f"{HOSTILE}0" in shown and f"{HOSTILE}: {HOSTILE}" in shown  # a sample's id, its tag
+    assert yaml.safe_dump({HOSTILE: HOSTILE}) in shown
+
+
+@pytest.mark.parametrize(
+    "place", ["benchmark", "system", "split", "training", "protocol", "source", "metric"]
+)
+def test_hostile_text_shows_as_it_is_on_a_leaderboard(place: str) -> None:
+    texts_of = dict.fromkeys(("system", "split", "protocol", "training", "source", "status"), "x")
+    metric = HOSTILE if place == "metric" else "gIoU"
+    row = Row(**{**texts_of, **({place: HOSTILE} if place in texts_of else {})}, values={metric: 1.0})
+    board = build_board(HOSTILE if place == "benchmark" else "x", [row])
+    assert HOSTILE in texts(leaderboard_html([board]))
+
+
+@pytest.mark.parametrize("place", ["benchmark", "policy", "executor", "metric"])
+def test_hostile_text_shows_as_it_is_in_a_grid(place: str) -> None:
+    cell = Cell("b", "p", "box", "absolute", "e", 1, 0.5, None, None, None, "f")
+    changed = cell if place == "metric" else replace(cell, **{place: HOSTILE})
+    metric = HOSTILE if place == "metric" else "gIoU"
+    shown = texts(grid_html([changed, cell], get_protocols(["strict"])[0], metric))
+    assert any(HOSTILE in text for text in shown)
+
+
+def test_hostile_text_shows_as_it_is_in_charts() -> None:
+    points: list[tuple[float, float | None]] = [(0, 1.0), (1, 2.0)]
+    lines = line_chart(
+        [Series(HOSTILE, points, "marks", HOSTILE), Series("b", points)], title=HOSTILE, x_label=HOSTILE
+    )
+    shown = texts(lines)
+    assert shown.count(HOSTILE) >= 5  # label, title, x axis, legend, colour
+    assert f"{HOSTILE} at 0: 1" in shown  # a mark's tooltip
+    assert texts(bar_chart([(HOSTILE, 0.5, None)], title=HOSTILE)).count(HOSTILE) == 3
+    ElementTree.fromstring(lines)
+
+
 def test_figures_are_those_of_the_rollouts(files: tuple[Path, Path]) -> None:
     before, after = files
     html = render_report(ReportInput(title="A run", after=after, before=before))
@@ -171,9 +265,9 @@ def test_answers_that_are_none_or_do_not_parse_are_told_apart(tmp_path: Path) ->
     failure = ParseFailure(FailureKind.NOT_JSON, "", "completion 0")
     empty = encode_rle(np.zeros((HEIGHT, WIDTH), bool))
     rollouts = [
-        rollout(0, 5, answer=failure, prediction=None),
-        rollout(1, 5, answer=PromptSet(), prediction=empty),
-        rollout(2, 5, answer=PromptSet(), prediction=empty, target=empty),
+        rollout(0, 5, reading=failure, prediction=None),
+        rollout(1, 5, reading=PromptSet(), prediction=empty),
+        rollout(2, 5, reading=PromptSet(), prediction=empty, target=empty),
     ]
     html = render_report(ReportInput(title="A run", after=write(tmp_path / "a.jsonl", rollouts)))
     assert "did not parse" in html and "says: no target" in html and "nothing in the image fits" in html

@@ -9,27 +9,26 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from prompter.checkpoint import SHIPPED, load_policy, load_weights, resolve_source
+from prompter.checkpoint import SETTINGS_FILE, SHIPPED, Checkpoint, load_policy, load_weights, resolve_source
 from prompter.errors import UserError
-from prompter.policy import SETTINGS_FILE, Policy
 from prompter.types import Instance, PromptSet
 from recipes.cold_start.small_policy import build_small_policy, number_token_ids
 from tests.fixtures.tiny_policy import SIZE
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("tiny")
     return build_small_policy(folder, ["the largest building", "all ships"], size=SIZE)
 
 
 @pytest.fixture(scope="module")
-def qwen25(tiny: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def qwen25(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2.5-VL checkpoint folder as the hub has it: a processor, and no settings of ours."""
     return hub_folder(tiny, "qwen2_5_vl", tmp_path_factory.mktemp("qwen25"))
 
 
-def hub_folder(tiny: Policy, family: str, folder: Path) -> Path:
+def hub_folder(tiny: Checkpoint, family: str, folder: Path) -> Path:
     from transformers import (
         AutoConfig,
         Qwen2_5_VLProcessor,
@@ -50,7 +49,7 @@ def hub_folder(tiny: Policy, family: str, folder: Path) -> Path:
     return folder
 
 
-def test_frames_of_the_families(tiny: Policy, qwen25: Path, tmp_path: Path) -> None:
+def test_frames_of_the_families(tiny: Checkpoint, qwen25: Path, tmp_path: Path) -> None:
     assert (tiny.family, tiny.frame((300, 200)).kind) == ("qwen3_vl", "thousandths")
     assert tiny.frame((300, 200)).model_wh == (64, 64)
     loaded = load_policy(qwen25)
@@ -68,7 +67,7 @@ def test_frames_of_the_families(tiny: Policy, qwen25: Path, tmp_path: Path) -> N
     ) == PromptSet((Instance((0.0, 0.0, 1000.0, 600.0), ((500.0, 300.0),)),))
 
 
-def test_a_hub_checkpoint_gets_the_defaults_and_a_trained_one_its_own(tiny: Policy, qwen25: Path) -> None:
+def test_a_hub_checkpoint_gets_the_defaults_and_a_trained_one_its_own(tiny: Checkpoint, qwen25: Path) -> None:
     from prompter.policy import PolicySettings
 
     assert load_policy(qwen25).settings == PolicySettings()
@@ -78,7 +77,7 @@ def test_a_hub_checkpoint_gets_the_defaults_and_a_trained_one_its_own(tiny: Poli
     assert tiny.settings.question == "before" and tiny.settings.image.side == 64
 
 
-def test_overrides_replace_settings_by_name(tiny: Policy) -> None:
+def test_overrides_replace_settings_by_name(tiny: Checkpoint) -> None:
     changed = load_policy(tiny.source, {"think": True, "action_space": {"kind": "box"}})
     assert changed.settings.think and changed.settings.action_space.kind == "box"
     assert changed.settings.question == tiny.settings.question
@@ -95,14 +94,14 @@ def test_overrides_replace_settings_by_name(tiny: Policy) -> None:
         ({"image": {"side": 100}}, "policy image side 100 must be a multiple of 16"),
     ],
 )
-def test_bad_settings_are_refused_by_name(tiny: Policy, overrides: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_refused_by_name(tiny: Checkpoint, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_policy(tiny.source, overrides)
     assert message in str(caught.value).replace("settings: ", "settings : ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_protocol_survives_saving(tiny: Policy, tmp_path: Path) -> None:
+def test_a_protocol_survives_saving(tiny: Checkpoint, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     changed = load_policy(tiny.source, {"question": "after", "image": {"side": 96}})
@@ -115,7 +114,7 @@ def test_a_protocol_survives_saving(tiny: Policy, tmp_path: Path) -> None:
     assert [part["type"] for part in reopened.messages("roof")[1]["content"]] == ["image", "text"]
 
 
-def test_unreadable_settings_name_the_file(tiny: Policy, tmp_path: Path) -> None:
+def test_unreadable_settings_name_the_file(tiny: Checkpoint, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     tiny.save_protocol(tmp_path)
@@ -146,7 +145,7 @@ def test_another_model_family_is_refused_by_name(tmp_path: Path, family: str, hi
     assert hint in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_without_weights_is_one_sentence(tiny: Policy, tmp_path: Path) -> None:
+def test_a_checkpoint_without_weights_is_one_sentence(tiny: Checkpoint, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     tiny.save_protocol(tmp_path)
@@ -204,7 +203,7 @@ def test_the_processor_leaves_a_model_image_as_it_is(qwen25: Path, limits: dict[
         assert (columns * 14, rows * 14) == image.size
 
 
-def test_a_square_policy_sees_squares(tiny: Policy) -> None:
+def test_a_square_policy_sees_squares(tiny: Checkpoint) -> None:
     for size in [(64, 64), (31, 200), (640, 480)]:
         image = tiny.model_image(Image.new("RGB", size))
         assert image.size == (64, 64)
@@ -214,7 +213,7 @@ def test_a_square_policy_sees_squares(tiny: Policy) -> None:
     assert tiny.model_image(same) is same
 
 
-def test_an_answer_of_the_small_policy_is_short(tiny: Policy) -> None:
+def test_an_answer_of_the_small_policy_is_short(tiny: Checkpoint) -> None:
     """Coordinates and the fixed pieces of an answer are single tokens, and decoding gives the text back."""
     tokenizer = tiny.processor.tokenizer
     prompts = PromptSet((Instance((1.0, 2.0, 250.0, 199.0), ((17.0, 33.0),)), Instance((0.0, 0.0, 9.0, 9.0))))

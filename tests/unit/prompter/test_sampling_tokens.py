@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prompter.chat import SamplingRequest
-from prompter.sampling.base import Completion, SamplingSettings
+from prompter.sampling.base import SamplingSettings
 from prompter.sampling.token_sampler import TokenSampler, request_seeds
+from prompter.types import Completion
 
 PAD, SIDE = 50, 16
 

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
-from prompter.checkpoint import LORA_TARGETS, load_weights
-from prompter.policy import Policy
+from prompter.checkpoint import LORA_TARGETS, Checkpoint, load_weights
 from recipes.training.shared_prompts import log_probabilities
 from tests.fixtures.tiny_policy import save_tiny_policy
 
@@ -23,11 +22,11 @@ PICTURES = [0, 1, 2, 1]
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
 
 
-def adapted(policy: Policy) -> Any:
+def adapted(policy: Checkpoint) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
@@ -36,7 +35,7 @@ def adapted(policy: Policy) -> Any:
     return get_peft_model(base, LoraConfig(r=2, target_modules=LORA_TARGETS, init_lora_weights=False))
 
 
-def batch_of(policy: Policy, prompts: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
+def batch_of(policy: Checkpoint, prompts: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
     """Rows for the given questions, each with a random completion of 1 to KEPT tokens, in TRL's layout."""
     pictures = [
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -94,7 +93,7 @@ def packed(
 
 @pytest.mark.parametrize("pass_tokens", [1, 400, 8192])
 def test_log_probabilities_and_gradients_are_those_of_one_row_per_completion(
-    policy: Policy, pass_tokens: int
+    policy: Checkpoint, pass_tokens: int
 ) -> None:
     batch = batch_of(policy, [0, 1, 0, 2, 3, 1, 0, 2, 0])
     weights = torch.rand(9, KEPT, generator=torch.Generator().manual_seed(1))
@@ -112,14 +111,14 @@ def test_log_probabilities_and_gradients_are_those_of_one_row_per_completion(
         torch.testing.assert_close(seen[1][2][name], gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_a_prompt_is_read_once_and_questions_or_images_are_not_mixed_up(policy: Policy) -> None:
+def test_a_prompt_is_read_once_and_questions_or_images_are_not_mixed_up(policy: Checkpoint) -> None:
     batch = batch_of(policy, [0, 2, 0, 2, 0, 2, 0, 2])
     *_, shapes = packed(adapted(policy), batch)
     assert [rows for rows, _ in shapes] == [2]
     assert batch["input_ids"].numel() > 2.5 * sum(rows * length for rows, length in shapes)
 
 
-def test_completions_do_not_see_each_other(policy: Policy) -> None:
+def test_completions_do_not_see_each_other(policy: Checkpoint) -> None:
     batch = batch_of(policy, [1, 1, 1])
     model = adapted(policy)
     before, _, _ = packed(model, batch)
@@ -132,7 +131,7 @@ def test_completions_do_not_see_each_other(policy: Policy) -> None:
     assert not torch.allclose(after[1], before[1])
 
 
-def test_long_completions_do_not_make_a_row_of_any_length(policy: Policy) -> None:
+def test_long_completions_do_not_make_a_row_of_any_length(policy: Checkpoint) -> None:
     batch = batch_of(policy, [0] * 200)
     *_, shapes = packed(adapted(policy), batch)
     prompt = int(batch["attention_mask"][0, :-KEPT].sum())

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prompter.checkpoint import LORA_TARGETS, load_weights
-from prompter.policy import Policy
+from prompter.checkpoint import LORA_TARGETS, Checkpoint, load_weights
 from recipes.training.shared_vision import share_vision, sharing_processor
 from tests.fixtures.tiny_policy import save_tiny_policy
 
@@ -19,7 +18,7 @@ LORA = {"r": 2, "target_modules": LORA_TARGETS, "init_lora_weights": False}
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
 
 
@@ -28,7 +27,7 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def batch_of(policy: Policy, processor: Any, images: list[Image.Image]) -> Any:
+def batch_of(policy: Checkpoint, processor: Any, images: list[Image.Image]) -> Any:
     asked = [policy.messages(f"building {number}") for number in range(len(images))]
     texts = [
         policy.processor.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in asked
@@ -36,14 +35,14 @@ def batch_of(policy: Policy, processor: Any, images: list[Image.Image]) -> Any:
     return processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
 
 
-def adapted(policy: Policy) -> Any:
+def adapted(policy: Checkpoint) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
     return get_peft_model(load_weights(policy, dtype=torch.float32), LoraConfig(**LORA))
 
 
-def test_the_processor_gives_the_same_batch_and_processes_each_image_once(policy: Policy) -> None:
+def test_the_processor_gives_the_same_batch_and_processes_each_image_once(policy: Checkpoint) -> None:
     one, other = picture(0), picture(1)
     images = [one, one, other, one, other, other]
     processor = sharing_processor(policy.processor)
@@ -67,7 +66,7 @@ def test_the_processor_gives_the_same_batch_and_processes_each_image_once(policy
         torch.testing.assert_close(shared[key], plain[key], rtol=0, atol=0)
 
 
-def test_the_original_processor_is_left_as_it_was(policy: Policy, tmp_path: Path) -> None:
+def test_the_original_processor_is_left_as_it_was(policy: Checkpoint, tmp_path: Path) -> None:
     before = type(policy.processor.image_processor)
     processor = sharing_processor(policy.processor)
     assert type(policy.processor.image_processor) is before
@@ -77,7 +76,7 @@ def test_the_original_processor_is_left_as_it_was(policy: Policy, tmp_path: Path
     assert (tmp_path / "shared" / name).read_text() == (tmp_path / "plain" / name).read_text()
 
 
-def test_outputs_and_gradients_are_those_of_the_plain_model(policy: Policy) -> None:
+def test_outputs_and_gradients_are_those_of_the_plain_model(policy: Checkpoint) -> None:
     images = [picture(seed) for seed in (0, 1, 0, 2, 1, 0)]
     batch = batch_of(policy, policy.processor, images)
     plain, shared = adapted(policy), adapted(policy)
@@ -102,7 +101,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_model(policy: Policy) -> N
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_a_trained_tower_is_not_shared(policy: Policy) -> None:
+def test_a_trained_tower_is_not_shared(policy: Checkpoint) -> None:
     model = load_weights(policy, dtype=torch.float32)
     before = model.model.visual.forward
     assert not share_vision(model)

@@ -8,6 +8,7 @@ import pytest
 
 from envs.executors.families.box import BoxSegmenter
 from envs.executors.serving.local import LocalExecutor
+from envs.sample import first_samples
 from prompter.sampling.base import SamplingSettings
 from recipes.config import GroupConfig
 from recipes.training.metrics import PhaseTimes
@@ -36,7 +37,7 @@ def make_loop(
     config = GroupConfig.model_validate({"zero_spread": zero_spread, **group})
     settings = SamplingSettings(max_new_tokens=64, n=GROUP_SIZE)
     loop = WindowCollector(
-        policy, sampler, scorer, source, config, settings, seed, PhaseTimes(), samples=limit or samples
+        policy, sampler, scorer, first_samples(source, limit), config, settings, seed, PhaseTimes()
     )
     return loop, sampler, source
 

@@ -34,7 +34,7 @@ def rollout(number: int, **changes: object) -> dict[str, object]:
         "query": "q",
         "target": mask(4),
         "completion": "no",
-        "answer": BOX,
+        "reading": BOX,
         "prediction": mask(2),
         "rewards": {"total": 0.5, "mask_iou": 0.5},
         **changes,
@@ -44,7 +44,7 @@ def rollout(number: int, **changes: object) -> dict[str, object]:
 
 ROLLOUTS = [
     rollout(0),
-    rollout(1, answer=FAILED, prediction=None, rewards={"total": 1.0}),
+    rollout(1, reading=FAILED, prediction=None, rewards={"total": 1.0}),
     rollout(2, prediction=None, executor_error="the actor died", rewards={"total": None}),
 ]
 

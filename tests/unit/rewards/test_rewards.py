@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from envs.rollouts import make_rollouts
 from envs.sample import RGB, Sample
 from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
-from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from prompter.types import Answer, FailureKind, Instance, ParseFailure, PromptSet
 from rewards.box import box_iou
 from rewards.form import tag_format, valid_answer
 from rewards.instances import instance_mask_iou
@@ -53,7 +54,7 @@ def rollout(answer: PromptSet | ParseFailure = BOX, **changes: object) -> Rollou
         query="the square",
         target=encode_rle(rectangle(2, 1, 6, 5)),
         completion="",
-        answer=answer,
+        reading=answer,
         prediction=None if isinstance(answer, ParseFailure) else encode_rle(rectangle(2, 1, 6, 5)),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -293,11 +294,10 @@ class TestMakeRollouts:
     def test_one_image_is_loaded_once_and_failures_stay_with_their_sample(self) -> None:
         samples, loads = self.samples()
         segmenter = FakeSegmenter()
-        answers = [BOX, PromptSet(), FAILURE, BOX, FAILURE]
         texts = ["one", "two", "three", "four", "five"]
-        made = make_rollouts(
-            samples, texts, answers, segmenter, step=7, executor="fake", completion_tokens=[1, 2, 3, 4, 5]
-        )
+        readings = [BOX, PromptSet(), FAILURE, BOX, FAILURE]
+        answers = [Answer(text, one, n) for n, (text, one) in enumerate(zip(texts, readings, strict=True), 1)]
+        made = make_rollouts(samples, answers, segmenter, name="fake", step=7)
         assert loads == {"a": 1, "b": 1}
         assert len({identity for identity, _, key in segmenter.seen if key.endswith("/a")}) == 1
         assert [prompt for _, prompt, _ in segmenter.seen] == [BOX, PromptSet(), BOX]
@@ -307,13 +307,38 @@ class TestMakeRollouts:
         assert made[0].step == 7 and made[0].executor == "fake" and made[0].predicted_ious == (0.75,)
         assert made[3].executor_error == "the actor died" and made[3].prediction is None
 
+    def test_masks_on_their_way_to_the_reward_are_not_decoded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        decoded: list[Any] = []
+        monkeypatch.setattr(
+            "envs.rollout.decode_rle", lambda rle, hw: decoded.append(rle) or decode_rle(rle, hw)
+        )
+        samples, _ = self.samples()
+        made = make_rollouts(samples[:3], [Answer("t", BOX)] * 3, FakeSegmenter(), keep_instances=True)
+        assert [mask_iou(one) for one in made] == [1.0] * 3
+        assert decoded == [samples[0].target], "the target once for its group, predictions never"
+        for one in made:
+            assert np.array_equal(one.prediction_mask, decode_rle(one.prediction))
+            assert np.array_equal(one.predicted_instance_masks[0], decode_rle(one.predicted_instances[0]))
+            assert np.array_equal(one.target_mask, decode_rle(one.target))
+        again = Rollout.from_json(made[0].to_json())
+        assert again == made[0] and mask_iou(again) == 1.0 and len(decoded) > 1
+
+    def test_masks_that_answers_brought_along_need_no_executor(self) -> None:
+        samples, loads = self.samples()
+        brought = Answer("t", BOX, masks=(encode_rle(rectangle(2, 1, 6, 5)),), scores=(0.5,))
+        (made,) = make_rollouts(samples[:1], [brought], None, name="own-masks", keep_instances=True)
+        assert mask_iou(made) == 1.0 and made.predicted_ious == (0.5,) and len(made.predicted_instances) == 1
+        assert loads == {"a": 0, "b": 0}
+        with pytest.raises(UserError, match="name an executor other than own-masks"):
+            make_rollouts(samples[:1], [Answer("t", BOX)], None, name="own-masks")
+
     def test_instances_are_kept_when_asked_for(self) -> None:
         samples, _ = self.samples()
-        made = make_rollouts(samples[:1], ["t"], [BOX], FakeSegmenter(), keep_instances=True)
+        made = make_rollouts(samples[:1], [Answer("t", BOX)], FakeSegmenter(), keep_instances=True)
         assert np.array_equal(decode_rle(made[0].predicted_instances[0]), rectangle(2, 1, 6, 5))
-        assert not make_rollouts(samples[:1], ["t"], [BOX], FakeSegmenter())[0].predicted_instances
+        assert not make_rollouts(samples[:1], [Answer("t", BOX)], FakeSegmenter())[0].predicted_instances
 
     def test_lengths_must_agree(self) -> None:
         samples, _ = self.samples()
         with pytest.raises(ValueError, match="equally many"):
-            make_rollouts(samples, ["t"], [BOX], FakeSegmenter())
+            make_rollouts(samples, [Answer("t", BOX)], FakeSegmenter())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from prompter.runs.files import atomic_folder, atomic_write
+from prompter.runs.files import atomic_folder, atomic_write, locked
 
 
 @pytest.mark.parametrize("there_before", [False, True])
@@ -48,3 +51,32 @@ def test_a_file_that_fails_changes_nothing(tmp_path: Path) -> None:
         handle.write("half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"] and target.read_text() == "old"
+
+
+HOLD_A_LOCK = """
+import sys, time
+from prompter.runs.files import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "lock"
+    entered = threading.Event()
+
+    def enter() -> None:
+        with locked(path):
+            entered.set()
+
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", HOLD_A_LOCK, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        threading.Thread(target=enter, daemon=True).start()
+        kept_out = not entered.wait(0.3)
+        holder.kill()
+    assert kept_out and entered.wait(30)
+    with locked(path):  # and it can be taken again
+        pass
