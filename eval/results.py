@@ -28,7 +28,7 @@ def rescore(
 
     Args:
         folder: a run folder with files of rollouts.
-        protocols: names of `eval.protocols.PROTOCOLS`.
+        protocols: names of `eval.protocols.PROTOCOLS`, or "module:object" as the user wrote it.
         bootstrap: settings of the intervals.
 
     Returns:

@@ -61,7 +61,9 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
         overrides: settings that replace the checkpoint's own, by field name.
 
     Raises:
-        UserError: if there is no such checkpoint, its family is unknown, or its settings are bad.
+        UserError: if there is no such checkpoint, its settings are bad, or it is not known in which
+            coordinates it answers. A family outside `POLICY_FAMILIES` is tried if a frame is set and its
+            images are cut into patches as Qwen-VL's are.
     """
     from transformers import AutoProcessor, PreTrainedConfig
 
@@ -69,10 +71,12 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     try:
         # The bare file: a family that this transformers does not know is refused by name, too.
         family = str(PreTrainedConfig.get_config_dict(name)[0].get("model_type"))
-        if family not in POLICY_FAMILIES:
+        settings = _load_settings(Path(name), overrides or {})
+        if family not in POLICY_FAMILIES and settings.frame is None:
             raise UserError(
                 f"policy {name!r} is of model family {family!r}, which is not supported."
-                f"{did_you_mean(family, POLICY_FAMILIES)}"
+                f"{did_you_mean(family, POLICY_FAMILIES)} "
+                f"If you know the coordinates it speaks, give its setting `frame`: absolute or thousandths."
             )
         processor = AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -80,7 +84,12 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
             f"policy {name!r} is neither a checkpoint folder nor a model the hub could give: "
             f"{_first_line(error)}"
         ) from None
-    settings = _load_settings(Path(name), overrides or {})
+    image_processor = getattr(processor, "image_processor", None)
+    if not (hasattr(image_processor, "patch_size") and hasattr(image_processor, "merge_size")):
+        raise UserError(
+            f"policy {name!r} has an image processor ({type(image_processor).__name__}) without patch_size "
+            f"and merge_size, so it is not known how it resizes images, and coordinates would be off."
+        )
     policy = make_checkpoint(name, family, settings, processor)
     side, factor = settings.image.side, policy.factor
     if side is not None and side % factor:

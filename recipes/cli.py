@@ -1,7 +1,8 @@
 """The console script `prompter`: one table of commands, each in a module of its own.
 
 A command's module has `add_arguments(parser)` and `run(arguments) -> int`, and is imported only when
-its command is asked for; so `prompter --help` imports no command, and no torch. A module that sets
+its command is asked for; so `prompter --help` imports no command, and no torch. A command of your own
+is `prompter MODULE:RUN`: such a module, wherever it is, and its function. A module that sets
 `TAKES_OVERRIDES = True` gets every flag it does not know as `arguments.overrides`, a list of
 "dotted.key=value" for `recipes.config.load_config`; its `config_keys()` tells the keys for `--help`.
 
@@ -15,11 +16,13 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from prompter import __version__
 from prompter.errors import InfrastructureError, UserError, did_you_mean
+from prompter.registry import import_object, is_import
 from prompter.runs.tables import text_table
 
 
@@ -94,7 +97,7 @@ def _dispatch(words: list[str]) -> int:
         name = RENAMED[words[0]]
         print(f"prompter {words[0]} is called prompter {name} now.", file=sys.stderr)
         words = [name, *words[1:]]
-    if words[0] not in COMMANDS:
+    if words[0] not in COMMANDS and not is_import(words[0]):
         raise UserError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
     return _run(words[0], words[1:])
 
@@ -117,7 +120,7 @@ def _run(name: str, words: list[str]) -> int:
 
     from prompter.runs.config import describe_validation_error
 
-    module = importlib.import_module(COMMANDS[name].module)
+    module, run = _command(name)
     parser = build_parser(name)
     if hasattr(module, "config_keys") and not {"-h", "--help"}.isdisjoint(words):
         from prompter.runs.config_keys import help_text
@@ -129,14 +132,14 @@ def _run(name: str, words: list[str]) -> int:
     arguments = parser.parse_args(words)
     arguments.overrides = overrides
     try:
-        return int(module.run(arguments))
+        return int(run(arguments))
     except ValidationError as error:
         raise UserError(describe_validation_error(error)) from None
 
 
 def build_parser(name: str) -> argparse.ArgumentParser:
     """The parser of a command, without the keys of its config."""
-    module = importlib.import_module(COMMANDS[name].module)
+    module, _ = _command(name)
     parser = argparse.ArgumentParser(
         prog=f"prompter {name}",
         description=module.__doc__,
@@ -145,6 +148,20 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
+
+
+def _command(name: str) -> tuple[ModuleType, Callable[[argparse.Namespace], int]]:
+    """The module of a command and its `run`; "module:run" is one of the user's own."""
+    if name in COMMANDS:
+        module = importlib.import_module(COMMANDS[name].module)
+        return module, module.run
+    run = import_object(name, "command", COMMANDS)
+    module = sys.modules[name.partition(":")[0]]
+    for what, found in (("", run), (" its add_arguments", getattr(module, "add_arguments", None))):
+        if not callable(found):
+            kind = type(found).__name__
+            raise UserError(f"command {name!r}{what and ':'}{what} should be a callable, but is a {kind}.")
+    return module, run
 
 
 def split_overrides(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,6 +8,8 @@ number of the two, so that missed, merged, doubled and invented objects all cost
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from envs.masks import pairwise_iou
 from envs.rollout import Rollout
 from prompter.errors import UserError
@@ -16,6 +18,16 @@ from rewards.mask import mask_iou
 from rewards.matching import matched_mean
 
 
+def needs_instances(reward: Callable[[Rollout], float | None]) -> Callable[[Rollout], float | None]:
+    """Mark a reward that reads `Rollout.predicted_instances`, so that rollouts are made with them.
+
+    To be written as `@needs_instances` above the reward. They cost an RLE for each instance.
+    """
+    reward.needs_instances = True  # type: ignore[attr-defined]
+    return reward
+
+
+@needs_instances
 def instance_mask_iou(rollout: Rollout) -> float | None:
     """Mean mask IoU under the best one-to-one matching of predicted and target objects, in [0, 1].
 

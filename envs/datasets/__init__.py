@@ -4,6 +4,6 @@ Importing this package is cheap: a dataset's own module is imported when it is o
 """
 
 from envs.datasets.catalog import DatasetInfo
-from envs.datasets.registry import dataset_info, known_datasets, open_dataset, split_name
+from envs.datasets.registry import dataset_info, known_datasets, may_open, open_dataset, split_name
 
-__all__ = ["DatasetInfo", "dataset_info", "known_datasets", "open_dataset", "split_name"]
+__all__ = ["DatasetInfo", "dataset_info", "known_datasets", "may_open", "open_dataset", "split_name"]

@@ -1,18 +1,21 @@
-"""Which datasets there are, and how to open one by name."""
+"""Which datasets there are, and how to open one by name, or by "module:callable" if it is your own."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import logging
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from envs.datasets.catalog import CATALOG, DatasetInfo
 from prompter.errors import UserError, did_you_mean
+from prompter.registry import Entry, Registry, is_import, split_head
 
 if TYPE_CHECKING:
     from envs.sample import SampleSource
+
+_LOG = logging.getLogger(__name__)
 
 
 def known_datasets() -> Mapping[str, DatasetInfo]:
@@ -21,24 +24,34 @@ def known_datasets() -> Mapping[str, DatasetInfo]:
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Look a dataset up; UserError with a suggestion when there is none of that name."""
+    """Look a dataset up; "module:callable" is one of the user's own, of which nothing is known.
+
+    Raises:
+        UserError: with a suggestion, when there is none of that name.
+    """
     known = known_datasets()
-    if name not in known:
-        raise UserError(f"there is no dataset {name!r}.{did_you_mean(name, known)}")
-    return known[name]
+    if name in known:
+        return known[name]
+    if not is_import(name):
+        own = " One of your own is MODULE:CALLABLE, and MODULE:CALLABLE:SPLIT with its split."
+        raise UserError(f"there is no dataset {name!r}.{did_you_mean(name, known)}{own}")
+    return DatasetInfo(name, "your own", name, splits=(), needs_files=False, source="your code")
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """Split "name:split" into its two parts; the second is None when there is no colon."""
-    name, colon, split = text.partition(":")
-    return name, split if colon else None
+    """Split "name:split", or "module:callable:split", into name and split; None where there is no split.
+
+    Two names with one colon are always name and split.
+    """
+    return split_head(text, known_datasets(), whole=False)
 
 
 def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
     """Open one split of a dataset.
 
     Args:
-        name: a name of `known_datasets()`.
+        name: a name of `known_datasets()`, or "module:callable", which is called with the split and the
+            options and returns a `SampleSource`.
         split: one of the dataset's splits.
         options: keyword arguments of the dataset's own opener, for example `root=…` or `skip_bad=True`;
             text is converted to the option's type.
@@ -55,7 +68,27 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
         is_required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if is_required and parameter.name not in given:
             raise UserError(f"dataset {name!r} needs the option {parameter.name!r}.")
-    return factory(split, **given)
+    from envs.sample import SampleSource
+
+    source: SampleSource = factory(split, **given)
+    if name not in known_datasets() and not isinstance(source, SampleSource):
+        raise UserError(
+            f"dataset {name!r} should open an envs.sample.SampleSource, but gave a {type(source).__name__}; "
+            f"envs.datasets.reading.records.RecordSource makes one."
+        )
+    return source
+
+
+def may_open(name: str, trust: bool) -> bool:
+    """Whether a dataset that a run folder names may be opened, which imports one of the user's own.
+
+    A run folder may be anybody's, and importing runs code. So a "module:callable" that is read from one
+    is left alone, and said to be, unless the user says that the run is to be trusted.
+    """
+    own = is_import(name) and name not in known_datasets()
+    if own and not trust:
+        _LOG.warning("the run's dataset is code, %r, and is not imported: add --trust if you know it.", name)
+    return trust or not own
 
 
 def opener_options(name: str) -> dict[str, Any]:
@@ -64,8 +97,8 @@ def opener_options(name: str) -> dict[str, Any]:
 
 
 def _factory(info: DatasetInfo) -> Callable[..., Any]:
-    module, _, attribute = info.factory.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    entries = {one.name: Entry(one.factory, one.title) for one in known_datasets().values()}
+    return Registry[Callable[..., Any]]("dataset", entries).resolve(info.name)
 
 
 def _option_types(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Frozen segmenters behind one contract: `build_segmenter` for a bare one, `open_executor` with its cache.
+"""Frozen segmenters behind one contract: `open_executor` gives one with its cache, here or in Ray actors.
+
+A bare one is built by `envs.executors.families.build_segmenter`.
 
 Importing this package imports no torch; building an executor does.
 """
@@ -43,11 +45,8 @@ def open_executors(configs: Sequence[ExecutorConfig]) -> list[LocalExecutor | Ra
 
 
 __all__ = [
-    "BUILDERS",
     "SEGMENTER_FAMILIES",
     "ExecutorConfig",
-    "build_segmenter",
     "open_executor",
     "open_executors",
-    "resolve_dtype",
 ]

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from prompter.errors import did_you_mean
+from prompter.errors import UserError
+from prompter.registry import Entry, Registry, split_head
 from prompter.runs.config import StrictModel
 from prompter.runs.values import read_options
 
-SEGMENTER_FAMILIES: dict[str, str] = {
-    "box": "fills boxes, and discs at points; no weights",
-    "mobile-sam": "MobileSAM (TinyViT); without `model` its published weights are fetched",
-    "segment-anything": "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
-    "sam2": "SAM 2 and 2.1, a hub id or a .pt for the `sam2` package",
-    "huggingface": "SAM, SAM-HQ, SAM 2, EdgeTAM or the SAM 3 tracker, as `transformers` saves them",
-    "onnx": "encoder and decoder in ONNX; without `model` SAM2 hiera-tiny is fetched",
-}
-"""Segmenter families by the name used in a config, and what each of them runs."""
+if TYPE_CHECKING:
+    from envs.executors.base import Segmenter
+
+_FAMILIES = "envs.executors.families"
+
+SEGMENTER_FAMILIES: Registry[Callable[[ExecutorConfig], Segmenter]] = Registry(
+    "executor family",
+    {
+        "box": Entry(f"{_FAMILIES}.box:build_box", "fills boxes, and discs at points; no weights"),
+        "mobile-sam": Entry(
+            f"{_FAMILIES}.mobile_sam:build_mobile_sam",
+            "MobileSAM (TinyViT); without `model` its published weights are fetched",
+        ),
+        "segment-anything": Entry(
+            f"{_FAMILIES}.sam:build_segment_anything",
+            "SAM ViT-B, ViT-L or ViT-H, a .pth for the `segment_anything` package",
+        ),
+        "sam2": Entry(
+            f"{_FAMILIES}.sam2:build_sam2_package",
+            "SAM 2 and 2.1, a hub id or a .pt for the `sam2` package",
+        ),
+        "huggingface": Entry(
+            f"{_FAMILIES}.huggingface:build_huggingface",
+            "SAM, SAM-HQ, SAM 2, EdgeTAM or the SAM 3 tracker, as `transformers` saves them",
+        ),
+        "onnx": Entry(
+            f"{_FAMILIES}.onnx:build_onnx",
+            "encoder and decoder in ONNX; without `model` SAM2 hiera-tiny is fetched",
+        ),
+    },
+)
+"""Segmenter families by the name used in a config: functions from the config to a segmenter."""
 
 
 class ExecutorConfig(StrictModel):
@@ -29,7 +53,7 @@ class ExecutorConfig(StrictModel):
     renamed: ClassVar[Mapping[str, str]] = {"pool": "backend"}
 
     family: str = Field(default="mobile-sam", examples=list(SEGMENTER_FAMILIES))
-    """Family of the segmenter."""
+    """Family of the segmenter, or one of your own as "module:callable"."""
 
     model: str | None = None
     """Hub id, local file or local folder (see the family's module); null takes the family's own default
@@ -102,13 +126,17 @@ class ExecutorConfig(StrictModel):
     @field_validator("family")
     @classmethod
     def _known_family(cls, family: str) -> str:
-        if family not in SEGMENTER_FAMILIES:
-            raise ValueError(f"unknown executor family {family!r}.{did_you_mean(family, SEGMENTER_FAMILIES)}")
+        try:
+            SEGMENTER_FAMILIES.check(family)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return family
 
     @classmethod
     def from_text(cls, text: str, **fields: Any) -> ExecutorConfig:
         """Read `FAMILY[:MODEL][,KEY=VALUE…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
+
+        A family of your own is `MODULE:CALLABLE`, with a model `MODULE:CALLABLE:MODEL`.
 
         Args:
             text: as the command line gives it.
@@ -119,8 +147,8 @@ class ExecutorConfig(StrictModel):
             pydantic.ValidationError: if the family or a key is unknown, or a value is bad.
         """
         head, *options = text.split(",")
-        family, colon, model = head.partition(":")
-        given: dict[str, Any] = {"model": model} if colon and model else {}
+        family, model = split_head(head, SEGMENTER_FAMILIES)
+        given: dict[str, Any] = {"model": model} if model else {}
         given.update(read_options(options, f"an option of --executor {head}"))
         return cls.model_validate({**fields, "family": family, **given})
 

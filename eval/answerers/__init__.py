@@ -1,21 +1,40 @@
-"""Who answers in an evaluation: checkpoints, endpoints, baselines, text-prompted segmenters."""
+"""Who answers in an evaluation: checkpoints, endpoints, baselines, text-prompted segmenters.
+
+The runner knows only `Answerer`. `build_answerer` makes one from what a user types:
+
+    baseline:NAME             a trivial or oracle baseline (`eval.answerers.baselines`)
+    openai:URL#MODEL          any OpenAI-compatible endpoint (`eval.answerers.endpoint`)
+    sam3:FOLDER_OR_ID         SAM 3 asked with the question as text, no policy (`eval.answerers.sam3`)
+    MODULE:CALLABLE[:REST]    one of your own, called like those in `ANSWERERS`
+    a folder or hub id        a checkpoint of ours or of Qwen-VL (`eval.answerers.checkpoint`)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from eval.answerers.base import Answerer
-from eval.answerers.baselines import BASELINES, BaselineAnswerer
-from eval.answerers.checkpoint import SamplerAnswerer, open_checkpoint
-from prompter.errors import UserError, did_you_mean
+from prompter.errors import UserError
+from prompter.registry import Entry, Registry, is_import, split_head
+
+ANSWERERS: Registry[Callable[[str, Mapping[str, Any]], Answerer]] = Registry(
+    "answerer",
+    {
+        "baseline": Entry("eval.answerers.baselines:build_baseline", "baseline:NAME"),
+        "openai": Entry("eval.answerers.endpoint:build_endpoint", "openai:URL#MODEL"),
+        "sam3": Entry("eval.answerers.sam3:build_sam3", "sam3:FOLDER_OR_ID"),
+    },
+)
+"""What stands before the first colon of `--policy` -> called with what follows it, and the options."""
 
 
 def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Answerer:
     """Make the answerer a user names.
 
     Args:
-        policy: see the module's docstring.
+        policy: see the module's docstring. A folder of that name wins over MODULE:CALLABLE.
         options: for an endpoint, the fields of `eval.answerers.endpoint.EndpointSettings`; for SAM 3,
             those of `eval.answerers.sam3.TextSegmenterSettings`; for a checkpoint,
             overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
@@ -24,19 +43,16 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
     Raises:
         UserError: if the name or an option is unknown.
     """
-    scheme, colon, rest = policy.partition(":")
-    if colon and scheme == "baseline":
-        if rest not in BASELINES:
-            raise UserError(f"There is no baseline {rest!r}.{did_you_mean(rest, BASELINES)}")
-        if options:
-            raise UserError(f"A baseline takes no options, but got {', '.join(options)}.")
-        return BaselineAnswerer(BASELINES[rest])
-    if colon and scheme == "openai":
-        from eval.answerers.endpoint import build_endpoint
+    name, rest = split_head(policy, {*ANSWERERS, "shipped"})
+    is_own = is_import(name) and not Path(policy).exists()
+    if not is_own and (name not in ANSWERERS or rest is None):
+        from eval.answerers.checkpoint import open_checkpoint
 
-        return SamplerAnswerer(*build_endpoint(rest, options or {}))
-    if colon and scheme == "sam3":
-        from eval.answerers.sam3 import build_sam3
-
-        return build_sam3(rest, options or {})
-    return open_checkpoint(policy, dict(options or {}))
+        return open_checkpoint(policy, dict(options or {}))
+    answerer = ANSWERERS.resolve(name)(rest or "", dict(options or {}))
+    if not callable(getattr(answerer, "answer", None)) or not callable(getattr(answerer, "close", None)):
+        raise UserError(
+            f"answerer {name!r} should make an eval.answerers.base.Answerer, with `answer` and `close`, "
+            f"but made a {type(answerer).__name__}."
+        )
+    return answerer

@@ -6,7 +6,8 @@ what the segmenter could reach if the policy were perfect. All answer in the ima
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from envs.masks import mask_to_box
 from envs.oracle import interior_points, oracle_prompts, target_masks
 from envs.sample import Sample
+from prompter.errors import UserError
+from prompter.registry import Entry, Registry
 from prompter.runs.jsonl import to_line
 from prompter.types import Answer, Instance, PromptSet
 
@@ -83,16 +86,21 @@ def _oracle(sample: Sample, *, box: bool, points: int) -> PromptSet:
     return PromptSet(tuple(instances))
 
 
-BASELINES: dict[str, Baseline] = {
-    "centre-point": centre_point,
-    "whole-image": whole_image,
-    "largest-blob": largest_blob,
-    "no-target": no_target,
-    "oracle-box": oracle_box,
-    "oracle-point": oracle_point,
-    "oracle-box-point": oracle_box_point,
-}
-"""Every baseline by the name that follows `baseline:`."""
+_HERE = "eval.answerers.baselines"
+
+BASELINES: Registry[Baseline] = Registry(
+    "baseline",
+    {
+        "centre-point": Entry(f"{_HERE}:centre_point", "a point at the centre of the image"),
+        "whole-image": Entry(f"{_HERE}:whole_image", "a box around the image"),
+        "largest-blob": Entry(f"{_HERE}:largest_blob", "the largest region after Otsu's threshold"),
+        "no-target": Entry(f"{_HERE}:no_target", "always says that there is nothing"),
+        "oracle-box": Entry(f"{_HERE}:oracle_box", "the true boxes"),
+        "oracle-point": Entry(f"{_HERE}:oracle_point", "a point inside each true object"),
+        "oracle-box-point": Entry(f"{_HERE}:oracle_box_point", "the true boxes, and a point inside each"),
+    },
+)
+"""Every baseline by the name that follows `baseline:`; a rule of your own is `baseline:MODULE:FUNCTION`."""
 
 
 class BaselineAnswerer:
@@ -111,3 +119,15 @@ class BaselineAnswerer:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def build_baseline(name: str, options: Mapping[str, Any]) -> BaselineAnswerer:
+    """Make the answerer of a baseline, by its name or "module:function".
+
+    Raises:
+        UserError: if there is none of that name, or options are given.
+    """
+    rule = BASELINES.resolve(name)
+    if options:
+        raise UserError(f"A baseline takes no options, but got {', '.join(options)}.")
+    return BaselineAnswerer(rule)

@@ -1,12 +1,4 @@
-"""Who answers the questions of a benchmark: a sampled policy, an endpoint, or a baseline.
-
-The runner knows only `Answerer`. `build_answerer` makes one from what a user types:
-
-    baseline:NAME         a trivial or oracle baseline (`eval.answerers.baselines`)
-    openai:URL#MODEL      any OpenAI-compatible endpoint (`eval.answerers.endpoint`)
-    sam3:FOLDER_OR_ID     SAM 3 asked with the question as text, no policy (`eval.answerers.sam3`)
-    a folder or hub id    a checkpoint of ours or of Qwen-VL
-"""
+"""A sampled policy as the one who answers: a checkpoint of ours or of Qwen-VL, with its sampler."""
 
 from __future__ import annotations
 

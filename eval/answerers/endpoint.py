@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from eval.answerers.checkpoint import SamplerAnswerer
 from prompter.chat import SamplingRequest
 from prompter.checkpoint import Checkpoint, load_policy
 from prompter.coords import FrameKind
@@ -231,10 +232,8 @@ def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
 
 
-def build_endpoint(
-    address: str, options: Mapping[str, Any]
-) -> tuple[Policy, EndpointSampler, SamplingSettings]:
-    """Make policy, sampler and greedy settings from `URL#MODEL` and the fields of `EndpointSettings`.
+def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
+    """Make the answerer of `URL#MODEL`, greedy, from the fields of `EndpointSettings`.
 
     Raises:
         UserError: if the address lacks the model's name or an option is unknown or bad.
@@ -254,4 +253,4 @@ def build_endpoint(
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1
     )
-    return policy, EndpointSampler(url, model, settings), greedy
+    return SamplerAnswerer(policy, EndpointSampler(url, model, settings), greedy)

@@ -8,29 +8,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eval.bootstrap import Ratio
-from eval.protocols import geo_r1, lisa, rela, rmsin, segearth_r1, strict, think2seg, visionreasoner
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import QueryTable
 from prompter.errors import UserError, did_you_mean
+from prompter.registry import Entry, Registry
 
-PROTOCOLS: dict[str, ScoringProtocol] = {
-    module.PROTOCOL.name: module.PROTOCOL
-    for module in (strict, lisa, segearth_r1, rmsin, think2seg, geo_r1, visionreasoner, rela)
-}
+PROTOCOLS: Registry[ScoringProtocol] = Registry(
+    "protocol",
+    {
+        "strict": Entry("eval.protocols.strict:PROTOCOL"),
+        "lisa": Entry("eval.protocols.lisa:PROTOCOL"),
+        "segearth-r1": Entry("eval.protocols.segearth_r1:PROTOCOL"),
+        "rmsin": Entry("eval.protocols.rmsin:PROTOCOL"),
+        "think2seg": Entry("eval.protocols.think2seg:PROTOCOL"),
+        "geo-r1": Entry("eval.protocols.geo_r1:PROTOCOL"),
+        "visionreasoner": Entry("eval.protocols.visionreasoner:PROTOCOL"),
+        "rela": Entry("eval.protocols.rela:PROTOCOL"),
+    },
+    of=ScoringProtocol,
+)
 """Every protocol by the name users type."""
 
 
 def get_protocols(names: Iterable[str]) -> list[ScoringProtocol]:
-    """Look protocols up by name, each once, in the order given.
+    """Look protocols up by name, or by "module:object" for the user's own, each once, in the order given.
 
     Raises:
-        UserError: if a name is unknown, or there is none.
+        UserError: if a name is unknown, there is none, or two protocols have one name.
     """
     found: dict[str, ScoringProtocol] = {}
-    for name in names:
-        if name not in PROTOCOLS:
-            raise UserError(f"There is no protocol {name!r}.{did_you_mean(name, PROTOCOLS)}")
-        found[name] = PROTOCOLS[name]
+    for text in dict.fromkeys(names):
+        protocol = PROTOCOLS.resolve(text)
+        if protocol.name in found or (text not in PROTOCOLS and protocol.name in PROTOCOLS):
+            raise UserError(
+                f"protocol {text!r} is named {protocol.name!r}, like another: give it its own name."
+            )
+        found[protocol.name] = protocol
     if not found:
         raise UserError(f"Name at least one protocol, for example strict.{did_you_mean('', PROTOCOLS)}")
     return list(found.values())

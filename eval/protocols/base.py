@@ -24,7 +24,8 @@ class ScoringProtocol:
         metrics: the rule: table -> metrics by name. The table holds no query whose segmenter
             failed and, apart from `strict`, only queries whose target is a mask.
         source: the file the rule was read in.
-        quirks: what a reader of its numbers should know, one sentence each.
+        quirks: what a reader of its numbers should know, one sentence each; pages show those of the
+            protocols that come with this package.
     """
 
     name: str

@@ -67,7 +67,7 @@ class SamplerConfig(StrictModel):
     """Completions at once, `hf` only."""
 
     max_restarts: int = Field(default=3, ge=0)
-    """How many dead engines of a pool are replaced before the run is given up."""
+    """How often engines may be replaced over the pool's life, all together; without one left a run ends."""
 
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Seconds after which a silent engine of a pool counts as dead; null waits for ever."""

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
                         limit=arguments.limit,
                         chunk=arguments.chunk,
                     )
-                results = rescore(done.folder, [protocol.name])
+                results = rescore(done.folder, [arguments.protocol])
                 for executor, path in done.rollouts.items():
                     scored = score_file(path, [protocol])
                     cell = cell_figures(results[path.stem], protocol, arguments.metric, first, scored)

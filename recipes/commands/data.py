@@ -159,7 +159,7 @@ def _show(name: str, split: str, options: dict[str, Any], arguments: argparse.Na
     source = open_dataset(name, split, **options)
     count = min(arguments.count, len(source))
     numbers = sorted(random.Random(arguments.seed).sample(range(len(source)), count))
-    output = arguments.out or Path(f"{name}_{split}.png")
+    output = arguments.out or Path(f"{name.replace(':', '-')}_{split}.png")
     sheet = contact_sheet([source[number] for number in numbers], columns=min(arguments.columns, count))
     write_contact_sheet(sheet, output)
     print(f"{count} of {len(source):,} samples: {output}")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from recipes.training.report import comparison_lines, write_training_report
 
     folder = train(load_config(CONFIG, [*args.overrides, f"run_dir={run_dir}"]))
-    report = write_training_report(folder, "A small policy learns to prompt a frozen MobileSAM")
+    report = write_training_report(folder, "A small policy learns to prompt a frozen MobileSAM", trust=True)
     print(*comparison_lines(folder), sep="\n")
     print(f"took {(time.time() - started) / 60:.1f} minutes")
     print(report)

@@ -9,7 +9,8 @@
 
 A killed run is resumed by running the same command again. Policies: a checkpoint folder or hub id,
 baseline:NAME, openai:URL#MODEL, sam3:FOLDER_OR_ID (which brings its own masks: --executor own-masks).
-Segmenters: FAMILY[:MODEL][,key=value…], repeated for several in one pass.
+Segmenters: FAMILY[:MODEL][,key=value…], repeated for several in one pass. Wherever a name is taken,
+MODULE:CALLABLE is taken as well: see docs/extending.md.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from envs.datasets import open_dataset, split_name
+from envs.datasets import may_open, open_dataset, split_name
+from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
+from eval.answerers.baselines import BASELINES
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
@@ -53,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", help="name of the policy in leaderboards")
     parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
+    parser.epilog = f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -107,13 +111,17 @@ def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequenc
     return write_evaluation_report(done.folder, samples=source)
 
 
-def write_evaluation_report(folder: RunFolder, title: str = "", *, samples: Any = None) -> Path:
+def write_evaluation_report(
+    folder: RunFolder, title: str = "", *, samples: Any = None, trust: bool = False
+) -> Path:
     """Write `report.html` of a scored evaluation, with pictures of its first segmenter; return its path.
 
     Args:
         folder: as `prompter eval` leaves it.
         title: heading; "" names the benchmark.
         samples: the benchmark, if it is open; None opens it as the run's config says.
+        trust: import the benchmark if the run's config names it as "module:callable"; without it, the
+            pictures of such a run are drawn on grey.
 
     Raises:
         UserError: if the folder is no scored evaluation, or the benchmark cannot be opened.
@@ -123,13 +131,13 @@ def write_evaluation_report(folder: RunFolder, title: str = "", *, samples: Any 
     name, split = split_name(benchmark)
     if not split:
         raise UserError(f"{folder.config_path} names no benchmark; was it written by `prompter eval`?")
-    if samples is None:
+    if samples is None and may_open(name, trust):
         options = dict(config.get("dataset_options") or {})
         samples = open_dataset(
             name, split, **options, **({"skip_bad": True} if config.get("skip_bad") else {})
         )
-    by_name = {path.stem: path for path in evaluation_files(folder)}
-    rollouts = by_name[next(iter(config.get("executors") or by_name))]
+    executor = next(iter(config.get("executors") or ()), None)
+    rollouts = evaluation_files(folder)[0] if executor is None else folder.rollouts_path(executor)
     return write_report(
         folder,
         ReportInput(

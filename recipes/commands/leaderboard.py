@@ -74,7 +74,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
         raise UserError(
             f"{folder.config_path} names no benchmark and policy; was it written by `prompter eval`?"
         )
-    benchmark, _, split = config["benchmark"].partition(":")
+    benchmark, split = split_name(config["benchmark"])
     rows = []
     for executor, summary in results.items():
         for protocol, scored in summary["protocols"].items():
@@ -86,7 +86,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
             rows.append(
                 Row(
                     system=f"{config.get('label') or config['policy']} + {executor}",
-                    split=_split_text(split, config, scored["queries"]),
+                    split=_split_text(split or "", config, scored["queries"]),
                     protocol=protocol,
                     training=config.get("training", UNSTATED),
                     values=values,

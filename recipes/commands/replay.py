@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reward",
         action="append",
         metavar="NAME=WEIGHT",
-        help="a reward and its weight; may be given several times (default: mask_iou=1)",
+        help="a reward, or MODULE:FUNCTION, and its weight; repeatable (default: mask_iou=1)",
     )
     flags.add_out(parser, "new file for the scored rollouts")
 

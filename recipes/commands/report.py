@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument("--title", default="", help="heading of the page (default: the run's own)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import the dataset if the run's config names it as MODULE:CALLABLE, which runs that code",
+    )
     # What `prompter report` was before: the leaderboard's flags.
     parser.add_argument("--benchmark", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None, help=argparse.SUPPRESS)
@@ -32,12 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.runs:
         raise UserError("Name the folder of a run, as in prompter report runs/demo.")
     for path in arguments.runs:
-        print(write_run_report(RunFolder.open(path), arguments.title))
+        print(write_run_report(RunFolder.open(path), arguments.title, trust=arguments.trust))
     return 0
 
 
-def write_run_report(folder: RunFolder, title: str = "") -> Path:
+def write_run_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
     """Write the page of a finished training run or evaluation, whichever the folder holds.
+
+    Args:
+        folder: of the run.
+        title: heading; "" takes the run's own.
+        trust: import a dataset that the run's config names as "module:callable". Without it, the
+            pictures of such a run are drawn on grey.
 
     Raises:
         UserError: if the folder holds neither.
@@ -45,10 +56,10 @@ def write_run_report(folder: RunFolder, title: str = "") -> Path:
     if "trainer" in folder.read_config():
         from recipes.training.report import write_training_report
 
-        return write_training_report(folder, title)
+        return write_training_report(folder, title, trust=trust)
     from recipes.commands.eval import write_evaluation_report
 
-    return write_evaluation_report(folder, title)
+    return write_evaluation_report(folder, title, trust=trust)
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:

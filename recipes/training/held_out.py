@@ -17,6 +17,7 @@ from eval.metrics import STRICT, score_file
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import Policy
+from prompter.registry import is_import
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import TrainConfig
@@ -89,9 +90,10 @@ def check_references(config: TrainConfig) -> None:
     """
     for name in config.eval.references:
         scheme, _, rest = name.partition(":")
-        if scheme != "baseline" or rest not in BASELINES:
+        if scheme != "baseline" or not (rest in BASELINES or is_import(rest)):
             known = [f"baseline:{baseline}" for baseline in BASELINES]
             raise UserError(f"eval.references: there is no {name!r}.{did_you_mean(name, known)}")
+        BASELINES.resolve(rest)
 
 
 def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:

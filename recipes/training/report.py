@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from envs.datasets import may_open
 from eval.bootstrap import Difference
 from eval.metrics import STRICT, compare, score_file
 from eval.report.run_page import ReportInput, write_report
@@ -12,10 +13,18 @@ from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
 
 
-def write_training_report(folder: RunFolder, title: str = "") -> Path:
-    """Write `report.html` of a finished training run; return its path."""
+def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
+    """Write `report.html` of a finished training run; return its path.
+
+    Args:
+        folder: of the run.
+        title: heading; "" names the run.
+        trust: whether the run's config is the user's own, so that a dataset that it names as
+            "module:callable" is imported; without it, the pictures of such a run are drawn on grey.
+    """
     config = TrainConfig.model_validate(folder.read_config())
-    held_out = config.open_held_out()
+    dataset = config.eval.dataset or config.dataset.name
+    held_out = config.open_held_out() if may_open(dataset, trust) else None
     references = {
         name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
         for name in config.eval.references

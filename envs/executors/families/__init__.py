@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-from envs.executors.config import ExecutorConfig
-from prompter.errors import UserError, did_you_mean
+from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
+from prompter.errors import UserError
 
 if TYPE_CHECKING:
     from envs.executors.base import Segmenter
-
-
-BUILDERS: dict[str, tuple[str, str]] = {
-    "box": ("envs.executors.families.box", "build_box"),
-    "mobile-sam": ("envs.executors.families.mobile_sam", "build_mobile_sam"),
-    "segment-anything": ("envs.executors.families.sam", "build_segment_anything"),
-    "sam2": ("envs.executors.families.sam2", "build_sam2_package"),
-    "huggingface": ("envs.executors.families.huggingface", "build_huggingface"),
-    "onnx": ("envs.executors.families.onnx", "build_onnx"),
-}
-"""Family -> (module, function). A module is imported when its family is built, not before."""
 
 
 def build_segmenter(config: ExecutorConfig) -> Segmenter:
@@ -29,10 +17,15 @@ def build_segmenter(config: ExecutorConfig) -> Segmenter:
     Raises:
         UserError: if the family or its weights are not to be had.
     """
-    if config.family not in BUILDERS:
-        raise UserError(f"unknown executor family {config.family!r}.{did_you_mean(config.family, BUILDERS)}")
-    module, function = BUILDERS[config.family]
-    return getattr(importlib.import_module(module), function)(resolve_dtype(config))
+    from envs.executors.base import Segmenter
+
+    segmenter = SEGMENTER_FAMILIES.resolve(config.family)(resolve_dtype(config))
+    if not isinstance(segmenter, Segmenter):
+        raise UserError(
+            f"executor family {config.family!r} should build an envs.executors.base.Segmenter, "
+            f"but built a {type(segmenter).__name__}."
+        )
+    return segmenter
 
 
 def resolve_dtype(config: ExecutorConfig) -> ExecutorConfig:

@@ -15,7 +15,7 @@ from sam2.modeling.backbones.hieradet import Hiera
 
 from envs.executors import SEGMENTER_FAMILIES, open_executors
 from envs.executors.config import ExecutorConfig
-from envs.executors.families import BUILDERS, build_segmenter
+from envs.executors.families import build_segmenter
 from envs.executors.families.box import BoxSegmenter
 from envs.executors.families.sam2 import build_model, published_config, read_description
 from prompter.errors import UserError
@@ -23,8 +23,10 @@ from recipes.commands.arguments import parse_executor
 from tests.fixtures.segmenters import save_sam, save_sam2
 
 
-def test_every_family_has_a_builder() -> None:
-    assert SEGMENTER_FAMILIES.keys() == BUILDERS.keys()
+def test_every_family_has_a_builder_and_says_what_it_runs() -> None:
+    for name, entry in SEGMENTER_FAMILIES.entries.items():
+        assert inspect.signature(SEGMENTER_FAMILIES[name]).parameters.keys() == {"config"}
+        assert entry.description
 
 
 def test_importing_the_registry_imports_no_torch() -> None:

@@ -97,7 +97,7 @@ def test_settings_left_out_stay_the_checkpoints_own(smallest: Path) -> None:
         (["trainer.output_dir=x"], "'output_dir' is set elsewhere in this project: use run_dir."),
         (["trainer.use_vllm=true"], "'use_vllm' is set elsewhere in this project: use sampler.backend."),
         (["rewards={}"], "--rewards: 'rewards'"),
-        (["executor.family=sma2"], "unknown executor family 'sma2'. Did you mean 'sam2'?"),
+        (["executor.family=sma2"], "there is no executor family 'sma2'. Did you mean 'sam2'?"),
         (
             ["executor.backen=ray"],
             "--executor.backen: unknown key 'executor.backen'. Did you mean 'backend'?",

@@ -88,7 +88,7 @@ def test_a_run_folder_gives_all_its_files(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--reward", "mask_uoi=1"], "There is no reward 'mask_uoi'. Did you mean 'mask_iou'?"),
+        (["--reward", "mask_uoi=1"], "there is no reward 'mask_uoi'. Did you mean 'mask_iou'?"),
         (
             ["--reward", "mask_iou=much"],
             "--reward is written NAME=WEIGHT with a number, but got 'mask_iou=much'.",
