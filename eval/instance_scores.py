@@ -10,7 +10,6 @@ when it can be paired one to one with a target object at an IoU of at least 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +29,6 @@ class InstanceScore:
     precision: float
     recall: float
     f1: float
-
-
-def instance_score(chosen: Collection[Hashable], relevant: Collection[Hashable]) -> InstanceScore:
-    """Score a choice among proposals given by any hashable names. See `score_from_counts`."""
-    wanted = set(relevant)
-    return score_from_counts(len(set(chosen) & wanted), len(set(chosen)), len(wanted))
 
 
 def score_from_counts(hits: int, chosen: int, relevant: int) -> InstanceScore:

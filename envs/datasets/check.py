@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,8 +155,3 @@ def _compare_counts(report: CheckReport, info: DatasetInfo) -> None:
             f"split {report.split!r} of {report.name} has {found} {info.count_unit}; "
             f"{report.expected} are published."
         )
-
-
-def problem_counts(report: CheckReport) -> Counter[str]:
-    """Kind -> number of problems, of the kinds that occur."""
-    return Counter({kind: len(found) for kind, found in report.problems.items() if found})

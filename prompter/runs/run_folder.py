@@ -12,7 +12,7 @@ so rollouts are handed over as dicts (`envs.rollout.Rollout.to_json`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +182,6 @@ class RunFolder:
         if not safe:
             raise ValueError(f"a rollout file needs a name with a letter or digit, but got {name!r}")
         return self.rollouts_dir / f"{safe}.jsonl"
-
-    def iter_rollouts(self, path: Path | str) -> Iterator[dict[str, Any]]:
-        """Yield the rollouts of a file as dicts (`envs.rollout.Rollout.from_json` reads them)."""
-        return read_lines(path)
 
     def write_report(self, html: str) -> Path:
         """Write `report.html`, whole or not at all; return its path."""

@@ -18,6 +18,7 @@ import torch
 from envs.executors.base import ExecutorCounters
 from envs.sample import Sample
 from prompter.checkpoint import Checkpoint, load_weights
+from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling import open_sampler
 from prompter.sampling.base import SamplingSettings
@@ -339,7 +340,7 @@ def without_wall_times(value: Any) -> Any:
 
 
 def rollouts_of(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    return list(folder.iter_rollouts(dict(folder.step_rollouts())[step]))
+    return list(read_lines(dict(folder.step_rollouts())[step]))
 
 
 def test_vllm_and_trainer_agree_on_log_probabilities_before_and_after_each_sync(vllm_run: RunFolder) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from prompter.checkpoint import load_policy, load_weights
+from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from recipes.cli import main
 from recipes.config import load_config
@@ -104,7 +105,7 @@ def test_the_metrics_count_what_was_done(finished: Finished) -> None:
         assert record["sampler_version"] == record["trainer_version"] == record["step"] - 1
         assert sum(record["parse_failure_kinds"].values()) == record["parse_failures"]
         assert {"load", "sample", "segment", "old_logprobs", "optimise"} <= set(record["seconds"])
-        rollouts = list(finished.folder.iter_rollouts(dict(finished.folder.step_rollouts())[record["step"]]))
+        rollouts = list(read_lines(dict(finished.folder.step_rollouts())[record["step"]]))
         rewards = [one["rewards"]["total"] for one in rollouts]
         assert len(rollouts) == 16 and record["reward"] == pytest.approx(np.mean(rewards))
     assert any(record["groups_trained_on"] for record in finished.folder.read_metrics("train"))
@@ -112,7 +113,7 @@ def test_the_metrics_count_what_was_done(finished: Finished) -> None:
 
 def images_asked_of(folder: RunFolder, record: dict[str, Any]) -> int:
     """Distinct images of a step that an answer holds a prompt for: each is encoded or recalled once."""
-    rollouts = folder.iter_rollouts(dict(folder.step_rollouts())[record["step"]])
+    rollouts = read_lines(dict(folder.step_rollouts())[record["step"]])
     return len({one["image_id"] for one in rollouts if one["prompts"]})
 
 

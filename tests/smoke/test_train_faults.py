@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, wait_for, write_config
@@ -101,8 +102,7 @@ def total(records: list[dict[str, Any]], counter: str) -> int:
 def rewards(folder: RunFolder) -> dict[int, list[Any]]:
     """Step -> the rewards of its rollouts, in order."""
     return {
-        step: [one["rewards"]["total"] for one in folder.iter_rollouts(path)]
-        for step, path in folder.step_rollouts()
+        step: [one["rewards"]["total"] for one in read_lines(path)] for step, path in folder.step_rollouts()
     }
 
 
