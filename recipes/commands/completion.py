@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("completion needs the package shtab: pip install shtab, or make setup.") from None
 
     # Else bash would take what stands after the colon of NAME:SPLIT for a word of its own.
-    preamble = {"bash": "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}"}
+    preamble = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}" if arguments.shell == "bash" else ""
     print(shtab.complete(whole_parser(arguments.shell), shell=arguments.shell, preamble=preamble))
     return 0
 
