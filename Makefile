@@ -3,6 +3,7 @@
 #
 #   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (20 minutes, 2 cores)
 #   make test      all tests          make unit   the fast ones          make check   linter and type checker
+#   make docs      write the keys of the configs into docs/configuration.md
 #   make setup     only the set-up    make format rewrite the code in the project's format
 #   make clean     remove .venv
 #
@@ -30,7 +31,7 @@ INPUTS := $(shell { cat pyproject.toml constraints.txt; echo '$(UV_VERSION) $(VL
 STAMP := .venv/.installed-$(INPUTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check format constraints clean
+.PHONY: help setup demo test unit check docs format constraints clean
 
 help:
 	@sed -n 's/^#   \{0,1\}/  /p' Makefile
@@ -49,6 +50,9 @@ unit: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m recipes.config_docs
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,15 @@ class Workload:
 
 
 def make_workload(
-    dataset: str, split: str, *, images: int, side: int, group: int, most_instances: int, seed: int
+    dataset: str,
+    split: str,
+    *,
+    images: int,
+    side: int,
+    group: int,
+    most_instances: int,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
 ) -> Workload:
     """Rollouts such as a policy in training gives: every completion has its own, slightly wrong prompts.
 
@@ -61,12 +69,13 @@ def make_workload(
         most_instances: a completion has 1 to this many instances, boxes around jittered objects,
             every second one with a point inside as well.
         seed: makes the workload reproducible.
+        options: the dataset's own.
 
     Raises:
         UserError: if the set has fewer usable images.
     """
-    options: dict[str, Any] = {"window": side, "stride": 16} if dataset == "aerial-buildings" else {}
-    source = open_dataset(dataset, split, **options)
+    windows = {"window": side, "stride": 16} if dataset == "aerial-buildings" else {}
+    source = open_dataset(dataset, split, **{**windows, **(options or {})})
     pixels: dict[str, RGB] = {}
     boxes: dict[str, set[Box]] = {}
     for sample in source:

@@ -17,20 +17,20 @@ from prompter.types import Instance, PromptSet
 
 
 class ActionSpace(StrictModel):
-    """What one instance of an answer may hold.
-
-    Args:
-        kind: `box` (a box, no points), `points` (points, no box), `box+points` (both), or `any`
-            (a box, positive points, or both).
-        positive_points: most positive points per instance.
-        negative_points: most negative points per instance; 0 forbids them.
-        max_instances: most instances per answer.
-    """
+    """What one instance of an answer may hold."""
 
     kind: Literal["box", "points", "box+points", "any"] = "box+points"
+    """`box` (a box, no points), `points` (points, no box), `box+points` (both), or `any` (a box, positive
+    points, or both)."""
+
     positive_points: int = Field(default=2, ge=1, le=16)
+    """Most positive points per instance."""
+
     negative_points: int = Field(default=0, ge=0, le=16)
+    """Most negative points per instance; 0 forbids them."""
+
     max_instances: int = Field(default=32, ge=1, le=1024)
+    """Most instances per answer."""
 
     def violation(self, instance: Instance) -> str | None:
         """Return what `instance` has or lacks against this action space, or None if it fits."""

@@ -86,7 +86,8 @@ class SamplingRequest:
         messages: the chat as `prompter.chat.build_messages` makes it: a list of
             {"role", "content"} with content parts {"type": "text", "text"} or {"type": "image"}.
         image: PIL RGB image, already resized to the policy's model frame.
-        image_key: identity of `image`; a pool ships each key once.
+        image_key: identity of `image` within a call, equal exactly when the images are, so that a pool
+            ships it once; "" for a pool to compare pixels.
     """
 
     messages: list[dict[str, Any]]

@@ -28,16 +28,16 @@ POLICY_FAMILIES: dict[str, FrameKind] = {
 
 
 class ImageSettings(StrictModel):
-    """How an image is resized for the model. Either a fixed square or an area range.
-
-    Args:
-        side: resize to side x side pixels whatever the aspect ratio (Think2Seg-RS uses 840).
-        min_pixels, max_pixels: keep the aspect ratio and bring the area into this range.
-    """
+    """How an image is resized for the model. Either a fixed square or an area range."""
 
     side: int | None = Field(default=None, ge=16)
+    """Resize to side x side pixels whatever the ratio (Think2Seg-RS uses 840); null keeps the ratio."""
+
     min_pixels: int = Field(default=256 * 256, ge=1)
+    """Smallest area where `side` is null; the aspect ratio is kept and the area brought into this range."""
+
     max_pixels: int = Field(default=1024 * 1024, ge=1)
+    """Largest area where `side` is null."""
 
     @model_validator(mode="after")
     def _check_range(self) -> ImageSettings:
@@ -47,25 +47,28 @@ class ImageSettings(StrictModel):
 
 
 class PolicySettings(StrictModel):
-    """How a policy is asked; saved beside its weights.
-
-    Args:
-        action_space: which prompts it may answer with.
-        image: how it is shown images.
-        instructions: full or short system prompt.
-        think: whether it is asked to reason in `<think>` first.
-        question: whether the query stands before or after the image.
-        frame: the coordinates it is asked for; None takes those its family was trained to speak.
-        max_new_tokens: longest completion.
-    """
+    """How a policy is asked; saved beside its weights."""
 
     action_space: ActionSpace = ActionSpace()
+    """Which prompts it may answer with."""
+
     image: ImageSettings = ImageSettings()
+    """How it is shown images."""
+
     instructions: Instructions = "full"
+    """Full or short system prompt."""
+
     think: bool = True
+    """Whether it is asked to reason in `<think>` first."""
+
     question: QuestionPosition = "after"
+    """Whether the query stands before or after the image."""
+
     frame: FrameKind | None = None
+    """Coordinates it is asked for; null takes those its family was trained to speak."""
+
     max_new_tokens: int = Field(default=512, ge=8)
+    """Longest completion, in tokens."""
 
 
 @dataclass(frozen=True)

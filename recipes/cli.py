@@ -4,7 +4,7 @@ A command's module has `add_arguments(parser)` and `run(arguments) -> int`, and 
 its command is asked for; so `prompter --help` imports no command, and no torch. A command of your own
 is `prompter MODULE:RUN`: such a module, wherever it is, and its function. A module that sets
 `TAKES_OVERRIDES = True` gets every flag it does not know as `arguments.overrides`, a list of
-"dotted.key=value" for `recipes.config.load_config`.
+"dotted.key=value" for `recipes.config.load_config`; its `config_keys()` tells the keys for `--help`.
 
 Exit codes: 0 done, 1 a command's own "no", 2 the user's mistake (one sentence on stderr, no
 traceback), 3 the machines' (actors or engines died too often; what to do is said), 130 interrupted.
@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
     "data": Command("recipes.commands.data", "list, check and show datasets"),
     "bench": Command("recipes.commands.bench", "time the reward path"),
+    "completion": Command("recipes.commands.completion", "print the completion script of a shell"),
 }
 
 RENAMED = {"sft": "cold-start", "validate": "ceiling"}
@@ -120,13 +121,11 @@ def _run(name: str, words: list[str]) -> int:
     from prompter.runs.config import describe_validation_error
 
     module, run = _command(name)
-    parser = argparse.ArgumentParser(
-        prog=f"prompter {name}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
+    parser = build_parser(name)
+    if hasattr(module, "config_keys") and not {"-h", "--help"}.isdisjoint(words):
+        from prompter.runs.config_keys import help_text
+
+        parser.epilog = help_text(module.config_keys())
     overrides: list[str] = []
     if getattr(module, "TAKES_OVERRIDES", False):
         words, overrides = split_overrides(parser, words)
@@ -136,6 +135,19 @@ def _run(name: str, words: list[str]) -> int:
         return int(run(arguments))
     except ValidationError as error:
         raise UserError(describe_validation_error(error)) from None
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of a command, without the keys of its config."""
+    module, _ = _command(name)
+    parser = argparse.ArgumentParser(
+        prog=f"prompter {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
 
 
 def _command(name: str) -> tuple[ModuleType, Callable[[argparse.Namespace], int]]:

@@ -9,34 +9,47 @@ Paths are relative to the folder the command is started in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_serializer, field_validator
 
 from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import PolicySettings
-from prompter.runs.config import StrictModel, dump_yaml, load_config_model
+from prompter.runs.config import StrictModel, load_config_model
+from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
+from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
 
-TRAINER_DEFAULTS: Mapping[str, Any] = {
-    "beta": 0.0,  # no KL term, hence no reference model (DAPO, Dr. GRPO)
-    "epsilon": 0.2,
-    "epsilon_high": 0.28,  # clip-higher (DAPO)
-    "loss_type": "dapo",
-    "scale_rewards": "none",  # a spread of 0.01 within a group must not be blown up to 1 (Dr. GRPO)
-    "num_generations": 8,
-    "temperature": 1.0,
-    "top_p": 1.0,  # with top_k 0: anything else biases the importance ratio
-    "top_k": 0,
-    "vllm_importance_sampling_correction": True,
-    "vllm_importance_sampling_mode": "token_truncate",  # milder than dropping whole sequences
-    "vllm_importance_sampling_clip_max": 2.0,
-    "log_multimodal": False,  # True gathers every image of a generation on all ranks
-    "report_to": "none",
+if TYPE_CHECKING:
+    from envs.sample import SampleSource
+
+TRAINER_REASONS: Mapping[str, tuple[Any, str]] = {
+    "beta": (0.0, "No KL term, hence no reference model (DAPO, Dr. GRPO)."),
+    "epsilon": (0.2, "The lower clip of the importance ratio, beside the higher one below."),
+    "epsilon_high": (0.28, "Clip-higher keeps exploration (DAPO)."),
+    "loss_type": ("dapo", "Every token of a step counts alike, whatever its completion's length."),
+    "scale_rewards": (
+        "none",
+        "Dividing by the group's spread turns IoU 0.90 against 0.91 into a difference as large as that of "
+        "0 against 1 (Dr. GRPO).",
+    ),
+    "num_generations": (8, "Completions per prompt."),
+    "temperature": (1.0, "Sampling from anything but the policy itself biases the importance ratio."),
+    "top_p": (1.0, "As for `temperature`."),
+    "top_k": (0, "As for `temperature`; 0 is all."),
+    "vllm_importance_sampling_correction": (True, "Corrects the difference between sampler and trainer."),
+    "vllm_importance_sampling_mode": ("token_truncate", "Milder than dropping long completions whole."),
+    "vllm_importance_sampling_clip_max": (2.0, "Where that ratio is truncated."),
+    "log_multimodal": (False, "TRL would gather every image of a step on all ranks."),
+    "report_to": ("none", "The run folder is the record; trackers only mirror it."),
 }
-"""Where this project departs from TRL's defaults, on published evidence or for cost; see `trainer:`."""
+"""Where this project departs from TRL's defaults, on published evidence or for cost: value and reason."""
+
+TRAINER_DEFAULTS: Mapping[str, Any] = {key: value for key, (value, _) in TRAINER_REASONS.items()}
+"""What `trainer:` stands on."""
 
 _SET_ELSEWHERE = {
     "output_dir": "run_dir",
@@ -53,32 +66,24 @@ _SET_ELSEWHERE = {
 
 
 class LoraConfig(StrictModel):
-    """Low-rank adapters (PEFT); what is trained, and what travels to the samplers each step.
-
-    Args:
-        r: rank.
-        alpha: scale; the update is multiplied by alpha / r.
-        dropout: on the adapters' input. Not 0 means that sampler and trainer disagree.
-        target_modules: PEFT's: a regular expression over module names, or a list of their ends; None
-            takes the language model's attention and MLP projections.
-    """
+    """Low-rank adapters (PEFT); what is trained, and what travels to the samplers each step."""
 
     r: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+
     alpha: int = Field(default=32, gt=0)
+    """Scale of the adapters: their update is multiplied by alpha / r."""
+
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapters' input. Not 0 means that sampler and trainer disagree."""
+
     target_modules: str | list[str] | None = None
+    """Which modules get adapters, as in PEFT: a regular expression over their names, or a list of their ends;
+    null takes the language model's attention and MLP projections."""
 
 
 class PolicyConfig(StrictModel):
-    """The vision-language model that is trained.
-
-    Args:
-        model: hub id (`Qwen/Qwen2.5-VL-3B-Instruct`) or local folder.
-        dtype: of the trained copy; `auto` is what the checkpoint was saved in.
-        lora: adapters; null trains all weights, which no vLLM sampler on a CPU can follow.
-        settings: how it is asked (`prompter.policy.PolicySettings`); what is left out stays as the
-            checkpoint was trained.
-    """
+    """The vision-language model that is trained."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         name: f"settings.{name}"
@@ -86,9 +91,16 @@ class PolicyConfig(StrictModel):
     }
 
     model: str
+    """Hub id (`Qwen/Qwen2.5-VL-3B-Instruct`) or local folder."""
+
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the trained copy's weights; `auto` is what the checkpoint was saved in."""
+
     lora: LoraConfig | None = LoraConfig()
+    """Adapters; null trains all weights, which no vLLM sampler on a CPU can follow."""
+
     settings: PolicySettings = PolicySettings()
+    """How it is asked; what is left out stays as the checkpoint was trained."""
 
     @field_serializer("settings")
     def _given_settings(self, settings: PolicySettings) -> dict[str, Any]:
@@ -101,87 +113,103 @@ class PolicyConfig(StrictModel):
 
 
 class DatasetConfig(StrictModel):
-    """The training set.
-
-    Args:
-        name: one of `prompter data ls`.
-        split: one of the set's splits.
-        samples: the first so many of it; null is all.
-        options: the set's own options.
-    """
+    """The training set."""
 
     name: str
+    """A name that `prompter data ls` lists."""
+
     split: str = "train"
+    """One of the set's splits."""
+
     samples: int | None = Field(default=None, ge=1)
+    """The first so many of it; null is all."""
+
     options: dict[str, Any] = Field(default_factory=dict)
+    """The set's own options, as in `--dataset.options.root FOLDER`."""
 
 
 class EvalConfig(StrictModel):
-    """Greedy evaluation before and after training, on samples that training never sees.
-
-    Args:
-        dataset: name of the set; null is the training set's.
-        split: held-out split.
-        samples: the first so many of it; null is all.
-        options: the set's own options; null is the training set's.
-        references: baselines (`eval.answerers.baselines`, such as `baseline:oracle-box`) evaluated on the
-            same samples, to set the policy between a floor and a ceiling.
-        every_steps: evaluate during training too, every so many optimiser steps; 0 does not.
-    """
+    """Greedy evaluation before and after training, on samples that training never sees."""
 
     dataset: str | None = None
+    """Name of the set; null is the training set's."""
+
     split: str = "val"
+    """Held-out split."""
+
     samples: int | None = Field(default=200, ge=1)
+    """The first so many of it; null is all."""
+
     options: dict[str, Any] | None = None
+    """The set's own options; null is the training set's."""
+
     references: list[str] = Field(default_factory=list)
+    """Baselines (`eval.answerers.baselines`, such as `baseline:oracle-box`) evaluated on the same samples,
+    to set the policy between a floor and a ceiling."""
+
     every_steps: int = Field(default=0, ge=0)
+    """Evaluate during training too, every so many optimiser steps; 0 does not."""
 
 
 class RayConfig(StrictModel):
-    """Ray itself: `address` joins a cluster, null starts one here with `num_cpus` (null: all) to reserve."""
+    """The Ray that pools of actors run on."""
 
     address: str | None = None
+    """Address of a cluster to join; null starts Ray on this machine."""
+
     num_cpus: int | None = Field(default=None, ge=1)
+    """CPU cores that a Ray started here may hand out; null is all."""
 
 
 class GroupConfig(StrictModel):
-    """What is done with a prompt's group of completions before the loss.
-
-    Args:
-        zero_spread: a group whose rewards are all alike teaches nothing. `drop` takes it out of the
-            loss's denominator, `resample` draws other prompts in its place, `keep` leaves it as TRL does.
-        max_resamples: rounds of drawing other prompts in one step.
-        executors: with several segmenters, what a completion's reward is: the `mean` or `min` over them,
-            or one segmenter per group, drawn at random (`draw`).
-    """
+    """What is done with a prompt's group of completions before the loss."""
 
     zero_spread: Literal["drop", "resample", "keep"] = "drop"
+    """A group whose rewards are all alike teaches nothing. `drop` takes it out of the loss's denominator,
+    `resample` draws other prompts in its place, `keep` leaves it as TRL does."""
+
     max_resamples: int = Field(default=2, ge=0)
+    """Rounds of drawing other prompts in one step."""
+
     executors: Literal["mean", "min", "draw"] = "mean"
+    """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
+    segmenter per group, drawn at random (`draw`)."""
 
 
 class TrainConfig(StrictModel):
-    """Everything `prompter train` needs; written resolved to `run_dir`/config.yaml, which re-runs it.
-
-    Args:
-        run_dir: folder of this run; must be new or empty.
-        rewards: name -> weight, see `rewards.registry`.
-        executor: one segmenter, or a list of them.
-        trainer: TRL's `GRPOConfig` fields by their own names.
-        seed: of data order, sampling and initial adapters.
-    """
+    """Everything `prompter train` needs; written resolved to `run_dir`/config.yaml, which re-runs it."""
 
     run_dir: str
+    """Folder of this run; must be new or empty."""
+
     seed: int = Field(default=0, ge=0)
+    """Seed of data order, sampling and initial adapters."""
+
     policy: PolicyConfig
     dataset: DatasetConfig
     eval: EvalConfig = EvalConfig()
     executor: ExecutorConfig | list[ExecutorConfig] = ExecutorConfig()
+    """The frozen segmenter, or a list of them."""
+
     sampler: SamplerConfig = SamplerConfig()
     ray: RayConfig = RayConfig()
     rewards: dict[str, float] = Field(default_factory=lambda: {"mask_iou": 1.0}, min_length=1)
+    """Weight of each reward, by its name in `rewards.registry`."""
+
     group: GroupConfig = GroupConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
+    """Fields of TRL's `GRPOConfig`, by TRL's own names."""
+
+    def open_held_out(self) -> SampleSource:
+        """Open the held-out set, as `eval` says; what it leaves out is as in `dataset`.
+
+        Raises:
+            UserError: if it cannot be opened.
+        """
+        from envs.datasets.registry import open_dataset
+
+        options = self.dataset.options if self.eval.options is None else self.eval.options
+        return open_dataset(self.eval.dataset or self.dataset.name, self.eval.split, **options)
 
     @field_validator("trainer")
     @classmethod
@@ -208,6 +236,27 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
 def dump_config(config: TrainConfig) -> str:
     """Write a config with every key as YAML text; `load_config` of it gives an equal config."""
     return dump_yaml(config.model_dump(mode="json"))
+
+
+def train_sections(config: TrainConfig | None = None) -> list[Section]:
+    """Every key of a training config for help and documentation, with the values of `config` as defaults.
+
+    Under `trainer` are those that this project or `config` sets; the others have TRL's own defaults.
+    """
+    top, *sections = config_sections(TrainConfig, default=config)
+    values = TRAINER_DEFAULTS if config is None else config.trainer
+    keys = [
+        Key(f"trainer.{key}", "", yaml_value(value), reason if value == usual else "")
+        for key, value in values.items()
+        for usual, reason in [TRAINER_REASONS.get(key, (value, ""))]
+    ]
+    elsewhere = ", ".join(f"`{key}` ({use})" for key, use in _SET_ELSEWHERE.items())
+    says = (
+        "All fields of TRL's `GRPOConfig`, by TRL's own names; these have another default here. "
+        f"Some belong to other keys and are refused: {elsewhere}."
+    )
+    without_trainer = tuple(key for key in top.keys if key.name != "trainer")
+    return [replace(top, keys=without_trainer), *sections, Section("trainer", says, tuple(keys))]
 
 
 def check_trainer_keys(config: TrainConfig) -> None:

@@ -54,11 +54,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
-    held_out = open_dataset(
-        config.eval.dataset or config.dataset.name,
-        config.eval.split,
-        **(config.dataset.options if config.eval.options is None else config.eval.options),
-    )
+    held_out = config.open_held_out()
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_sizes(config, arguments, len(source))

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from prompter.errors import UserError
 from prompter.registry import Entry, Registry, split_head
 from prompter.runs.config import StrictModel
+from prompter.runs.values import read_options
 
 if TYPE_CHECKING:
     from envs.executors.base import Segmenter
@@ -47,62 +48,80 @@ SEGMENTER_FAMILIES: Registry[Callable[[ExecutorConfig], Segmenter]] = Registry(
 
 
 class ExecutorConfig(StrictModel):
-    """Which frozen segmenter, where it runs, and what it keeps.
-
-    Args:
-        family: a name of `SEGMENTER_FAMILIES`, or "module:callable".
-        model: hub id, local file or local folder (see the family's module); None takes the
-            family's own default where it has one.
-        revision: of a hub id.
-        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
-        dtype: of weights and activations. float32 is exact; bfloat16 is faster and moves masks a
-            little (MobileSAM's agree with float32's to IoU 0.997 on drawn scenes); `auto` is
-            bfloat16 where the processor or GPU computes in it, else float32.
-        multimask: "single" takes SAM's one mask, "best" the one of three with the highest
-            predicted IoU.
-        mask_threshold: a pixel is foreground where its logit is greater.
-        encode_batch: images per forward pass of the image encoder.
-        onnx_decoder: for family onnx, "weights" runs the decoder file's weights in PyTorch (see its
-            module), "graph" the file as it is.
-        backend: "local" runs in this process, "ray" in actors.
-        actors: how many actors.
-        num_cpus, num_gpus: what each actor reserves in Ray; fractions are fine.
-        threads: CPU threads of each actor; None takes max(1, num_cpus).
-        cache_memory_mb: budget for embeddings in memory, per process.
-        cache_disk_mb: budget for embeddings on disk; 0 keeps none.
-        cache_dir: folder of the disk cache; None takes `<cache folder>/embeddings`.
-        cache_dtype: how embeddings are kept. What is decoded is always what would be kept, so that
-            a cold and a warm cache give the same masks.
-        timeout_seconds: longest that an actor may take for one request.
-        retries: how often a failed request is tried again, on another actor where there is one.
-        max_restarts: how often actors may be replaced over the pool's life, all actors together.
-        queue_depth: requests in flight per actor.
-    """
+    """Which frozen segmenter, where it runs, and what it keeps."""
 
     renamed: ClassVar[Mapping[str, str]] = {"pool": "backend"}
 
-    family: str = "mobile-sam"
+    family: str = Field(default="mobile-sam", examples=list(SEGMENTER_FAMILIES))
+    """Family of the segmenter, or one of your own as "module:callable"."""
+
     model: str | None = None
+    """Hub id, local file or local folder (see the family's module); null takes the family's own default
+    where it has one."""
+
     revision: str | None = None
+    """Revision of a hub id."""
+
     device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` and so on."""
+
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Type of weights and activations. float32 is exact; bfloat16 is faster and moves masks a little
+    (MobileSAM's agree with float32's to IoU 0.997 on drawn scenes); `auto` is bfloat16 where the
+    processor or GPU computes in it, else float32."""
+
     multimask: Literal["single", "best"] = "single"
+    """`single` takes SAM's one mask, `best` the one of three with the highest predicted IoU."""
+
     mask_threshold: float = 0.0
+    """A pixel is foreground where its logit is greater."""
+
     encode_batch: int = Field(default=1, ge=1)
+    """Images per forward pass of the image encoder."""
+
     onnx_decoder: Literal["weights", "graph"] = "weights"
+    """For family onnx: `weights` runs the decoder file's weights in PyTorch (see its module), `graph` the
+    file as it is."""
+
     backend: Literal["local", "ray"] = "local"
+    """`local` runs in this process, `ray` in actors."""
+
     actors: int = Field(default=1, ge=1)
+    """Number of actors in a pool."""
+
     num_cpus: float = Field(default=1.0, ge=0)
+    """CPU cores that Ray reserves per actor; fractions share a core."""
+
     num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs that Ray reserves per actor; fractions share a GPU."""
+
     threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each actor; null takes max(1, num_cpus)."""
+
     cache_memory_mb: float = Field(default=2048.0, ge=0)
+    """Megabytes for embeddings in memory, per process."""
+
     cache_disk_mb: float = Field(default=0.0, ge=0)
+    """Megabytes for embeddings on disk; 0 keeps none."""
+
     cache_dir: Path | None = None
+    """Folder of the disk cache; null takes `embeddings` in the cache folder."""
+
     cache_dtype: Literal["float32", "float16", "int8"] = "float32"
+    """How embeddings are kept. What is decoded is always what would be kept, so that a cold and a warm
+    cache give the same masks."""
+
     timeout_seconds: float = Field(default=300.0, gt=0)
+    """Longest that an actor may take for one request, in seconds."""
+
     retries: int = Field(default=2, ge=0)
+    """How often a failed request is tried again, on another actor where there is one."""
+
     max_restarts: int = Field(default=3, ge=0)
+    """How often actors may be replaced over the pool's life, all actors together."""
+
     queue_depth: int = Field(default=4, ge=1)
+    """Requests in flight per actor."""
 
     @field_validator("family")
     @classmethod
@@ -115,12 +134,23 @@ class ExecutorConfig(StrictModel):
 
     @classmethod
     def from_text(cls, text: str, **fields: Any) -> ExecutorConfig:
-        """Read "family" or "family:model" as the command line gives it, with other fields as they are.
+        """Read `FAMILY[:MODEL][,KEY=VALUE…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
 
-        A family of your own is "module:callable", with a model "module:callable:model".
+        A family of your own is `MODULE:CALLABLE`, with a model `MODULE:CALLABLE:MODEL`.
+
+        Args:
+            text: as the command line gives it.
+            fields: what is not in the text.
+
+        Raises:
+            UserError: if a part is not `KEY=VALUE`, or a key is given twice.
+            pydantic.ValidationError: if the family or a key is unknown, or a value is bad.
         """
-        family, model = split_head(text, SEGMENTER_FAMILIES)
-        return cls(family=family, model=model or None, **fields)
+        head, *options = text.split(",")
+        family, model = split_head(head, SEGMENTER_FAMILIES)
+        given: dict[str, Any] = {"model": model} if model else {}
+        given.update(read_options(options, f"an option of --executor {head}"))
+        return cls.model_validate({**fields, "family": family, **given})
 
     @property
     def name(self) -> str:

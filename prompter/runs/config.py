@@ -5,148 +5,26 @@ What takes precedence, weakest first:
 2. the file;
 3. the overrides (`--executor.backend local` on the command line), the last one of a key winning.
 
-YAML is read by PyYAML's safe loader with two differences. `1e-4` is a number, as in YAML 1.2 and
-everywhere else (YAML 1.1 reads text). A key that stands twice is refused, not silently dropped.
+How a file and a value are read is said in `prompter.runs.values`.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from prompter.errors import UserError, did_you_mean
+from prompter.runs.values import apply_overrides, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _LOG = logging.getLogger(__name__)
-
-_FLOAT = re.compile(
-    r"^[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader` would read as a number, so that dumping and loading agree."""
-
-
-for _class in (_Loader, _Dumper):
-    # A copy per class: PyYAML shares this table between a class and its parents until one writes to it.
-    _class.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Read YAML text into plain Python values.
-
-    Args:
-        text: one YAML document.
-        source: what to call it in an error: a path, or a flag.
-
-    Raises:
-        UserError: if it is not YAML, or a key stands twice in one mapping.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{source} is not YAML: {_one_line(error)}.") from None
-
-
-def _one_line(error: Exception) -> str:
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if problem is None or mark is None:
-        return " ".join(str(error).split()).rstrip(".")
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
-
-
-def load_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping; an empty file is an empty mapping.
-
-    Raises:
-        UserError: if the file cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8.") from None
-    data = parse_yaml(text, str(path))
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UserError(f"{path} should be a mapping of keys to values, but is a {type(data).__name__}.")
-    return data
-
-
-def dump_yaml(data: Mapping[str, Any]) -> str:
-    """Write plain Python values as YAML that `parse_yaml` reads back equal; keys keep their order."""
-    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a deep copy of `data` with each "dotted.key=value" set, in order.
-
-    Values are read as YAML (`8`, `1e-4`, `true`, `[a, b]`, `null`); sections that do not exist are
-    made; a whole number picks an element of a list (`executor.0.family=box`).
-
-    Raises:
-        UserError: if an override has no `=`, an empty key, a value that is not YAML, or leads
-            through something that is neither a section nor a list element.
-    """
-    result: dict[str, Any] = _copied(data)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        parts = key.split(".")
-        if not equals or not all(parts):
-            raise UserError(f"an override is written --dotted.key VALUE, but got {override!r}.")
-        _set(result, parts, parse_yaml(text, f"--{key}"), key)
-    return result
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def _set(root: dict[str, Any], parts: list[str], value: Any, key: str) -> None:
-    node: Any = root
-    for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        slot: Any = part
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                where = ".".join(parts[:depth])
-                raise UserError(f"--{key}: {where} is a list of {len(node)}, which has no element {part!r}.")
-            slot = int(part)
-        elif not isinstance(node, MutableMapping):
-            raise UserError(f"--{key}: {'.'.join(parts[:depth])} is a value, not a section.")
-        if last:
-            node[slot] = value
-            return
-        if isinstance(node, MutableMapping) and node.get(slot) is None:
-            node[slot] = {}
-        node = node[slot]
 
 
 def load_config_model(model: type[Model], path: Path | str, overrides: Sequence[str] = ()) -> Model:
@@ -163,7 +41,7 @@ def load_config_model(model: type[Model], path: Path | str, overrides: Sequence[
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        message = describe_validation_error(error, str(path), data=data, overrides=overrides)
+        message = describe_validation_error(error, str(path), model=model, data=data, overrides=overrides)
         raise UserError(message) from None
 
 
@@ -171,6 +49,7 @@ def describe_validation_error(
     error: ValidationError,
     source: str = "",
     *,
+    model: type[BaseModel] | None = None,
     data: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
@@ -179,12 +58,13 @@ def describe_validation_error(
     Args:
         error: what pydantic raised.
         source: the file the values came from, if any.
+        model: what the values were read into; a problem with a key ends with what the key is for.
         data: the values themselves. Pydantic puts the names of a union's alternatives into its
             locations; with `data` they are left out, and keys read as they are written.
         overrides: "dotted.key=value" texts; a problem with one of those keys names the flag.
     """
     flags = [override.partition("=")[0] for override in overrides]
-    problems = [_problem(problem, data) for problem in error.errors()]
+    problems = [_problem(problem, data, model) for problem in error.errors()]
     keys = [key for key, _ in problems]
     sentences: list[str] = []
     for key, text in problems:
@@ -197,7 +77,7 @@ def describe_validation_error(
     return "\n".join(sentences)
 
 
-def _problem(problem: Any, data: Mapping[str, Any] | None) -> tuple[str, str]:
+def _problem(problem: Any, data: Mapping[str, Any] | None, model: type[BaseModel] | None) -> tuple[str, str]:
     """Return the dotted key and the sentence for one entry of `ValidationError.errors()`."""
     kind, context = problem["type"], problem.get("ctx", {})
     location = list(problem["loc"])
@@ -206,12 +86,24 @@ def _problem(problem: Any, data: Mapping[str, Any] | None) -> tuple[str, str]:
         return key, f"unknown key {key!r}.{context['hint']}"
     if kind == "missing":
         key = ".".join([*_existing(location[:-1], data), str(location[-1])])
-        return key, f"{key!r} is missing."
+        return key, f"{key!r} is missing.{_meaning(model, key)}"
     key = ".".join(_existing(location, data))
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if message.startswith("Input should"):
-        return key, f"{key!r} {message.removeprefix('Input ')}, but is {_short(problem['input'])}."
-    return key, f"{key!r}: {message}." if key else f"{message}."
+        sentence = f"{key!r} {message.removeprefix('Input ')}, but is {_short(problem['input'])}."
+        return key, sentence + _meaning(model, key)
+    return key, f"{key!r}: {message}.{_meaning(model, key)}" if key else f"{message}."
+
+
+def _meaning(model: type[BaseModel] | None, key: str) -> str:
+    """The first sentence of what a dotted key says of itself, for the end of a complaint about it."""
+    field: FieldInfo | None = None
+    for part in key.split("."):
+        if not part.isdigit():  # an element of a list is of its list's model
+            field = None if model is None else model.model_fields.get(part)
+            model = None if field is None else section_model(field.annotation)
+    text = (field.description if field else None) or ""
+    return f" Its meaning: {' '.join(text.split()).partition('. ')[0].rstrip('.')}." if text else ""
 
 
 def _short(value: Any) -> str:
@@ -244,12 +136,18 @@ def _culprit(key: str, source: str, flags: Sequence[str]) -> str:
 
 
 class StrictModel(BaseModel):
-    """A pydantic model that refuses unknown keys, naming the nearest known one."""
+    """A pydantic model that refuses unknown keys, naming the nearest known one.
+
+    What a key means stands in the docstring under its field; from there it goes into `--help`, into
+    docs/configuration.md and into errors (`prompter.runs.config_keys`).
+    """
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Old name of a key -> its name, dotted where it moved into a section. The old one works, and says so."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -293,7 +191,7 @@ def _renamed_throughout(model: type[BaseModel], data: Mapping[str, Any]) -> dict
     """Rename the old keys of a section and of all sections in it."""
     result = _with_current_names(model, data) if issubclass(model, StrictModel) else dict(data)
     for name, field in model.model_fields.items():
-        section, value = _section(field.annotation), result.get(name)
+        section, value = section_model(field.annotation), result.get(name)
         if section is not None and isinstance(value, Mapping):
             result[name] = _renamed_throughout(section, value)
         elif section is not None and isinstance(value, list):
@@ -316,15 +214,15 @@ def _current_key(model: type[BaseModel] | None, key: str) -> str:
         for piece in part.split("."):
             parts.append(piece)
             field = None if model is None else model.model_fields.get(piece)
-            model = None if field is None else _section(field.annotation)
+            model = None if field is None else section_model(field.annotation)
     return ".".join(parts)
 
 
-def _section(annotation: Any) -> type[StrictModel] | None:
+def section_model(annotation: Any) -> type[StrictModel] | None:
     """The model in an annotation such as `Model`, `Model | None` or `Model | list[Model]`; None if none."""
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         return annotation
-    return next((found for item in get_args(annotation) if (found := _section(item)) is not None), None)
+    return next((found for item in get_args(annotation) if (found := section_model(item)) is not None), None)
 
 
 _said: set[tuple[type, str]] = set()

@@ -72,6 +72,26 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
     )
 
 
+def check_room(actors: int, num_cpus: float, num_gpus: float, members: str, section: str) -> None:
+    """Raise UserError if a Ray on this machine alone is too small for `actors` actors of a pool.
+
+    They would wait for ever; a cluster may grow. `num_cpus`, `num_gpus` are what each reserves,
+    `members` and `section` what the message calls them and their section of the config.
+    """
+    import ray
+
+    if ray.util.get_node_ip_address() != "127.0.0.1":
+        return
+    there = ray.cluster_resources()
+    for resource, key, each in (("CPU", "num_cpus", num_cpus), ("GPU", "num_gpus", num_gpus)):
+        if actors * each > there.get(resource, 0):
+            raise UserError(
+                f"{actors} {members} of {section}.{key} {each:g} need {actors * each:g} {resource}s, but Ray "
+                f"has {there.get(resource, 0):g}: lower {section}.actors or {section}.{key}"
+                + (", or raise ray.num_cpus" if resource == "CPU" else "")
+            )
+
+
 def _check_answers(address: str) -> None:
     """Knock at the address's port first: Ray itself waits for many minutes where nobody listens."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from prompter.errors import UserError
-from prompter.runs.config import dump_yaml, load_yaml
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, read_lines, write_lines
+from prompter.runs.values import dump_yaml, load_yaml
 
 _STEP_FILE = "step-{:08d}.jsonl"
 

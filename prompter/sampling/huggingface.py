@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from prompter.checkpoint import load_weights
 from prompter.sampling.base import SamplingSettings
-from prompter.sampling.token_sampler import TokenSampler
+from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.types import Completion
 
 if TYPE_CHECKING:
@@ -80,31 +79,27 @@ class HuggingFaceSampler(TokenSampler):
         self.version = version
 
     def _generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[Image.Image],
-        settings: SamplingSettings,
-        seeds: Sequence[int | None],
-        logprobs: bool,
+        self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
-        rows = [(prompt, copy) for prompt in range(len(prompt_ids)) for copy in range(settings.n)]
+        rows = [(prompt, copy) for prompt in prompts for copy in range(settings.n)]
         completions: list[Completion] = []
         with _evaluating(self.model), torch.no_grad():
             for start in range(0, len(rows), self.batch_size):
                 chunk = rows[start : start + self.batch_size]
-                row_seeds = [None if (seed := seeds[i]) is None else seed + j for i, j in chunk]
-                inputs = self._inputs([prompt_ids[i] for i, _ in chunk], [images[i] for i, _ in chunk])
-                completions += self._run(inputs, settings, row_seeds, logprobs)
+                seeds = [None if one.seed is None else one.seed + copy for one, copy in chunk]
+                inputs = self._inputs([one for one, _ in chunk])
+                completions += self._run(inputs, settings, seeds, logprobs)
         return [completions[i : i + settings.n] for i in range(0, len(completions), settings.n)]
 
-    def _inputs(self, prompts: list[Sequence[int]], images: list[Image.Image]) -> dict[str, torch.Tensor]:
+    def _inputs(self, prompts: list[TokenPrompt]) -> dict[str, torch.Tensor]:
         """Left-padded model inputs: input_ids and attention_mask [rows, longest prompt], the image
         processor's tensors, and mm_token_type_ids (1 at image tokens) where the model takes them."""
-        longest = max(map(len, prompts))
+        rows = [one.token_ids for one in prompts]
+        longest = max(map(len, rows))
         padding = self.processor.tokenizer.pad_token_id
-        input_ids = torch.tensor([[padding] * (longest - len(ids)) + list(ids) for ids in prompts])
-        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
-        pixels = self.processor.image_processor(images=images, return_tensors="pt")
+        input_ids = torch.tensor([[padding] * (longest - len(ids)) + list(ids) for ids in rows])
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in rows])
+        pixels = self.processor.image_processor(images=[one.image for one in prompts], return_tensors="pt")
         inputs = {"input_ids": input_ids, "attention_mask": mask, **pixels}
         if self._wants_types:
             inputs["mm_token_type_ids"] = (input_ids == self.pad_id).long()

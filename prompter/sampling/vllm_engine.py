@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import collapse_pads
-from prompter.sampling.token_sampler import TokenSampler
+from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.types import Completion
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ class VllmSampler(TokenSampler):
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig(backend="vllm")
-        self._lora_rank = None if lora_rank is None else _engine_rank(lora_rank)
+        self._lora_rank = engine_rank(lora_rank)
         self._adapter: Any = None
         self._engine = self._build(policy)
 
@@ -135,34 +133,24 @@ class VllmSampler(TokenSampler):
         """
         from vllm.lora.request import LoRARequest
 
-        rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
-        if self._lora_rank is None or rank > self._lora_rank:
-            raise UserError(
-                f"the adapter in {adapter} has rank {rank}, but the engine was started for rank "
-                f"{self._lora_rank or 0}: pass lora_rank={rank} when opening the sampler"
-            )
+        check_adapter_rank(adapter, self._lora_rank)
         # A new name and number per version: the prefix cache and the adapter cache are keyed by them.
         # Numbers must be positive.
         self._adapter = LoRARequest(f"version_{version}", version + 1, str(adapter))
         self.version = version
 
     def _generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[Image.Image],
-        settings: SamplingSettings,
-        seeds: Sequence[int | None],
-        logprobs: bool,
+        self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
         import torch
         from vllm import SamplingParams
 
-        prompts = [
+        inputs = [
             {
-                "prompt_token_ids": collapse_pads(token_ids, self.pad_id)[0],
-                "multi_modal_data": {"image": image},
+                "prompt_token_ids": collapse_pads(prompt.token_ids, self.pad_id)[0],
+                "multi_modal_data": {"image": prompt.image},
             }
-            for token_ids, image in zip(prompt_ids, images, strict=True)
+            for prompt in prompts
         ]
         # Greedy completions of a prompt are all alike, and vLLM refuses to make more than one.
         copies = settings.n if settings.temperature == 0 else 1
@@ -173,24 +161,24 @@ class VllmSampler(TokenSampler):
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 top_k=settings.top_k,
-                seed=seed,
+                seed=prompt.seed,
                 logprobs=0 if logprobs else None,
                 flat_logprobs=True,
                 detokenize=False,
                 logit_bias=dict.fromkeys(self.suppressed, -100.0),
             )
-            for seed in seeds
+            for prompt in prompts
         ]
         # vLLM compiles a few small functions of its sampler. On a CPU that takes a C++ compiler and longer
         # than it saves.
         with torch.compiler.set_stance("force_eager" if self._on_cpu else "default"):
-            outputs = self._engine.generate(prompts, parameters, use_tqdm=False, lora_request=self._adapter)
+            outputs = self._engine.generate(inputs, parameters, use_tqdm=False, lora_request=self._adapter)
         groups = []
-        for number, (output, wanted) in enumerate(zip(outputs, prompt_ids, strict=True)):
-            if len(output.prompt_token_ids) != len(wanted):
+        for number, (output, prompt) in enumerate(zip(outputs, prompts, strict=True)):
+            if len(output.prompt_token_ids) != len(prompt.token_ids):
                 raise RuntimeError(
                     f"vLLM saw {len(output.prompt_token_ids)} tokens of prompt {number}, but the processor "
-                    f"makes {len(wanted)}: image placeholders were not expanded alike"
+                    f"makes {len(prompt.token_ids)}: image placeholders were not expanded alike"
                 )
             groups.append([self._completion(one, logprobs) for one in output.outputs] * copies)
         return groups
@@ -230,8 +218,25 @@ def default_context(policy: Checkpoint) -> int:
     return min(needed, int(config.get_text_config().max_position_embeddings))
 
 
-def _engine_rank(rank: int) -> int:
+def engine_rank(lora_rank: int | None) -> int | None:
+    """The rank that an engine is built for so that it takes adapters of `lora_rank`; None for None.
+
+    Raises:
+        UserError: if vLLM takes none so large.
+    """
+    if lora_rank is None:
+        return None
     for choice in _ADAPTER_RANKS:
-        if rank <= choice:
+        if lora_rank <= choice:
             return choice
-    raise UserError(f"vLLM takes adapters up to rank {_ADAPTER_RANKS[-1]}, but policy.lora.r is {rank}")
+    raise UserError(f"vLLM takes adapters up to rank {_ADAPTER_RANKS[-1]}, but policy.lora.r is {lora_rank}")
+
+
+def check_adapter_rank(adapter: Path, built_for: int | None) -> None:
+    """Raise UserError if the adapter in folder `adapter` has a greater rank than `engine_rank` gave."""
+    rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    if built_for is None or rank > built_for:
+        raise UserError(
+            f"the adapter in {adapter} has rank {rank}, but the engine was started for rank "
+            f"{built_for or 0}: pass lora_rank={rank} when opening the sampler"
+        )

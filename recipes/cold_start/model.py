@@ -26,21 +26,8 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from prompter.checkpoint import Checkpoint
-from prompter.runs.config import StrictModel
+from recipes.cold_start.config import AuxiliaryWeights
 from recipes.cold_start.small_policy import number_token_ids
-
-
-class AuxiliaryWeights(StrictModel):
-    """Weights of the auxiliary losses beside the next-token loss (weight 1).
-
-    `number_spread` is the Gaussian's standard deviation in coordinate units (0 to 1000).
-    """
-
-    place: float = 0.2
-    target: float = 1.0
-    extent: float = 0.3
-    look: float = 0.3
-    number_spread: float = 8.0
 
 
 class ColdStartModel(nn.Module):

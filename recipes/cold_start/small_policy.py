@@ -60,27 +60,40 @@ LARGEST_COORDINATE = 1000
 
 
 class SmallPolicySize(StrictModel):
-    """Sizes of the small policy; the defaults have about 3.7 M parameters.
-
-    Args:
-        image_side: pixels of the square image the model sees.
-        patch_size: pixels of a vision patch; 2 x 2 patches become one token of the language model.
-        vision_width, vision_layers, vision_heads, vision_hidden: the vision tower.
-        text_width, text_layers, text_heads, text_hidden: the language model (no grouped heads).
-        vocabulary: byte-pair merges for text beyond the fixed tokens.
-    """
+    """Sizes of the small policy; the defaults have about 3.7 M parameters."""
 
     image_side: int = 128
+    """Pixels of the square image the model sees."""
+
     patch_size: int = 8
+    """Pixels of a vision patch; 2 x 2 patches become one token of the language model."""
+
     vision_width: int = 128
+    """Width of the vision tower."""
+
     vision_layers: int = 4
+    """Layers of the vision tower."""
+
     vision_heads: int = 4
+    """Attention heads of the vision tower."""
+
     vision_hidden: int = 384
+    """Width of the hidden layer in its feed-forward parts, of the vision tower."""
+
     text_width: int = 192
+    """Width of the language model."""
+
     text_layers: int = 5
+    """Layers of the language model."""
+
     text_heads: int = 6
+    """Attention heads of the language model; none are grouped."""
+
     text_hidden: int = 448
+    """Width of the hidden layer in its feed-forward parts, of the language model."""
+
     vocabulary: int = 600
+    """Byte-pair merges for text beyond the fixed tokens."""
 
 
 def build_small_policy(

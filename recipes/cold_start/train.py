@@ -12,68 +12,13 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from prompter.action import ActionSpace
 from prompter.errors import UserError
-from prompter.runs.config import StrictModel, dump_yaml
 from prompter.runs.files import atomic_folder, atomic_write
 from prompter.runs.tables import markdown_table
-from recipes.cold_start.small_policy import SmallPolicySize
-
-
-class AuxiliaryConfig(StrictModel):
-    """See `recipes.cold_start.model.AuxiliaryWeights`."""
-
-    place: float = 0.2
-    target: float = 1.0
-    extent: float = 0.3
-    look: float = 0.3
-    number_spread: float = Field(default=8.0, gt=0)
-
-
-class ColdStartConfig(StrictModel):
-    """Everything `prompter sft` needs.
-
-    Args:
-        output_dir: folder of the checkpoint; must be new or empty.
-        dataset, split, options: training samples; consecutive samples of one image are kept together.
-        queries_per_image: how many those are (the dataset's own option of that meaning).
-        policy: sizes of the model.
-        init: continue from this checkpoint instead of random weights.
-        action_space: what it may answer with; with `any`, each answer's form is drawn at random, so
-            that reinforcement learning can find out which form the segmenter serves best.
-        prose: share of answers that are sentences, by the question's tag `length` (`short`, `long`).
-            Models that were pre-trained on people's talk answer so; nothing here reads it.
-        auxiliary: weights of the auxiliary losses.
-        batch_size, steps, learning_rate, warmup_steps, weight_decay: optimisation (AdamW, cosine).
-        probe_every, probe_samples: how often, and on how many validation samples, localisation is
-            measured and the checkpoint exported.
-        threads: CPU threads of the trainer.
-    """
-
-    output_dir: str
-    dataset: str = "synthetic-aerial"
-    split: str = "train"
-    options: dict[str, Any] = Field(default_factory=dict)
-    queries_per_image: int = Field(default=6, ge=1)
-    policy: SmallPolicySize = SmallPolicySize()
-    init: str | None = None
-    action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
-    prose: dict[str, float] = Field(default_factory=dict)
-    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
-    seed: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=96, ge=1)
-    steps: int = Field(default=1500, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup_steps: int = Field(default=50, ge=0)
-    weight_decay: float = Field(default=0.02, ge=0)
-    schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
-    probe_every: int = Field(default=100, ge=1)
-    probe_samples: int = Field(default=120, ge=1)
-    threads: int = Field(default=2, ge=1)
+from prompter.runs.values import dump_yaml
+from recipes.cold_start.config import ColdStartConfig
 
 
 def cold_start(config: ColdStartConfig, command: str = "") -> Path:
@@ -84,7 +29,7 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
     from envs.datasets import open_dataset
     from prompter.checkpoint import load_policy, load_weights
     from recipes.cold_start.data import Collator, ExampleStream
-    from recipes.cold_start.model import AuxiliaryWeights, ColdStartModel
+    from recipes.cold_start.model import ColdStartModel
     from recipes.cold_start.probe import probe
     from recipes.cold_start.small_policy import build_small_policy
 
@@ -106,7 +51,7 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
     else:
         policy = load_policy(config.init)
     model = load_weights(policy, dtype=torch.float32)
-    learner = ColdStartModel(model, policy, AuxiliaryWeights(**config.auxiliary.model_dump()))
+    learner = ColdStartModel(model, policy, config.auxiliary)
     commit = _commit()
     history: list[dict[str, float]] = []
     started = time.time()

@@ -26,28 +26,26 @@ from eval.query_table import QueryTable, build_table
 from eval.results import rescore
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
-from recipes.commands.arguments import open_benchmark, opened, parse_executor, parse_options, run_identity
+from prompter.runs.values import read_options
+from recipes.commands import flags
+from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     several: dict[str, Any] = {"action": "append", "default": []}
-    parser.add_argument("--benchmark", **several, metavar="NAME:SPLIT", help="repeatable")
+    flags.add_benchmark(parser, several=True)
     parser.add_argument("--policy", **several, help="as in `prompter eval`; repeatable")
-    parser.add_argument("--policy-option", **several, metavar="KEY=VALUE", help="for every cell")
-    parser.add_argument("--executor", **several, metavar="FAMILY[:MODEL][,KEY=VALUE…]", help="repeatable")
+    flags.add_policy_option(parser)
+    flags.add_executor(parser, several=True)
     parser.add_argument("--action-space", **several, help=f"of {', '.join(ACTION_SPACES)}; repeatable")
     parser.add_argument("--frame", **several, help=f"of {', '.join(FRAMES)}; repeatable")
     parser.add_argument("--protocol", default="strict", metavar="NAME", help="default: strict")
     parser.add_argument("--metric", default="gIoU", help="metric of the table and plot (default: gIoU)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the grid")
-    parser.add_argument("--limit", type=int, help="only the first so many samples")
-    parser.add_argument("--chunk", type=int, default=32, help="samples per batch (default: 32)")
-    parser.add_argument("--dataset-option", **several, metavar="KEY=VALUE")
-    parser.add_argument("--root", type=Path, help="where the dataset's files are")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out records that do not load; count them"
-    )
+    flags.add_out(parser, "folder of the grid", required=True)
+    flags.add_limit(parser)
+    flags.add_chunk(parser)
+    flags.add_dataset_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     _known(
         [arguments.metric], tuple(apply(protocol, build_table([], [protocol.view, View.NATIVE]))), "metric"
     )
-    segmenters = [parse_executor(text) for text in arguments.executor]
-    shared = parse_options(arguments.policy_option)
+    segmenters = parse_segmenters(arguments)
+    shared = read_options(arguments.policy_option, "--policy-option")
     cells: list[Cell] = []
     with opened(segmenters) as named:
         for benchmark in dict.fromkeys(arguments.benchmark):

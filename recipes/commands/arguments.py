@@ -7,17 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from envs.datasets.registry import open_dataset, split_name
 from envs.executors import open_executors
 from envs.executors.base import Executor
-from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
+from envs.executors.config import ExecutorConfig
 from envs.executors.families import resolve_dtype
 from prompter.errors import UserError
-from prompter.registry import split_head
 from prompter.runs.config import describe_validation_error
+from prompter.runs.values import read_options
 
 OWN_MASKS = "own-masks"
 """The executor that takes the masks an answerer brought along, and segments nothing."""
@@ -32,15 +31,26 @@ def open_benchmark(arguments: argparse.Namespace, text: str) -> Any:
     Raises:
         UserError: if the split is missing, or the dataset cannot be opened.
     """
+    name, split = benchmark_parts(text)
+    return open_dataset(name, split, **dataset_options(arguments))
+
+
+def benchmark_parts(text: str) -> tuple[str, str]:
+    """Name and split of `NAME:SPLIT`; UserError if the split is missing."""
     name, split = split_name(text)
     if not split:
-        raise UserError(f"Give the split as well, as in --benchmark {name}:test.")
-    options: dict[str, Any] = dict(parse_options(arguments.dataset_option))
+        raise UserError(f"--benchmark {text} names no split. Give the split as well, as in {name}:test.")
+    return name, split
+
+
+def dataset_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `recipes.commands.flags.add_dataset_flags` was told, for `open_dataset`."""
+    options = read_options(arguments.dataset_option, "--dataset-option")
     if arguments.root is not None:
         options["root"] = arguments.root
     if arguments.skip_bad:
         options["skip_bad"] = True
-    return open_dataset(name, split, **options)
+    return options
 
 
 def run_identity(
@@ -53,7 +63,7 @@ def run_identity(
     """What makes a run this run, JSON-ready; a folder that holds another is not resumed."""
     return {
         "benchmark": benchmark,
-        "dataset_options": parse_options(arguments.dataset_option),
+        "dataset_options": read_options(arguments.dataset_option, "--dataset-option"),
         "policy": policy,
         "policy_options": dict(policy_options),
         "executors": {
@@ -67,72 +77,65 @@ def run_identity(
     }
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `dotted.key=value` texts into nested dicts; values are YAML (numbers, true, lists, text).
-
-    Raises:
-        UserError: if a text has no `=`, its value is not YAML, or a key is given twice.
-    """
-    result: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"An option is written KEY=VALUE, but {text!r} is not.")
-        *path, last = key.split(".")
-        place = result
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise UserError(f"The option {key!r} is given as a value and as a section.")
-        if last in place:
-            raise UserError(f"The option {key!r} is given twice.")
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"The value of option {key!r} cannot be read: {value!r}.") from None
-    return result
+@contextmanager
+def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | None]]:
+    """As `opened_executors`, for an evaluation; None, which is `own-masks`, stays None."""
+    with opened_executors([config for config in segmenters if config is not None]) as executors:
+        yield {name: executors.get(name) for name in map(executor_name, segmenters)}
 
 
 @contextmanager
-def opened(segmenters: Sequence[ExecutorConfig | None]) -> Iterator[Mapping[str, Executor | None]]:
-    """Open executors by name and close them afterwards; None, which is `own-masks`, stays None."""
-    configs = [config for config in segmenters if config is not None]
-    executors = iter(open_executors(configs))
-    named = {executor_name(one): None if one is None else next(executors) for one in segmenters}
+def opened_executors(configs: Sequence[ExecutorConfig]) -> Iterator[Mapping[str, Executor]]:
+    """Open executors by name and close them afterwards."""
+    executors = open_executors(configs)
     try:
-        yield named
+        yield dict(zip(map(executor_name, configs), executors, strict=True))
     finally:
-        for executor in named.values():
-            if executor is not None:
-                executor.close()
+        for executor in executors:
+            executor.close()
 
 
-def parse_executor(text: str) -> ExecutorConfig | None:
-    """Read `FAMILY[:MODEL][,key=value…]`, such as `sam2:facebook/sam2.1-hiera-small,device=cpu`.
+def parse_segmenters(arguments: argparse.Namespace) -> list[ExecutorConfig | None]:
+    """As `parse_executors`, for an evaluation: None stands for `own-masks`, which is no executor."""
+    fields = arguments.executor_fields
+    configs = [None if text == OWN_MASKS else parse_executor(text, **fields) for text in arguments.executor]
+    _refuse_twins(configs)
+    return configs
 
-    A family of your own is MODULE:CALLABLE (`prompter.registry.split_head`).
 
-    Returns:
-        None for `own-masks`. `dtype=auto` is answered here, so that the type becomes part of the run's
-        identity; a Ray pool answers it where its actors run.
+def parse_executors(arguments: argparse.Namespace, default: str) -> list[ExecutorConfig]:
+    """Read a repeatable `--executor` (see `parse_executor`); `default` if it was not given.
+
+    Raises:
+        UserError: as `parse_executor`, or if an executor is given twice.
+    """
+    texts = arguments.executor or [default]
+    configs = [parse_executor(text, **arguments.executor_fields) for text in texts]
+    _refuse_twins(configs)
+    return configs
+
+
+def parse_executor(text: str, **fields: Any) -> ExecutorConfig:
+    """Read `FAMILY[:MODEL][,KEY=VALUE…]` as `ExecutorConfig.from_text` does, with its `fields`.
+
+    `dtype=auto` is answered here, so that the type becomes part of the run's identity; a Ray pool answers
+    it where its actors run.
 
     Raises:
         UserError: if the family or a key is unknown, or a value is bad.
     """
-    if text == OWN_MASKS:
-        return None
-    head, *options = text.split(",")
-    family, model = split_head(head, SEGMENTER_FAMILIES)
-    given: dict[str, Any] = {
-        "family": family,
-        **({} if model is None else {"model": model}),
-        **parse_options(options),
-    }
     try:
-        config = ExecutorConfig.model_validate(given)
+        config = ExecutorConfig.from_text(text, **fields)
     except ValidationError as error:
         raise UserError(f"--executor {text}: {describe_validation_error(error)}") from None
     return config if config.backend == "ray" else resolve_dtype(config)
+
+
+def _refuse_twins(configs: Sequence[ExecutorConfig | None]) -> None:
+    names = [executor_name(config) for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--executor {name} is given twice, or two models share this name.")
 
 
 def executor_name(config: ExecutorConfig | None) -> str:

@@ -3,10 +3,10 @@
 All on the same rollouts in one process. "Peers' way" sets the image for every completion and predicts
 one instance at a time, with the published package's own predictor; it is timed on the first few images
 (--peer-images) and compared per image. The decode-only limit is one call of the bare segmenter on
-embeddings that are already in memory.
+embeddings that are already in memory. On a GPU: --executor FAMILY,device=cuda.
 
-prompter bench executor
-prompter bench executor --executor onnx --images 16 --json bench.json
+    prompter bench executor
+    prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from envs.bench import PHASES, bench_executor
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import text_table
+from recipes.commands import flags
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -66,56 +67,42 @@ def bench_text(result: dict[str, Any]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("what", choices=["executor"], help="what to time")
-    parser.add_argument("--executor", default="mobile-sam", metavar="FAMILY[:MODEL]", help="the segmenter")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--multimask", help="single or best; default: best for onnx, whose exported graph knows nothing else"
-    )
-    parser.add_argument("--cache-dtype", default="float32", help="float32, float16 or int8")
-    parser.add_argument("--encode-batch", type=int, default=1, help="images per forward pass of the encoder")
-    parser.add_argument("--dataset", default="aerial-buildings:train", metavar="NAME:SPLIT")
+    flags.add_executor(parser, default="mobile-sam")
+    flags.add_benchmark(parser, default="aerial-buildings:train")
+    flags.add_dataset_flags(parser)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--side", type=int, default=512, help="side of the images in pixels")
     parser.add_argument("--group", type=int, default=16, help="completions per image")
     parser.add_argument("--instances", type=int, default=4, help="most instances per completion")
     parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
-    parser.add_argument("--seed", type=int, default=0)
+    flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
-    from envs.datasets import split_name
-    from envs.executors import ExecutorConfig
-    from envs.executors.families import resolve_dtype
     from envs.workload import make_workload
+    from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
     for name in ("images", "side", "group", "instances", "peer_images"):
         if getattr(arguments, name) < 1:
             raise UserError(
                 f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
             )
-    dataset, split = split_name(arguments.dataset)
-    family = arguments.executor.partition(":")[0]
-    config = resolve_dtype(
-        ExecutorConfig.from_text(
-            arguments.executor,
-            dtype=arguments.dtype,
-            device=arguments.device,
-            multimask=arguments.multimask or ("best" if family == "onnx" else "single"),
-            cache_dtype=arguments.cache_dtype,
-            encode_batch=arguments.encode_batch,
-        )
-    )
+    name, split = benchmark_parts(arguments.benchmark)
+    config = parse_executor(arguments.executor, **arguments.executor_fields)
+    if config.family == "onnx" and "multimask" not in config.model_fields_set:
+        # Its exported graph, which is the peers' way there, knows only the best of three masks.
+        config = config.model_copy(update={"multimask": "best"})
     if arguments.threads:
         import torch
 
         torch.set_num_threads(arguments.threads)
     workload = make_workload(
-        dataset,
-        split or "train",
+        name,
+        split,
+        options=dataset_options(arguments),
         images=arguments.images,
         side=arguments.side,
         group=arguments.group,

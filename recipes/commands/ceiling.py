@@ -1,7 +1,9 @@
 """`prompter ceiling`: the ceilings of segmenters as a table, JSON and pictures of the worst.
 
-prompter ceiling --dataset aerial-buildings:train+val+test --option window=571 --executor onnx
-prompter ceiling --dataset synthetic-aerial:test --executor mobile-sam --limit 500 --out runs/ceiling
+What bounds a policy's reward is how well a frozen segmenter does with perfect prompts.
+
+    prompter ceiling --benchmark aerial-buildings:train+val+test --dataset-option window=571 --executor onnx
+    prompter ceiling --benchmark synthetic-aerial:test --executor mobile-sam,dtype=auto --limit 500
 """
 
 from __future__ import annotations
@@ -9,14 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eval.ceiling import ORACLES, measure_ceilings
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
+from recipes.commands import flags
+from recipes.commands.arguments import (
+    benchmark_parts,
+    executor_name,
+    open_benchmark,
+    opened_executors,
+    parse_executors,
+)
 
 if TYPE_CHECKING:
     from envs.sample import Sample
@@ -48,53 +57,34 @@ def _cell(summary: Mapping[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "--dataset", required=True, metavar="NAME:SPLIT", help="several splits are joined by +: test+val"
-    )
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the dataset; repeatable"
-    )
-    parser.add_argument(
-        "--executor",
-        action="append",
-        default=[],
-        metavar="FAMILY[:MODEL]",
-        help="repeatable (default: mobile-sam)",
-    )
+    flags.add_benchmark(parser, note="; several splits are joined by +, as in NAME:test+val")
+    flags.add_dataset_flags(parser)
+    flags.add_executor(parser, several=True, default="mobile-sam")
     parser.add_argument(
         "--oracle", action="append", default=[], help=f"of {', '.join(ORACLES)}; repeatable (default: all)"
     )
     parser.add_argument("--unit", choices=["object", "query"], default="object", help="what is segmented")
-    parser.add_argument("--limit", type=int, help="stop after this many units")
+    flags.add_limit(parser, "objects or questions")
     parser.add_argument(
         "--worst", type=int, default=12, help="how many of the worst to draw, by the first oracle"
     )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or auto")
-    parser.add_argument("--multimask", default="single", help="single or best")
-    parser.add_argument("--out", type=Path, help="folder for validate.json, validate.md and the pictures")
+    flags.add_out(parser, "folder for validate.json, validate.md and the pictures")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the files if asked to; 1 if a segmenter failed on anything, else 0."""
-    from envs.executors import ExecutorConfig, open_executors
-    from envs.executors.families import resolve_dtype
-
+    if arguments.benchmark is None:
+        raise UserError("Give --benchmark; `prompter ceiling --help` shows examples.")
     oracles = arguments.oracle or list(ORACLES)
     for name in oracles:
         if name not in ORACLES:
             raise UserError(f"there is no oracle {name!r}.{did_you_mean(name, ORACLES)}")
-    common = {"device": arguments.device, "dtype": arguments.dtype, "multimask": arguments.multimask}
-    texts = arguments.executor or ["mobile-sam"]
-    if len(set(texts)) < len(texts):
-        raise UserError("an --executor is given twice.")
-    configs = [resolve_dtype(ExecutorConfig.from_text(text, **common)) for text in texts]
-    samples = _open(arguments.dataset, arguments.option)
-    executors = open_executors(configs)
-    try:
+    configs = parse_executors(arguments, default="mobile-sam")
+    samples = _open(arguments)
+    with opened_executors(configs) as executors:
         result = measure_ceilings(
             samples,
-            dict(zip(texts, executors, strict=True)),
+            executors,
             oracles=oracles,
             unit=arguments.unit,
             limit=arguments.limit,
@@ -102,19 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
             pictures=arguments.out,
             progress=sys.stderr.isatty(),
         )
-    finally:
-        for executor in executors:
-            executor.close()
     result = {
-        "dataset": arguments.dataset,
-        "options": arguments.option,
-        "executors": {
-            text: config.model_dump(mode="json") for text, config in zip(texts, configs, strict=True)
-        },
+        "dataset": arguments.benchmark,
+        "options": arguments.dataset_option,
+        "executors": {executor_name(config): config.model_dump(mode="json") for config in configs},
         **result,
     }
     if not result["units"]:
-        raise UserError(f"{arguments.dataset} has no target with a mask to validate on.")
+        raise UserError(f"{arguments.benchmark} has no target with a mask to validate on.")
     table = ceiling_table(result)
     print(table)
     if arguments.out:
@@ -127,18 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _open(text: str, options: Sequence[str]) -> Iterator[Sample]:
-    """Samples of "name:split+split" with "key=value" options."""
-    from envs.datasets import open_dataset, split_name
-
-    name, splits = split_name(text)
-    if splits is None:
-        raise UserError(f"--dataset {text!r} names no split: write {name}:test, or {name}:train+test.")
-    given: dict[str, str] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"--option {option!r} is not KEY=VALUE.")
-        given[key] = value
-    sources = [open_dataset(name, split, **given) for split in splits.split("+")]
+def _open(arguments: argparse.Namespace) -> Iterator[Sample]:
+    """Samples of `--benchmark NAME:SPLIT+SPLIT`, one split after the other."""
+    name, splits = benchmark_parts(arguments.benchmark)
+    sources = [open_benchmark(arguments, f"{name}:{split}") for split in splits.split("+")]
     return (sample for source in sources for sample in source)

@@ -15,9 +15,16 @@ from pathlib import Path
 
 from prompter.errors import UserError
 from prompter.runs.config import load_config_model
-from recipes.cold_start.train import ColdStartConfig, cold_start
+from prompter.runs.config_keys import Section, config_sections
+from recipes.cold_start.config import ColdStartConfig
+from recipes.cold_start.train import cold_start
 
 TAKES_OVERRIDES = True
+
+
+def config_keys() -> list[Section]:
+    """Every key of the config, for `--help`."""
+    return config_sections(ColdStartConfig)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

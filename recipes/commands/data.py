@@ -13,6 +13,8 @@ from envs.datasets.catalog import DatasetInfo
 from envs.datasets.registry import dataset_info, known_datasets, open_dataset, split_name
 from prompter.errors import UserError
 from prompter.runs.tables import text_table
+from recipes.commands import flags
+from recipes.commands.arguments import dataset_options
 
 if TYPE_CHECKING:
     from envs.datasets.check import CheckReport
@@ -31,22 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     show = actions.add_parser("show", help="write a contact sheet of samples drawn at random")
     _add_source(show)
-    show.add_argument("--output", type=Path, help="the PNG to write (default: NAME_SPLIT.png)")
+    flags.add_out(show, "the PNG to write (default: NAME_SPLIT.png)")
     show.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
     show.add_argument("--columns", type=int, default=6, help="tiles in a row (default: 6)")
-    show.add_argument("--seed", type=int, default=0, help="which samples (default: 0)")
+    flags.add_seed(show, "the draw")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="NAME:SPLIT", help="for example earthreason:test")
-    parser.add_argument("--root", help="the set's folder, or a hub id (short for --option root=…)")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the dataset's opener; may be given several times",
-    )
+    parser.add_argument("benchmark", metavar="NAME:SPLIT", help="for example earthreason:test")
+    flags.add_dataset_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "ls":
         print(_describe(dataset_info(arguments.name)) if arguments.name else _table())
         return 0
-    name, split = _split(arguments.dataset)
-    options = _options(arguments)
+    name, split = _split(arguments.benchmark)
+    options = dataset_options(arguments)
     if arguments.action == "check":
         return _check(name, split, options, arguments.most, arguments.json)
     return _show(name, split, options, arguments)
@@ -67,18 +62,6 @@ def _split(text: str) -> tuple[str, str]:
     if split is None and known:
         raise UserError(f"say which split of {name!r}: {', '.join(f'{name}:{one}' for one in known)}.")
     return name, split if split is not None else "all"
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for text in arguments.option:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--option must be KEY=VALUE, but is {text!r}.")
-        options[key] = value
-    if arguments.root is not None:
-        options["root"] = arguments.root
-    return options
 
 
 def _table() -> str:
@@ -176,7 +159,7 @@ def _show(name: str, split: str, options: dict[str, Any], arguments: argparse.Na
     source = open_dataset(name, split, **options)
     count = min(arguments.count, len(source))
     numbers = sorted(random.Random(arguments.seed).sample(range(len(source)), count))
-    output = arguments.output or Path(f"{name.replace(':', '-')}_{split}.png")
+    output = arguments.out or Path(f"{name.replace(':', '-')}_{split}.png")
     sheet = contact_sheet([source[number] for number in numbers], columns=min(arguments.columns, count))
     write_contact_sheet(sheet, output)
     print(f"{count} of {len(source):,} samples: {output}")

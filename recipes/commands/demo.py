@@ -8,10 +8,21 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prompter.runs.config_keys import Section
 
 TAKES_OVERRIDES = True
 
 CONFIG = Path(__file__).parents[1] / "configs" / "synthetic-aerial.yaml"
+
+
+def config_keys() -> list[Section]:
+    """Every key of the config, for `--help`; the defaults are the demo's."""
+    from recipes.config import load_config, train_sections
+
+    return train_sections(load_config(CONFIG, ["run_dir=runs/demo-…"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

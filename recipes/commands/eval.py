@@ -32,42 +32,26 @@ from eval.runner import EvaluationRun, evaluate
 from prompter.errors import UserError
 from prompter.runs.memory import peak_memory_mb
 from prompter.runs.run_folder import RunFolder
-from recipes.commands.arguments import open_benchmark, opened, parse_executor, parse_options, run_identity
+from prompter.runs.values import read_options
+from recipes.commands import flags
+from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "--benchmark",
-        action="append",
-        default=[],
-        metavar="NAME:SPLIT",
-        help="see `prompter data ls`; repeatable",
-    )
+    flags.add_benchmark(parser, several=True)
     parser.add_argument(
         "--policy", help="checkpoint folder or hub id, baseline:NAME, openai:URL#MODEL, sam3:ID"
     )
-    parser.add_argument(
-        "--policy-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="dotted, as in image.side=840",
-    )
-    parser.add_argument(
-        "--executor", action="append", default=[], metavar="FAMILY[:MODEL][,KEY=VALUE…]", help="repeatable"
-    )
+    flags.add_policy_option(parser)
+    flags.add_executor(parser, several=True)
     parser.add_argument(
         "--protocol", default="strict", metavar="A,B,…", help=f"of {', '.join(PROTOCOLS)} (default: strict)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--limit", type=int, help="only the first so many samples")
-    parser.add_argument("--chunk", type=int, default=32, help="samples per batch (default: 32)")
-    parser.add_argument("--dataset-option", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--root", type=Path, help="where the dataset's files are")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out records that do not load; count them"
-    )
+    flags.add_out(parser, "run folder", required=True)
+    flags.add_limit(parser)
+    flags.add_chunk(parser)
+    flags.add_dataset_flags(parser)
     parser.add_argument("--keep-instances", action="store_true", help="store one mask per predicted instance")
     parser.add_argument("--label", help="name of the policy in leaderboards")
     parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
@@ -88,10 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"Give --{name}; `prompter eval --help` shows examples.")
     if arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
-    segmenters = [parse_executor(text) for text in arguments.executor]
+    segmenters = parse_segmenters(arguments)
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
-    options = parse_options(arguments.policy_option)
+    options = read_options(arguments.policy_option, "--policy-option")
     reports = []
     with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
         for source, text, folder in sources:

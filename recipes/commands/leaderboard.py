@@ -18,18 +18,17 @@ from envs.datasets.registry import split_name
 from eval.report.leaderboard import Row, build_board, html, markdown, published_rows
 from eval.report.published import UNSTATED, benchmarks, load_published, of_benchmark
 from eval.results import read_results
-from prompter.errors import UserError
+from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
+from recipes.commands import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("runs", nargs="*", type=Path, help="folders written by `prompter eval`")
-    parser.add_argument(
-        "--benchmark", action="append", default=[], metavar="NAME", help="boards to write; may be repeated"
-    )
-    parser.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder for the two pages")
+    flags.add_benchmark(parser, several=True, metavar="NAME[:SPLIT]", note=": a board of it, or of one split")
+    flags.add_out(parser, "folder for the two pages", default=Path("leaderboard"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,13 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
         benchmark, rows = run_rows(RunFolder.open(folder))
         ours.setdefault(benchmark, []).extend(rows)
     numbers = load_published()
-    for name in arguments.benchmark:
+    splits: dict[str, set[str]] = {}  # those asked for; none is all
+    for text in arguments.benchmark:
+        name, split = split_name(text)
         if name not in ours:
             of_benchmark(numbers, name)  # refuses an unknown name
-    wanted = list(dict.fromkeys([*ours, *arguments.benchmark])) or benchmarks(numbers)
+        splits.setdefault(name, set()).update([split] if split else [])
     boards = []
-    for name in wanted:
+    for name in dict.fromkeys([*ours, *splits]) or benchmarks(numbers):
         published = [number for number in numbers if number.benchmark == name]
+        known = {number.split for number in published}
+        asked = splits.get(name) or known
+        for split in asked - known:
+            raise UserError(f"published.csv holds no numbers of {name}:{split}.{did_you_mean(split, known)}")
+        published = [number for number in published if number.split in asked]
         boards.append(build_board(name, [*published_rows(published), *ours.get(name, [])]))
     text = markdown(boards)
     for name, content in (("leaderboard.md", text), ("leaderboard.html", html(boards))):

@@ -14,6 +14,8 @@ from typing import Any
 
 from prompter.errors import UserError
 from prompter.runs.tables import text_table
+from prompter.runs.values import read_option
+from recipes.commands import flags
 
 TOLERANCE = 1e-9
 """Totals nearer than this are alike; sums of floats may differ in their last bits."""
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=WEIGHT",
         help="a reward, or MODULE:FUNCTION, and its weight; repeatable (default: mask_iou=1)",
     )
-    parser.add_argument("--output", type=Path, help="write the scored rollouts to this new file")
+    flags.add_out(parser, "new file for the scored rollouts")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rewards.registry import build_reward
     from rewards.replay import read_rollouts
 
-    reward = build_reward(dict(_weight(text) for text in arguments.reward or ["mask_iou=1"]))
-    if arguments.output is not None and arguments.output.exists():
-        raise UserError(f"{arguments.output} exists already; name a new file with --output.")
+    reward = build_reward(dict(_weight(text) for text in arguments.reward or ["mask_iou"]))
+    if arguments.out is not None and arguments.out.exists():
+        raise UserError(f"{arguments.out} exists already; name a new file with --out.")
     scores: dict[str, list[float | None]] = defaultdict(list)
     changed = 0
 
@@ -55,22 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
         if not scores:
             raise UserError(f"{arguments.source} holds no rollouts.")
 
-    if arguments.output is None:
+    if arguments.out is None:
         for _ in score_all():
             pass
     else:
-        write_lines(arguments.output, score_all())
+        write_lines(arguments.out, score_all())
     print(_table(scores))
     print(f"changed: {changed} of {len(scores['total'])} rollouts")
     return 0
 
 
 def _weight(text: str) -> tuple[str, float]:
-    name, equals, weight = text.partition("=")
-    try:
-        return name, float(weight) if equals else 1.0
-    except ValueError:
-        raise UserError(f"--reward is written NAME=WEIGHT with a number, but got {text!r}.") from None
+    """Read NAME=WEIGHT, or NAME alone, which weighs 1."""
+    form = "NAME=WEIGHT with a number"
+    name, weight = read_option(text if "=" in text else f"{text}=1", "--reward", form=form)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise UserError(f"--reward is written {form}, but got {text!r}.")
+    return name, float(weight)
 
 
 def _files(source: Path) -> Sequence[Path]:

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompter.errors import InfrastructureError
 
+if TYPE_CHECKING:
+    from prompter.runs.config_keys import Section
+
 TAKES_OVERRIDES = True
+
+
+def config_keys() -> list[Section]:
+    """Every key of the config, for `--help`."""
+    from recipes.config import train_sections
+
+    return train_sections()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets import may_open, open_dataset
+from envs.datasets import may_open
 from eval.bootstrap import Difference
 from eval.metrics import STRICT, compare, score_file
 from eval.report.run_page import ReportInput, write_report
@@ -24,8 +24,7 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
     """
     config = TrainConfig.model_validate(folder.read_config())
     dataset = config.eval.dataset or config.dataset.name
-    options = config.dataset.options if config.eval.options is None else config.eval.options
-    held_out = open_dataset(dataset, config.eval.split, **options) if may_open(dataset, trust) else None
+    held_out = config.open_held_out() if may_open(dataset, trust) else None
     references = {
         name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
         for name in config.eval.references

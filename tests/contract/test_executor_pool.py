@@ -16,9 +16,10 @@ from envs.executors.base import ExecutorFailure, Segmentation
 from envs.executors.config import ExecutorConfig
 from envs.executors.families import build_segmenter
 from envs.executors.serving.local import LocalExecutor
-from envs.executors.serving.pool import ExecutorPoolDead, RayExecutor, SegmenterWorker, rendezvous_order
+from envs.executors.serving.pool import RayExecutor, SegmenterWorker, rendezvous_order
 from envs.sample import RGB
 from prompter.errors import UserError
+from prompter.runs.actors import PoolDead
 from prompter.types import Instance, PromptSet
 
 GROUP = 3
@@ -86,7 +87,7 @@ def assert_same(results: list, expected: list) -> None:
 
 def kill(pool: RayExecutor, *slots: int) -> None:
     for slot in slots:
-        pid = pool.actor_pids()[slot]
+        pid = pool.process_ids()[slot]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
@@ -137,16 +138,16 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[RayExe
     time.sleep(0.3)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not future.done():  # as soon as one runs, it is killed
-        for pid in pool.actor_pids():
+        for pid in pool.process_ids():
             if pid is not None:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
         time.sleep(0.05)
-    with pytest.raises(ExecutorPoolDead, match=r"2 actors .* 2 restarts are used up"):
+    with pytest.raises(PoolDead, match=r"2 actors .* 2 restarts are used up"):
         future.result(1)
-    with pytest.raises(ExecutorPoolDead):
+    with pytest.raises(PoolDead):
         pool.segment(images, prompts)
 
 

@@ -19,8 +19,9 @@ from PIL import Image, ImageDraw
 from envs.executors.base import Embedding, ExecutorFailure, Segmentation, Segmenter
 from envs.executors.config import ExecutorConfig
 from envs.executors.families import build_segmenter
-from envs.executors.families.onnx import FoldedOnnxSegmenter, OnnxSegmenter
+from envs.executors.families.onnx import GraphDecoder
 from envs.executors.families.reference import reference_predictor
+from envs.executors.families.sam2 import Sam2Prompts
 from envs.masks import iou
 from envs.sample import RGB, content_hash
 from prompter.errors import UserError
@@ -348,9 +349,9 @@ def test_equals_the_published_predictor(subject: Subject, size: tuple[int, int])
 def test_an_onnx_decoder_runs_as_it_is_too(subject: Subject) -> None:
     if subject.name != "onnx":
         pytest.skip("for family onnx")
-    assert isinstance(subject.segmenter, FoldedOnnxSegmenter)  # the weights were read, and checked
+    assert isinstance(subject.segmenter.decoder, Sam2Prompts)  # the weights were read, and checked
     graph = build_segmenter(subject.config.model_copy(update={"onnx_decoder": "graph"}))
-    assert isinstance(graph, OnnxSegmenter)
+    assert isinstance(graph.decoder, GraphDecoder)
     best = build_segmenter(subject.config.model_copy(update={"multimask": "best"}))
     embedding, prompt_set = *subject.embed(scene(200, 120)), prompt_sets(200, 120)[3]
     ours, theirs = (e.decode([embedding], [prompt_set], keep_logits=True)[0] for e in (best, graph))

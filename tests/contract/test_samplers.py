@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,14 +179,11 @@ def test_more_prompts_than_an_engine_takes_on_at_once(
     assert [group[:1] for group in groups] == ids(samplers["vllm"].sample(requests, few))
 
 
-def test_token_id_prompts_give_what_chats_give(sampler: TokenSampler, world: World) -> None:
-    prompts = [sampler.prompt_ids(request) for request in world.requests]
-    images = [request.image for request in world.requests]
-    groups = sampler.generate_ids(prompts, images, SETTINGS)
-    assert ids(groups) == ids(sampler.sample(world.requests, SETTINGS))
-    too_many = [[*prompts[0], sampler.pad_id], *prompts[1:]]
-    with pytest.raises(ValueError, match="prompt 0 holds runs of"):
-        sampler.generate_ids(too_many, images, SETTINGS)
+def test_a_chat_that_shows_its_image_twice_is_refused(sampler: TokenSampler, world: World) -> None:
+    system, user = world.requests[0].messages
+    twice = replace(world.requests[0], messages=[system, user, user])
+    with pytest.raises(ValueError, match="each of 1 images, but the prompt has 2"):
+        sampler.sample([*world.requests, twice], SETTINGS)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -260,6 +258,20 @@ def test_the_pool_ships_each_image_once_a_call(samplers: dict[str, TokenSampler]
     before = pool.shipped_images
     pool.sample(world.requests, SETTINGS)
     assert pool.shipped_images - before == 3, "five requests show three images"
+
+
+def test_the_pool_tells_images_apart_by_their_keys_where_they_have_one(
+    samplers: dict[str, TokenSampler], world: World
+) -> None:
+    pool: Any = samplers["ray"]
+    keyed = [replace(request, image_key=str(i % 3)) for i, request in enumerate(world.requests)]
+    before = pool.shipped_images
+    groups = pool.sample(keyed, SETTINGS)
+    assert pool.shipped_images - before == 3
+    assert ids(groups) == ids(pool.sample(world.requests, SETTINGS))
+    before = pool.shipped_images
+    pool.sample([replace(request, image_key=str(i)) for i, request in enumerate(keyed)], SETTINGS)
+    assert pool.shipped_images - before == 5, "pixels are not compared then"
 
 
 def test_a_killed_engine_is_replaced_and_its_prompts_are_sampled_again(

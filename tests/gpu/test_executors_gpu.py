@@ -15,10 +15,10 @@ import torch
 
 from envs.executors.base import Segmentation
 from envs.executors.config import ExecutorConfig
-from envs.executors.decoding.package_prompts import FoldedSegmenter
+from envs.executors.decoding.promptable import PromptableSegmenter
 from envs.executors.families import build_segmenter
-from envs.executors.families.sam import PREPROCESSING, SamSegmenter
-from envs.executors.families.sam2 import Sam2Segmenter
+from envs.executors.families.sam import compose_sam
+from envs.executors.families.sam2 import compose_sam2
 from envs.executors.serving.local import LocalExecutor
 from envs.masks import iou
 from envs.sample import RGB
@@ -59,19 +59,17 @@ def test_masks_agree_with_the_cpu(save: Callable[[Path], ExecutorConfig], tmp_pa
         assert iou(one.mask, other.mask) > 0.99
 
 
-def sam_vit_h(config: ExecutorConfig) -> FoldedSegmenter:
+def sam_vit_h(config: ExecutorConfig) -> PromptableSegmenter:
     from segment_anything import sam_model_registry
 
     sam = sam_model_registry["vit_h"]()
-    return SamSegmenter(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, config, PREPROCESSING)
+    return compose_sam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, config, "random")
 
 
-def sam2_large(config: ExecutorConfig) -> FoldedSegmenter:
+def sam2_large(config: ExecutorConfig) -> PromptableSegmenter:
     from sam2.build_sam import build_sam2
 
-    return Sam2Segmenter(
-        build_sam2("configs/sam2.1/sam2.1_hiera_l.yaml", device="cpu"), config, PREPROCESSING
-    )
+    return compose_sam2(build_sam2("configs/sam2.1/sam2.1_hiera_l.yaml", device="cpu"), config, "random")
 
 
 def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
@@ -87,7 +85,7 @@ def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 @pytest.mark.parametrize("build", [sam_vit_h, sam2_large])
-def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], FoldedSegmenter]) -> None:
+def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], PromptableSegmenter]) -> None:
     """SAM ViT-H and SAM 2.1 large, random weights, bfloat16: images/s, masks/s, share of the limit."""
     batch, group, side = 8, 16, 512
     config = ExecutorConfig(device="cuda", dtype="bfloat16", encode_batch=batch)

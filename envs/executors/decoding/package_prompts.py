@@ -1,4 +1,4 @@
-"""Executors whose prompts run through `SamDecoder`: SAM, MobileSAM and the `sam2` package."""
+"""Prompts through the packages' own prompt encoders and `SamDecoder`: SAM, MobileSAM, the `sam2` package."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from torch import Tensor
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.decoding.folded_attention import ImageSide
-from envs.executors.decoding.promptable import PromptableSegmenter, freeze, point_arrays, resolve_device
+from envs.executors.decoding.promptable import PromptDecoder, freeze, point_arrays, resolve_device
 from envs.executors.decoding.sam_decoder import SamDecoder
 from prompter.types import Instance
 
 
-class FoldedSegmenter(PromptableSegmenter):
-    """Base of executors with SAM's or SAM 2's own prompt encoder and mask decoder.
+class PackagePrompts(PromptDecoder):
+    """A decoder with SAM's or SAM 2's own prompt encoder and mask decoder; what tells them apart is theirs.
 
     Args:
         prompt_encoder, mask_decoder: the package's modules.
-        config: device, dtype, multimask policy, threshold and batch size are read.
-        identity: the fingerprint under which embeddings are kept.
+        config: device, dtype and multimask policy are read.
     """
 
     thread_safe = True
 
-    def __init__(self, prompt_encoder: Any, mask_decoder: Any, config: ExecutorConfig, identity: str) -> None:
-        super().__init__(identity, resolve_device(config.device), config.mask_threshold)
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.encode_batch = config.encode_batch
+    def __init__(self, prompt_encoder: Any, mask_decoder: Any, config: ExecutorConfig) -> None:
+        self.device, self.dtype = resolve_device(config.device), getattr(torch, config.dtype)
         # Positions are encoded in float32 whatever the model's type: bfloat16's 8 bits hold no 1,024 pixels.
         self.prompt_encoder: Any = freeze(prompt_encoder).to(self.device)
         self.mask_decoder: Any = freeze(mask_decoder).to(self.device, self.dtype)
-        self.decoder = SamDecoder(self.prompt_encoder, self.mask_decoder, config.multimask)
-        height, width = self.decoder.grid
+        self.modules = (self.prompt_encoder, self.mask_decoder)
+        self.side = int(prompt_encoder.input_image_size[0])
+        self.sam_decoder = SamDecoder(self.prompt_encoder, self.mask_decoder, config.multimask)
+        height, width = self.sam_decoder.grid
         self.low_res = (4 * height, 4 * width)
 
     @abstractmethod
@@ -71,7 +70,7 @@ class FoldedSegmenter(PromptableSegmenter):
         instances: Sequence[Instance],
         mask_prompts: Sequence[NDArray[np.float32] | None],
     ) -> tuple[Tensor, Tensor]:
-        """See `PromptableSegmenter.decode_image`."""
+        """See `PromptDecoder.decode_image`."""
         logits = torch.empty((len(instances), *self.low_res), device=self.device)
         ious = torch.empty(len(instances), device=self.device)
         # A padding token would change the attention, so only prompts of equally many tokens share a batch.
@@ -98,10 +97,10 @@ class FoldedSegmenter(PromptableSegmenter):
             side = self.image_side(embedding)
             for members in buckets.values():
                 rows = [index for index, _ in members]
-                logits[rows], ious[rows] = self.decoder.decode(side, torch.stack([t for _, t in members]))
+                logits[rows], ious[rows] = self.sam_decoder.decode(side, torch.stack([t for _, t in members]))
         return logits, ious
 
     def choose(self, low_res: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
         """The mask that the policy reads among a package decoder's [1, K, h, w] and [1, K], as float32."""
-        chosen = int(ious[0].argmax()) if self.decoder.multimask == "best" else 0
+        chosen = int(ious[0].argmax()) if self.sam_decoder.multimask == "best" else 0
         return low_res[0, chosen].float(), ious[0, chosen].float()

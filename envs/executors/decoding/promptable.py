@@ -1,24 +1,26 @@
-"""What all segmenters of the SAM family share: ragged batches, deduplication, masks, failures.
+"""A segmenter of the SAM family is an image encoder and a prompt decoder.
 
-A family gives `encode`, the geometry of its logits, and `decode_image`: the low-resolution logits of
-several instances on one image. Everything a prompt set goes through on either side of that is here.
+An `ImageEncoder` turns images into embeddings, a `PromptDecoder` one embedding and several instances into
+low-resolution logits; a family is a file that builds one of each. `PromptableSegmenter` puts them together
+and holds what a prompt set goes through on either side: ragged batches, deduplication, masks, failures.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.executors.base import SERVING_ERRORS, Embedding, ExecutorFailure, Segmentation, Segmenter
 from envs.executors.decoding.threads import parallel_map
 from envs.executors.decoding.upsample import mask_upsampler
 from envs.masks import Mask
+from envs.sample import RGB
 from prompter.types import Instance, PromptSet
 
 FULL_MASK_BYTES = 256_000_000
@@ -43,22 +45,33 @@ class Geometry:
     used_hw: tuple[int, int]
 
 
-class PromptableSegmenter(Segmenter):
-    """Base of the SAM family. See `Segmenter` for the contract.
+class ImageEncoder(ABC):
+    """Images to embeddings, `batch` at a time. `modules` are its parts with weights, frozen."""
 
-    Args:
-        fingerprint: identifies weights and preprocessing.
-        device: where decoding runs.
-        mask_threshold: a pixel is foreground where its logit is greater.
+    batch = 1
+    modules: tuple[nn.Module, ...] = ()
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `Segmenter.encode`."""
+        parts = (images[start : start + self.batch] for start in range(0, len(images), self.batch))
+        return [embedding for part in parts for embedding in self.encode_batch(part)]
+
+    @abstractmethod
+    def encode_batch(self, images: Sequence[RGB]) -> list[Embedding]:
+        """Embeddings of 1 to `batch` images ([height, width, 3] uint8 RGB, any sizes), in order."""
+
+
+class PromptDecoder(ABC):
+    """An embedding and instances to low-resolution logits.
+
+    `device` is where it computes, `modules` are its parts with weights, frozen; `thread_safe` says whether
+    `decode_image` may run in several threads at once.
     """
 
-    # Whether `decode_image` may run in several threads at once.
+    device: torch.device
+    modules: tuple[nn.Module, ...] = ()
     thread_safe = False
-
-    def __init__(self, fingerprint: str, device: torch.device, mask_threshold: float) -> None:
-        self.fingerprint = fingerprint
-        self.device = device
-        self.mask_threshold = mask_threshold
 
     @abstractmethod
     def geometry(self, embedding: Embedding) -> Geometry:
@@ -81,6 +94,28 @@ class PromptableSegmenter(Segmenter):
         Returns:
             float32 logits [instances, h, w] and predicted IoU [instances], on any device.
         """
+
+
+class PromptableSegmenter(Segmenter):
+    """An image encoder and a prompt decoder behind the contract of `Segmenter`.
+
+    Args:
+        encoder, decoder: the two, made for each other: the decoder reads the encoder's embeddings.
+        fingerprint: identifies the encoder's weights and preprocessing.
+        mask_threshold: a pixel is foreground where its logit is greater.
+    """
+
+    def __init__(
+        self, encoder: ImageEncoder, decoder: PromptDecoder, *, fingerprint: str, mask_threshold: float
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.fingerprint, self.mask_threshold = fingerprint, mask_threshold
+        self.device = decoder.device
+        self.modules = nn.ModuleList([*encoder.modules, *decoder.modules])
+
+    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `Segmenter.encode`."""
+        return self.encoder.encode(images)
 
     def decode(
         self,
@@ -109,7 +144,7 @@ class PromptableSegmenter(Segmenter):
         # The most work first, so that threads end together.
         images = sorted(groups.values(), key=lambda indices: -sum(len(prompts[i]) for i in indices))
         many = len(images) >= IMAGES_PER_THREAD * torch.get_num_threads()
-        if self.thread_safe and self.device.type == "cpu" and many:
+        if self.decoder.thread_safe and self.device.type == "cpu" and many:
             decoded = parallel_map(decode_group, images)
         else:
             decoded = [decode_group(indices) for indices in images]
@@ -168,7 +203,7 @@ class PromptableSegmenter(Segmenter):
         width, height = embedding.image_wh
         if not instances:
             return [_empty_segmentation((height, width), keep) for _ in sets]
-        logits, ious = self.decode_image(embedding, instances, masks)
+        logits, ious = self.decoder.decode_image(embedding, instances, masks)
         return self._assemble(embedding, rows, logits, ious, keep)
 
     def _assemble(
@@ -181,7 +216,7 @@ class PromptableSegmenter(Segmenter):
     ) -> list[Segmentation | ExecutorFailure]:
         """Unite the masks of each prompt set; `rows` holds its instances' places in `logits`."""
         width, height = embedding.image_wh
-        geometry = self.geometry(embedding)
+        geometry = self.decoder.geometry(embedding)
         upsampler = mask_upsampler(
             geometry.low_hw, geometry.padded_hw, geometry.used_hw, (height, width), logits.device
         )
@@ -260,6 +295,6 @@ def faster_dtype(device: str) -> str:
     return "bfloat16" if native else "float32"
 
 
-def freeze(module: torch.nn.Module) -> torch.nn.Module:
+def freeze(module: nn.Module) -> nn.Module:
     """Put a module into eval mode without any parameter that requires grad; returns it."""
     return module.eval().requires_grad_(False)

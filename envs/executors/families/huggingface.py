@@ -23,13 +23,14 @@ from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.decoding.promptable import (
     Geometry,
+    ImageEncoder,
     PromptableSegmenter,
+    PromptDecoder,
     freeze,
     point_arrays,
     resolve_device,
 )
-from envs.executors.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD, squash
-from envs.executors.families.sam import preprocess, resized_hw
+from envs.executors.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD, pad, resized_hw, squash
 from envs.executors.families.weights import fingerprint, local_path
 from envs.sample import RGB
 from prompter.errors import UserError, did_you_mean
@@ -73,47 +74,40 @@ PROMPTS_PER_CALL = 16
 """The ports hold several copies of the image's features per prompt."""
 
 
-class HuggingFaceSegmenter(PromptableSegmenter):
-    """A port of `transformers` behind the executor's contract.
+class PortEncoder(ImageEncoder):
+    """A port's image encoder, in the config's type.
+
+    Embeddings have the float32 tensors "level0", "level1", …, the image embedding last, on the device.
 
     Args:
         model: one of the classes named in `PORTS`.
         port: what distinguishes it.
-        config: device, dtype, multimask policy, threshold and batch size are read.
-        identity: the fingerprint under which embeddings are kept.
+        config: device, dtype and batch size are read.
     """
 
-    def __init__(self, model: Any, port: Port, config: ExecutorConfig, identity: str) -> None:
-        super().__init__(identity, resolve_device(config.device), config.mask_threshold)
+    def __init__(self, model: Any, port: Port, config: ExecutorConfig) -> None:
+        self.device, self.dtype = resolve_device(config.device), getattr(torch, config.dtype)
+        self.batch = config.encode_batch
         self.model: Any = freeze(model).to(self.device)
-        self.port = port
-        self.best = config.multimask == "best"
-        self.encode_batch = config.encode_batch
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.model.vision_encoder.to(self.dtype)
-        settings = model.config.vision_config if port.pads else model.config.prompt_encoder_config
-        self.side = int(settings.image_size)
-        grid = self.side // int(settings.patch_size)
-        self.low_res = (4 * grid, 4 * grid)
+        self.modules = (self.model,)
+        self.port, self.side = port, input_side(model, port)
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Segmenter.encode`. Tensors "level0", "level1", …, float32, the image embedding last."""
+    def encode_batch(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `ImageEncoder.encode_batch`."""
+        batch = torch.stack([self._preprocess(image) for image in images]).to(self.device, self.dtype)
+        levels = self._features(batch)
         embeddings = []
-        for start in range(0, len(images), self.encode_batch):
-            part = images[start : start + self.encode_batch]
-            batch = torch.stack([self._preprocess(image) for image in part]).to(self.device, self.dtype)
-            levels = self._features(batch)
-            for i, image in enumerate(part):
-                wh = (image.shape[1], image.shape[0])
-                used_hw = resized_hw(wh, self.side) if self.port.pads else (self.side, self.side)
-                tensors = {f"level{n}": level[i].float().contiguous() for n, level in enumerate(levels)}
-                embeddings.append(Embedding(tensors, wh, used_hw))
+        for i, image in enumerate(images):
+            wh = (image.shape[1], image.shape[0])
+            used = resized_hw(wh, self.side) if self.port.pads else (self.side, self.side)
+            tensors = {f"level{n}": level[i].float().contiguous() for n, level in enumerate(levels)}
+            embeddings.append(Embedding(tensors, wh, used))
         return embeddings
 
     def _preprocess(self, image: RGB) -> Tensor:
         if self.port.pads:
-            return preprocess(image, self.side)
+            return pad(image, self.side)
         return squash(image, self.side, self.device, self.port.mean, self.port.std)
 
     def _features(self, batch: Tensor) -> list[Tensor]:
@@ -133,6 +127,23 @@ class HuggingFaceSegmenter(PromptableSegmenter):
         levels[-1] = levels[-1] + self.model.no_memory_embedding.view(1, -1, 1, 1)
         return levels
 
+
+class PortDecoder(PromptDecoder):
+    """A port's own forward pass from an embedding on, in float32.
+
+    Args:
+        model: one of the classes named in `PORTS`.
+        port: what distinguishes it.
+        config: device and multimask policy are read.
+    """
+
+    def __init__(self, model: Any, port: Port, config: ExecutorConfig) -> None:
+        self.device, self.best = resolve_device(config.device), config.multimask == "best"
+        self.model: Any = freeze(model).to(self.device)
+        self.port, self.side = port, input_side(model, port)
+        grid = self.side // int(_settings(model, port).patch_size)
+        self.low_res = (4 * grid, 4 * grid)
+
     def geometry(self, embedding: Embedding) -> Geometry:
         """SAM's logits cover the padded input; the others' are resized to the image in one step."""
         if self.port.pads:
@@ -146,7 +157,7 @@ class HuggingFaceSegmenter(PromptableSegmenter):
         instances: Sequence[Instance],
         mask_prompts: Sequence[NDArray[np.float32] | None],
     ) -> tuple[Tensor, Tensor]:
-        """See `PromptableSegmenter.decode_image`."""
+        """See `PromptDecoder.decode_image`."""
         logits = torch.empty((len(instances), *self.low_res), device=self.device)
         ious = torch.empty(len(instances), device=self.device)
         inputs = self._decoder_inputs(embedding)
@@ -205,7 +216,17 @@ class HuggingFaceSegmenter(PromptableSegmenter):
         return masks[rows, chosen], scores[rows, chosen]
 
 
-def build_huggingface(config: ExecutorConfig) -> HuggingFaceSegmenter:
+def _settings(model: Any, port: Port) -> Any:
+    """The part of a port's config that says how large its input and its patches are."""
+    return model.config.vision_config if port.pads else model.config.prompt_encoder_config
+
+
+def input_side(model: Any, port: Port) -> int:
+    """Side of a port's square input, in pixels."""
+    return int(_settings(model, port).image_size)
+
+
+def build_huggingface(config: ExecutorConfig) -> PromptableSegmenter:
     """Build a port from a folder or hub repository in `save_pretrained` format.
 
     Raises:
@@ -244,4 +265,9 @@ def build_huggingface(config: ExecutorConfig) -> HuggingFaceSegmenter:
         raise UserError(
             f"{path} does not hold all weights of {port.model_class}: {name} is missing or differs."
         )
-    return HuggingFaceSegmenter(model, port, config, fingerprint(config, path, preprocessing=PREPROCESSING))
+    return PromptableSegmenter(
+        PortEncoder(model, port, config),
+        PortDecoder(model, port, config),
+        fingerprint=fingerprint(config, path, preprocessing=PREPROCESSING),
+        mask_threshold=config.mask_threshold,
+    )

@@ -13,7 +13,9 @@ import torch
 
 from envs.assets import fetch_package_file
 from envs.executors.config import ExecutorConfig
-from envs.executors.families.sam import PREPROCESSING, SamSegmenter, build_prompt_modules
+from envs.executors.decoding.promptable import PromptableSegmenter
+from envs.executors.families.preprocessing import PADDING
+from envs.executors.families.sam import build_prompt_modules, compose_sam
 from envs.executors.families.tiny_vit import TinyViT
 from envs.executors.families.weights import fingerprint, load_state_dict, load_strictly, local_path
 
@@ -42,7 +44,7 @@ def build_modules() -> torch.nn.ModuleDict:
     )
 
 
-def build_mobile_sam(config: ExecutorConfig) -> SamSegmenter:
+def build_mobile_sam(config: ExecutorConfig) -> PromptableSegmenter:
     """Build MobileSAM from its checkpoint (.pt).
 
     Raises:
@@ -51,8 +53,8 @@ def build_mobile_sam(config: ExecutorConfig) -> SamSegmenter:
     path = fetch_weights() if config.model is None else local_path(config, "a MobileSAM checkpoint (.pt)")
     modules = build_modules()
     load_strictly(modules, load_state_dict(path), path, "MobileSAM")
-    identity = fingerprint(config, path, preprocessing=PREPROCESSING)
+    identity = fingerprint(config, path, preprocessing=PADDING)
     encoder = modules["image_encoder"]
     assert isinstance(encoder, TinyViT)
     encoder.eval().fold()
-    return SamSegmenter(encoder, modules["prompt_encoder"], modules["mask_decoder"], config, identity)
+    return compose_sam(encoder, modules["prompt_encoder"], modules["mask_decoder"], config, identity)

@@ -27,9 +27,16 @@ from torch import Tensor
 from envs.assets import fetch_package_files
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
-from envs.executors.decoding.promptable import Geometry, PromptableSegmenter, point_arrays, resolve_device
+from envs.executors.decoding.promptable import (
+    Geometry,
+    ImageEncoder,
+    PromptableSegmenter,
+    PromptDecoder,
+    point_arrays,
+    resolve_device,
+)
 from envs.executors.families.onnx_decoder import read_decoder
-from envs.executors.families.preprocessing import PREPROCESSING, squash, squashed_points
+from envs.executors.families.preprocessing import SQUASHING, squash, squashed_points
 from envs.executors.families.sam2 import Sam2Prompts
 from envs.executors.families.weights import fingerprint, local_path
 from envs.sample import RGB
@@ -60,8 +67,8 @@ def fetch_model() -> tuple[Path, Path]:
     return files[ENCODER_FILE], files[DECODER_FILE]
 
 
-class OnnxEncoder:
-    """The encoder file: images to embeddings with the tensors "image", "coarse" and "fine", float32."""
+class OnnxEncoder(ImageEncoder):
+    """The encoder file, one image a call: embeddings with the tensors of `ENCODER_OUTPUTS`, float32."""
 
     def __init__(self, path: Path, config: ExecutorConfig) -> None:
         self._session = open_session(path, config)
@@ -69,41 +76,35 @@ class OnnxEncoder:
         image = self._session.get_inputs()[0]
         self._input, self.side = image.name, int(image.shape[-1])
 
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Segmenter.encode`; one image a call, as the file is fixed to."""
-        embeddings = []
-        for image in images:
-            pixels = squash(image, self.side, torch.device("cpu"))[None].numpy()
-            values = self._session.run(list(ENCODER_OUTPUTS), {self._input: pixels})
-            named = zip(ENCODER_OUTPUTS.values(), values, strict=True)
-            tensors = {name: torch.from_numpy(value[0]) for name, value in named}
-            embeddings.append(Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side)))
-        return embeddings
+    def encode_batch(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `ImageEncoder.encode_batch`."""
+        (image,) = images
+        pixels = squash(image, self.side, torch.device("cpu"))[None].numpy()
+        values = self._session.run(list(ENCODER_OUTPUTS), {self._input: pixels})
+        named = zip(ENCODER_OUTPUTS.values(), values, strict=True)
+        tensors = {name: torch.from_numpy(value[0]) for name, value in named}
+        return [Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side))]
 
 
-class OnnxSegmenter(PromptableSegmenter):
-    """Encoder and decoder files as they are: one prompt a call, the best of three masks.
+class GraphDecoder(PromptDecoder):
+    """The decoder file as it is: one prompt a call, the best of three masks.
 
     Args:
-        encoder: the encoder file, opened.
-        decoder: the decoder file.
-        config: device, threads and threshold are read; onnxruntime decides the arithmetic.
-        identity: the fingerprint under which embeddings are kept.
+        path: the decoder file.
+        side: of the encoder's square input, in pixels.
+        config: device and threads are read; onnxruntime decides the arithmetic.
     """
 
-    def __init__(self, encoder: OnnxEncoder, decoder: Path, config: ExecutorConfig, identity: str) -> None:
-        # Embeddings and masks pass through host memory, whatever onnxruntime computes on.
-        super().__init__(identity, torch.device("cpu"), config.mask_threshold)
-        self.encoder = encoder
-        self._decoder = open_session(decoder, config)
-        _require(decoder, "input", self._decoder.get_inputs(), DECODER_INPUTS)
-        _require(decoder, "output", self._decoder.get_outputs(), DECODER_OUTPUTS)
-        mask = next(item for item in self._decoder.get_inputs() if item.name == "mask_input")
-        self.low_res = (int(mask.shape[-2]), int(mask.shape[-1]))
+    # Embeddings and masks pass through host memory, whatever onnxruntime computes on.
+    device = torch.device("cpu")
 
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `OnnxEncoder.encode`."""
-        return self.encoder.encode(images)
+    def __init__(self, path: Path, side: int, config: ExecutorConfig) -> None:
+        self.side = side
+        self._session = open_session(path, config)
+        _require(path, "input", self._session.get_inputs(), DECODER_INPUTS)
+        _require(path, "output", self._session.get_outputs(), DECODER_OUTPUTS)
+        mask = next(item for item in self._session.get_inputs() if item.name == "mask_input")
+        self.low_res = (int(mask.shape[-2]), int(mask.shape[-1]))
 
     def geometry(self, embedding: Embedding) -> Geometry:
         """Logits are resized to the image in one step."""
@@ -115,7 +116,7 @@ class OnnxSegmenter(PromptableSegmenter):
         instances: Sequence[Instance],
         mask_prompts: Sequence[NDArray[np.float32] | None],
     ) -> tuple[Tensor, Tensor]:
-        """See `PromptableSegmenter.decode_image`."""
+        """See `PromptDecoder.decode_image`."""
         features = {
             name: embedding.tensors[tensor].float().cpu().numpy()[None]
             for name, tensor in ENCODER_OUTPUTS.items()
@@ -134,41 +135,15 @@ class OnnxSegmenter(PromptableSegmenter):
                 )
             inputs: dict[str, Any] = {
                 **features,
-                "point_coords": np.array([squashed_points(points, embedding, self.encoder.side)], np.float32),
+                "point_coords": np.array([squashed_points(points, embedding, self.side)], np.float32),
                 "point_labels": np.array([labels], np.float32),
                 "mask_input": given[None, None],
                 "has_mask_input": np.array([mask is not None], np.float32),
             }
-            masks, scores = self._decoder.run(list(DECODER_OUTPUTS), inputs)
+            masks, scores = self._session.run(list(DECODER_OUTPUTS), inputs)
             best = int(np.argmax(scores[0]))
             logits[index], ious[index] = torch.from_numpy(masks[0, best]), float(scores[0, best])
         return logits, ious
-
-
-class FoldedOnnxSegmenter(Sam2Prompts):
-    """The encoder file, and the decoder file's weights in `SamDecoder`.
-
-    Args:
-        encoder: the encoder file, opened.
-        prompt_encoder, mask_decoder: from `read_decoder`.
-        config: see `FoldedSegmenter`; `dtype` applies to the decoder.
-        identity: the fingerprint under which embeddings are kept.
-    """
-
-    def __init__(
-        self,
-        encoder: OnnxEncoder,
-        prompt_encoder: Any,
-        mask_decoder: Any,
-        config: ExecutorConfig,
-        identity: str,
-    ) -> None:
-        super().__init__(prompt_encoder, mask_decoder, config, identity)
-        self.encoder, self.side = encoder, encoder.side
-
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `OnnxEncoder.encode`."""
-        return self.encoder.encode(images)
 
 
 def open_session(path: Path, config: ExecutorConfig) -> Any:
@@ -210,20 +185,20 @@ def _find_part(folder: Path, part: str) -> Path:
     return files[0]
 
 
-def agrees_with_graph(graph: OnnxSegmenter, modules: tuple[Any, Any], config: ExecutorConfig) -> bool:
+def agrees_with_graph(graph: GraphDecoder, modules: tuple[Any, Any], config: ExecutorConfig) -> bool:
     """Whether modules with weights read from a decoder compute what its graph does, on a made-up image."""
     best = config.model_copy(update={"multimask": "best", "dtype": "float32", "device": "cpu"})
-    folded = FoldedOnnxSegmenter(graph.encoder, *modules, best, graph.fingerprint)
+    weights = Sam2Prompts(*modules, best)
     generator = torch.Generator().manual_seed(0)
-    grid = folded.side // 16
+    grid = weights.side // 16
     shapes = {
         "image": (256, grid, grid),
         "coarse": (64, 2 * grid, 2 * grid),
         "fine": (32, 4 * grid, 4 * grid),
     }
     tensors = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
-    made_up = Embedding(tensors, (folded.side, folded.side), (folded.side, folded.side))
-    third = folded.side / 3
+    made_up = Embedding(tensors, (weights.side, weights.side), (weights.side, weights.side))
+    third = weights.side / 3
     instances = [
         Instance(box=(third, third, 2 * third, 2 * third)),
         Instance(positive_points=((third, third),), negative_points=((2 * third, third),)),
@@ -231,7 +206,7 @@ def agrees_with_graph(graph: OnnxSegmenter, modules: tuple[Any, Any], config: Ex
     mask = np.linspace(-9, 9, grid * grid * 16, dtype=np.float32).reshape(graph.low_res)
     for mask_prompts in ([None, None], [mask, mask]):
         wanted, wanted_ious = graph.decode_image(made_up, instances, mask_prompts)
-        logits, ious = folded.decode_image(made_up, instances, mask_prompts)
+        logits, ious = weights.decode_image(made_up, instances, mask_prompts)
         if float((logits.clamp(-32, 32) - wanted).abs().max()) > AGREEMENT:
             return False
         if float((ious - wanted_ious).abs().max()) > AGREEMENT:
@@ -239,7 +214,7 @@ def agrees_with_graph(graph: OnnxSegmenter, modules: tuple[Any, Any], config: Ex
     return True
 
 
-def build_onnx(config: ExecutorConfig) -> OnnxSegmenter | FoldedOnnxSegmenter:
+def build_onnx(config: ExecutorConfig) -> PromptableSegmenter:
     """Build SAM 2 from an ONNX pair.
 
     Raises:
@@ -254,12 +229,13 @@ def build_onnx(config: ExecutorConfig) -> OnnxSegmenter | FoldedOnnxSegmenter:
         encoder_path, decoder_path = _find_part(folder, "encoder"), _find_part(folder, "decoder")
     # The encoder computes in the file's own type, whatever the decoder does.
     identity = fingerprint(
-        config.model_copy(update={"dtype": "float32"}), encoder_path, preprocessing=PREPROCESSING
+        config.model_copy(update={"dtype": "float32"}), encoder_path, preprocessing=SQUASHING
     )
     encoder = OnnxEncoder(encoder_path, config)
-    graph = OnnxSegmenter(encoder, decoder_path, config, identity)
+    graph = GraphDecoder(decoder_path, encoder.side, config)
+    decoder: PromptDecoder = graph
     if config.onnx_decoder == "weights":
         modules = read_decoder(decoder_path, encoder.side)
         if modules is not None and agrees_with_graph(graph, modules, config):
-            return FoldedOnnxSegmenter(encoder, *modules, config, identity)
-    return graph
+            decoder = Sam2Prompts(*modules, config)
+    return PromptableSegmenter(encoder, decoder, fingerprint=identity, mask_threshold=config.mask_threshold)

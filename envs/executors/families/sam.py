@@ -3,7 +3,7 @@
 Kirillov et al., "Segment Anything" (arXiv 2304.02643). `model` is a `.pth` checkpoint in the
 package's format ("owner/name:file.pth" on a hub); its architecture is read off its tensors, so that
 fine-tuned and smaller variants load as well. MobileSAM has the same shape with another image encoder
-and uses `SamSegmenter` too.
+and is put together by `compose_sam` too.
 """
 
 from __future__ import annotations
@@ -12,36 +12,33 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor
 
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.decoding.folded_attention import ImageSide
-from envs.executors.decoding.package_prompts import FoldedSegmenter
-from envs.executors.decoding.promptable import Geometry, freeze, point_arrays
+from envs.executors.decoding.package_prompts import PackagePrompts
+from envs.executors.decoding.promptable import (
+    Geometry,
+    ImageEncoder,
+    PromptableSegmenter,
+    freeze,
+    point_arrays,
+    resolve_device,
+)
+from envs.executors.families.preprocessing import PADDING, SAM_SIDE, pad, resized_hw
 from envs.executors.families.weights import fingerprint, load_state_dict, load_strictly, local_path
 from envs.sample import RGB
 from prompter.errors import UserError
 from prompter.types import Instance
 
-SIDE = 1024
-"""Side of the padded input of all published weights."""
-
 CHANNELS = 256
 """Channels of the image embedding and of the decoder."""
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-"""ImageNet mean and standard deviation of RGB in 0 to 255, as SAM was trained."""
 
-PREPROCESSING = "longest side, PIL bilinear, ImageNet normalised, zero padded right and below; v1"
-
-
-def build_prompt_modules(side: int = SIDE, patch: int = 16) -> tuple[PromptEncoder, MaskDecoder]:
+def build_prompt_modules(side: int = SAM_SIDE, patch: int = 16) -> tuple[PromptEncoder, MaskDecoder]:
     """SAM's prompt encoder and mask decoder as the package builds them, with fresh weights."""
     grid = (side // patch, side // patch)
     prompt_encoder = PromptEncoder(
@@ -57,69 +54,45 @@ def build_prompt_modules(side: int = SIDE, patch: int = 16) -> tuple[PromptEncod
     return prompt_encoder, mask_decoder
 
 
-def resized_hw(image_wh: tuple[int, int], side: int = SIDE) -> tuple[int, int]:
-    """(height, width) of an image of (width, height) once its longest side is `side`.
+class SamEncoder(ImageEncoder):
+    """SAM's preprocessing and an image encoder.
 
-    As `segment_anything.utils.transforms.ResizeLongestSide`, but never below one pixel.
-    """
-    width, height = image_wh
-    scale = side / max(width, height)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def preprocess(image: RGB, side: int = SIDE) -> Tensor:
-    """Image [height, width, 3] uint8 RGB -> float32 [3, side, side], resized, normalised, zero padded."""
-    height, width = resized_hw((image.shape[1], image.shape[0]), side)
-    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
-    padded = np.zeros((3, side, side), np.float32)
-    padded[:, :height, :width] = ((resized - mean) / std).transpose(2, 0, 1)
-    return torch.from_numpy(padded)
-
-
-class SamSegmenter(FoldedSegmenter):
-    """A segmenter with SAM's prompt encoder and mask decoder, and any image encoder.
+    Embeddings have one tensor, "image", [256, side / 16, side / 16], on the device.
 
     Args:
         image_encoder: [B, 3, side, side] -> [B, 256, side / 16, side / 16].
-        prompt_encoder, mask_decoder: the `segment_anything` modules.
-        config: see `FoldedSegmenter`.
-        identity: the fingerprint under which embeddings are kept.
+        side: of its square input, in pixels.
+        config: device, dtype and batch size are read.
     """
 
-    def __init__(
-        self,
-        image_encoder: torch.nn.Module,
-        prompt_encoder: PromptEncoder,
-        mask_decoder: MaskDecoder,
-        config: ExecutorConfig,
-        identity: str,
-    ) -> None:
-        super().__init__(prompt_encoder, mask_decoder, config, identity)
+    def __init__(self, image_encoder: torch.nn.Module, side: int, config: ExecutorConfig) -> None:
+        self.device, self.dtype = resolve_device(config.device), getattr(torch, config.dtype)
+        self.side, self.batch = side, config.encode_batch
         self.image_encoder = freeze(image_encoder).to(self.device, self.dtype)
-        self.side: int = prompt_encoder.input_image_size[0]
+        self.modules = (self.image_encoder,)
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Segmenter.encode`. The embedding's tensor is "image", [256, 64, 64], on the device."""
+    def encode_batch(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `ImageEncoder.encode_batch`."""
+        batch = torch.stack([pad(image, self.side) for image in images]).to(self.device, self.dtype)
+        features = self.image_encoder(batch.contiguous(memory_format=torch.channels_last))
         embeddings = []
-        for start in range(0, len(images), self.encode_batch):
-            part = images[start : start + self.encode_batch]
-            batch = torch.stack([preprocess(image, self.side) for image in part]).to(self.device, self.dtype)
-            features = self.image_encoder(batch.contiguous(memory_format=torch.channels_last))
-            for image, feature in zip(part, features, strict=True):
-                wh = (image.shape[1], image.shape[0])
-                tensors = {"image": feature.clone(memory_format=torch.contiguous_format)}
-                embeddings.append(Embedding(tensors, wh, resized_hw(wh, self.side)))
+        for image, feature in zip(images, features, strict=True):
+            wh = (image.shape[1], image.shape[0])
+            tensors = {"image": feature.clone(memory_format=torch.contiguous_format)}
+            embeddings.append(Embedding(tensors, wh, resized_hw(wh, self.side)))
         return embeddings
+
+
+class SamPrompts(PackagePrompts):
+    """SAM's prompts and masks, whatever encodes its images."""
 
     def geometry(self, embedding: Embedding) -> Geometry:
         """Logits of a quarter of the padded input's resolution, over all of it."""
         return Geometry(self.low_res, (self.side, self.side), embedding.input_hw)
 
     def image_side(self, embedding: Embedding) -> ImageSide:
-        """See `FoldedSegmenter.image_side`."""
-        return self.decoder.prepare(embedding.tensors["image"])
+        """See `PackagePrompts.image_side`."""
+        return self.sam_decoder.prepare(embedding.tensors["image"])
 
     def prompt_tokens(self, embedding: Embedding, instances: Sequence[Instance]) -> Tensor:
         """As in `SamPredictor`: a box is two corner points, points without a box get a padding point."""
@@ -141,16 +114,36 @@ class SamSegmenter(FoldedSegmenter):
         return sparse
 
     def decode_with_mask(self, embedding: Embedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """See `FoldedSegmenter.decode_with_mask`."""
+        """See `PackagePrompts.decode_with_mask`."""
         _, dense = self.prompt_encoder(None, None, mask)
         low_res, ious = self.mask_decoder(
             image_embeddings=embedding.tensors["image"][None].to(self.device, self.dtype),
             image_pe=self.prompt_encoder.get_dense_pe().to(self.dtype),
             sparse_prompt_embeddings=tokens.to(self.dtype),
             dense_prompt_embeddings=dense.to(self.dtype),
-            multimask_output=self.decoder.multimask == "best",
+            multimask_output=self.sam_decoder.multimask == "best",
         )
         return self.choose(low_res, ious)
+
+
+def compose_sam(
+    image_encoder: torch.nn.Module,
+    prompt_encoder: PromptEncoder,
+    mask_decoder: MaskDecoder,
+    config: ExecutorConfig,
+    identity: str,
+) -> PromptableSegmenter:
+    """A segmenter of SAM's three parts, as `segment_anything` builds them; any image encoder of that shape.
+
+    Args:
+        image_encoder: see `SamEncoder`.
+        prompt_encoder, mask_decoder: the package's modules.
+        config: device, dtype, multimask policy, threshold and batch size are read.
+        identity: the fingerprint under which embeddings are kept.
+    """
+    decoder = SamPrompts(prompt_encoder, mask_decoder, config)
+    encoder = SamEncoder(image_encoder, decoder.side, config)
+    return PromptableSegmenter(encoder, decoder, fingerprint=identity, mask_threshold=config.mask_threshold)
 
 
 def build_image_encoder(state: Mapping[str, Tensor]) -> ImageEncoderViT:
@@ -201,7 +194,7 @@ def build_modules(state: Mapping[str, Tensor]) -> torch.nn.ModuleDict:
     )
 
 
-def build_segment_anything(config: ExecutorConfig) -> SamSegmenter:
+def build_segment_anything(config: ExecutorConfig) -> PromptableSegmenter:
     """Build SAM from a `.pth` checkpoint.
 
     Raises:
@@ -219,4 +212,4 @@ def build_segment_anything(config: ExecutorConfig) -> SamSegmenter:
         raise UserError(f"{path} is no checkpoint of SAM ViT-B, ViT-L or ViT-H.") from None
     load_strictly(modules, state, path, "SAM")
     parts = (modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
-    return SamSegmenter(*parts, config, fingerprint(config, path, preprocessing=PREPROCESSING))
+    return compose_sam(*parts, config, fingerprint(config, path, preprocessing=PADDING))

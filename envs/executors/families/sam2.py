@@ -21,9 +21,16 @@ from torch import Tensor
 from envs.executors.base import Embedding
 from envs.executors.config import ExecutorConfig
 from envs.executors.decoding.folded_attention import ImageSide
-from envs.executors.decoding.package_prompts import FoldedSegmenter
-from envs.executors.decoding.promptable import Geometry, freeze, point_arrays
-from envs.executors.families.preprocessing import PREPROCESSING, squash, squashed_points
+from envs.executors.decoding.package_prompts import PackagePrompts
+from envs.executors.decoding.promptable import (
+    Geometry,
+    ImageEncoder,
+    PromptableSegmenter,
+    freeze,
+    point_arrays,
+    resolve_device,
+)
+from envs.executors.families.preprocessing import SQUASHING, squash, squashed_points
 from envs.executors.families.weights import fingerprint, load_state_dict, load_strictly, local_path
 from envs.sample import RGB
 from prompter.errors import UserError, did_you_mean
@@ -43,19 +50,17 @@ OVERRIDES = {
 """What `sam2.build_sam.build_sam2` adds to the mask decoder by default."""
 
 
-class Sam2Prompts(FoldedSegmenter):
-    """SAM 2's prompts and masks, whatever encodes its images. `side` is the side of its square input."""
-
-    side: int
+class Sam2Prompts(PackagePrompts):
+    """SAM 2's prompts and masks, whatever encodes its images."""
 
     def geometry(self, embedding: Embedding) -> Geometry:
         """The package resizes its logits to the image in one step."""
         return Geometry(self.low_res, self.low_res, self.low_res)
 
     def image_side(self, embedding: Embedding) -> ImageSide:
-        """See `FoldedSegmenter.image_side`."""
+        """See `PackagePrompts.image_side`."""
         tensors = embedding.tensors
-        return self.decoder.prepare(tensors["image"], (tensors["fine"], tensors["coarse"]))
+        return self.sam_decoder.prepare(tensors["image"], (tensors["fine"], tensors["coarse"]))
 
     def prompt_tokens(self, embedding: Embedding, instances: Sequence[Instance]) -> Tensor:
         """As in `SAM2ImagePredictor`: a box is two first points labelled 2 and 3; padding comes last."""
@@ -72,7 +77,7 @@ class Sam2Prompts(FoldedSegmenter):
         return sparse
 
     def decode_with_mask(self, embedding: Embedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """See `FoldedSegmenter.decode_with_mask`."""
+        """See `PackagePrompts.decode_with_mask`."""
         _, dense = self.prompt_encoder(None, None, mask.clamp(-MASK_LIMIT, MASK_LIMIT))
         maps = {name: value[None].to(self.device, self.dtype) for name, value in embedding.tensors.items()}
         low_res, ious, _, _ = self.mask_decoder(
@@ -80,53 +85,62 @@ class Sam2Prompts(FoldedSegmenter):
             image_pe=self.prompt_encoder.get_dense_pe().to(self.dtype),
             sparse_prompt_embeddings=tokens.to(self.dtype),
             dense_prompt_embeddings=dense.to(self.dtype),
-            multimask_output=self.decoder.multimask == "best",
+            multimask_output=self.sam_decoder.multimask == "best",
             repeat_image=False,
             high_res_features=[maps["fine"], maps["coarse"]],
         )
         return self.choose(low_res, ious)
 
 
-class Sam2Segmenter(Sam2Prompts):
-    """SAM 2 on single images.
+class Sam2Encoder(ImageEncoder):
+    """SAM 2's image encoder on single images, with what the mask decoder does to its maps first.
+
+    Embeddings have the tensors "image" [256, h, w], "coarse" [64, 2 h, 2 w] and "fine" [32, 4 h, 4 w], with
+    h = w = side / 16, on the device.
 
     Args:
         model: the package's `SAM2Base`.
-        config: see `FoldedSegmenter`.
-        identity: the fingerprint under which embeddings are kept.
+        config: device, dtype and batch size are read.
     """
 
-    def __init__(self, model: Any, config: ExecutorConfig, identity: str) -> None:
-        super().__init__(model.sam_prompt_encoder, model.sam_mask_decoder, config, identity)
-        self.side = model.image_size
+    def __init__(self, model: Any, config: ExecutorConfig) -> None:
+        self.device, self.dtype = resolve_device(config.device), getattr(torch, config.dtype)
+        self.side, self.batch = int(model.image_size), config.encode_batch
         # The decoder's two convolutions for high-resolution features are part of encoding.
-        self.image_encoder = freeze(model.image_encoder).to(self.device, self.dtype)
+        parts = (model.image_encoder, model.sam_mask_decoder.conv_s0, model.sam_mask_decoder.conv_s1)
+        self.modules = tuple(freeze(part).to(self.device, self.dtype) for part in parts)
         self._no_memory = model.no_mem_embed.detach() if model.directly_add_no_mem_embed else None
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[RGB]) -> list[Embedding]:
-        """See `Segmenter.encode`.
-
-        Tensors: "image" [256, h, w], "coarse" [64, 2 h, 2 w], "fine" [32, 4 h, 4 w], h = w = side / 16.
-        """
+    def encode_batch(self, images: Sequence[RGB]) -> list[Embedding]:
+        """See `ImageEncoder.encode_batch`."""
+        image_encoder, conv_fine, conv_coarse = self.modules
+        batch = torch.stack([squash(image, self.side, self.device) for image in images]).to(self.dtype)
+        fine, coarse, image_features = image_encoder(batch)["backbone_fpn"][-3:]
+        fine, coarse = conv_fine(fine), conv_coarse(coarse)
+        if self._no_memory is not None:
+            bias = self._no_memory.to(image_features.device, image_features.dtype)
+            image_features = image_features + bias.view(1, -1, 1, 1)
         embeddings = []
-        for start in range(0, len(images), self.encode_batch):
-            part = images[start : start + self.encode_batch]
-            batch = torch.stack([squash(image, self.side, self.device) for image in part]).to(self.dtype)
-            fine, coarse, image_features = self.image_encoder(batch)["backbone_fpn"][-3:]
-            fine, coarse = self.mask_decoder.conv_s0(fine), self.mask_decoder.conv_s1(coarse)
-            if self._no_memory is not None:
-                bias = self._no_memory.to(image_features.device, image_features.dtype)
-                image_features = image_features + bias.view(1, -1, 1, 1)
-            for i, image in enumerate(part):
-                maps = {"image": image_features[i], "coarse": coarse[i], "fine": fine[i]}
-                tensors = {
-                    name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()
-                }
-                embeddings.append(
-                    Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side))
-                )
+        for i, image in enumerate(images):
+            maps = {"image": image_features[i], "coarse": coarse[i], "fine": fine[i]}
+            tensors = {
+                name: value.clone(memory_format=torch.contiguous_format) for name, value in maps.items()
+            }
+            embeddings.append(Embedding(tensors, (image.shape[1], image.shape[0]), (self.side, self.side)))
         return embeddings
+
+
+def compose_sam2(model: Any, config: ExecutorConfig, identity: str) -> PromptableSegmenter:
+    """A segmenter of the package's `SAM2Base`.
+
+    Args:
+        model: its image encoder, prompt encoder and mask decoder are used, and moved to device and type.
+        config: device, dtype, multimask policy, threshold and batch size are read.
+        identity: the fingerprint under which embeddings are kept.
+    """
+    decoder = Sam2Prompts(model.sam_prompt_encoder, model.sam_mask_decoder, config)
+    encoder = Sam2Encoder(model, config)
+    return PromptableSegmenter(encoder, decoder, fingerprint=identity, mask_threshold=config.mask_threshold)
 
 
 def published_config(state: Mapping[str, Tensor], path: Path) -> str:
@@ -220,11 +234,11 @@ def load_sam2(config: ExecutorConfig) -> tuple[Any, Path]:
     return model, path
 
 
-def build_sam2_package(config: ExecutorConfig) -> Sam2Segmenter:
+def build_sam2_package(config: ExecutorConfig) -> PromptableSegmenter:
     """Build SAM 2 or 2.1 from a checkpoint (.pt).
 
     Raises:
         UserError: if the file is missing or is no such checkpoint.
     """
     model, path = load_sam2(config)
-    return Sam2Segmenter(model, config, fingerprint(config, path, preprocessing=PREPROCESSING))
+    return compose_sam2(model, config, fingerprint(config, path, preprocessing=SQUASHING))

@@ -90,7 +90,7 @@ def test_the_command_prints_writes_and_returns_one(folder: Path, capsys: pytest.
         {"image": "0.png", "query": "a", "mask": BOX},
     )
     report = folder / "report.json"
-    code = run("check", "manifest", "--option", f"path={path}", "--most", "2", "--json", str(report))
+    code = run("check", "manifest", "--dataset-option", f"path={path}", "--most", "2", "--json", str(report))
     printed = capsys.readouterr().out
     assert code == 1
     assert "manifest:all: 1 samples on 1 images, 0 without target" in printed
@@ -103,14 +103,14 @@ def test_the_command_prints_writes_and_returns_one(folder: Path, capsys: pytest.
 
 def test_the_command_is_content_with_a_clean_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = manifest(folder, {"image": "0.png", "query": "a", "mask": BOX})
-    assert run("check", "manifest", "--option", f"path={path}") == 0
+    assert run("check", "manifest", "--dataset-option", f"path={path}") == 0
     assert capsys.readouterr().out.endswith("nothing wrong\n")
 
 
 def test_the_contact_sheet_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     FIXTURES["risbench"].build(tmp_path)
     output = tmp_path / "sheet.png"
-    assert run("show", "risbench:test", "--root", str(tmp_path), "--output", str(output), "--count", "4") == 0
+    assert run("show", "risbench:test", "--root", str(tmp_path), "--out", str(output), "--count", "4") == 0
     assert Image.open(output).size[0] > 4 * 100
     assert f"4 of 24 samples: {output}" in capsys.readouterr().out
 
@@ -142,8 +142,11 @@ def test_the_list_tells_all_about_one_set(capsys: pytest.CaptureFixture[str]) ->
         (["check", "risbench"], "say which split of 'risbench': risbench:train"),
         (["check", "risbensh:test"], "there is no dataset 'risbensh'"),
         (["check", "risbench:tset"], "has no split 'tset'"),
-        (["show", "risbench:test", "--option", "root"], "--option must be KEY=VALUE"),
-        (["show", "risbench:test", "--option", "rot=x"], "has no option 'rot'"),
+        (
+            ["show", "risbench:test", "--dataset-option", "root"],
+            "--dataset-option is written KEY=VALUE",
+        ),
+        (["show", "risbench:test", "--dataset-option", "rot=x"], "has no option 'rot'"),
         (["show", "risbench:test", "--count", "0"], "must be at least 1"),
     ],
 )

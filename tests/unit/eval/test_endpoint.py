@@ -276,7 +276,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(serve: Callable[..., Se
 
     server = serve(answer)
     options = {"timeout_seconds": 0.3, "retries": 1}
-    assert build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0].prompts == PromptSet()
+    assert build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0].reading == PromptSet()
     assert len(server.seen) == 2
     asked.set()
 

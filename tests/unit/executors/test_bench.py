@@ -1,4 +1,4 @@
-"""`prompter bench executor` and `prompter validate` on the weight-free segmenter."""
+"""`prompter bench executor` and `prompter ceiling` on the weight-free segmenter."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def parse(module: ModuleType, words: list[str]) -> argparse.Namespace:
 
 def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    words = ["--dataset", "synthetic-aerial:test", "--executor", "box", "--limit", "8", "--worst", "3"]
-    assert validation.run(parse(validation, [*words, "--option", "scenes=2", "--out", str(out)])) == 0
+    words = ["--benchmark", "synthetic-aerial:test", "--executor", "box", "--limit", "8", "--worst", "3"]
+    assert validation.run(parse(validation, [*words, "--dataset-option", "scenes=2", "--out", str(out)])) == 0
     printed = capsys.readouterr().out
     assert "| box-per-component |" in printed
     saved = json.loads((out / "validate.json").read_text())
@@ -134,10 +134,10 @@ def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--dataset", "synthetic-aerial"], "names no split"),
-        (["--dataset", "synthetic-aerial:test", "--oracle", "bx"], "Did you mean 'box'"),
-        (["--dataset", "synthetic-aerial:test", "--option", "scenes"], "KEY=VALUE"),
-        (["--dataset", "synthetic-aerial:test", "--executor", "box", "--executor", "box"], "twice"),
+        (["--benchmark", "synthetic-aerial"], "names no split"),
+        (["--benchmark", "synthetic-aerial:test", "--oracle", "bx"], "Did you mean 'box'"),
+        (["--benchmark", "synthetic-aerial:test", "--dataset-option", "scenes"], "KEY=VALUE"),
+        (["--benchmark", "synthetic-aerial:test", "--executor", "box", "--executor", "box"], "twice"),
     ],
 )
 def test_validate_mistakes(words: list[str], sentence: str) -> None:
@@ -181,7 +181,7 @@ def test_bench_counts_what_it_says() -> None:
 
 
 def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["executor", "--executor", "box", "--dataset", "synthetic-aerial:val", "--images", "2"]
+    words = ["executor", "--executor", "box", "--benchmark", "synthetic-aerial:val", "--images", "2"]
     words += ["--side", "64", "--group", "2", "--peer-images", "1", "--json", str(tmp_path / "bench.json")]
     assert bench.run(parse(bench, words)) == 0
     assert "peers' way" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What all samplers share: seeds per request, order, and the check of placeholders against images."""
+"""What all samplers share: seeds per request, order, and placeholders against images."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ from PIL import Image
 
 from prompter.chat import SamplingRequest
 from prompter.sampling.base import SamplingSettings
-from prompter.sampling.token_sampler import TokenSampler, request_seeds
+from prompter.sampling.token_sampler import TokenPrompt, TokenSampler, request_seeds
 from prompter.types import Completion
 
 PAD, SIDE = 50, 16
 
 
-class Processor:
-    """Stands in for a Qwen-VL processor: one token per character, one image token per 16 x 16 pixels."""
+class Tokenizer:
+    """A text is its token ids already."""
 
-    tokenizer = SimpleNamespace(
-        get_vocab=lambda: {"<|image_pad|>": PAD, "<|vision_start|>": 51, "a": 0},
-        decode=lambda ids, skip_special_tokens: " ".join(map(str, ids)),
-    )
+    def __call__(self, text: list[int]) -> dict[str, list[int]]:
+        return {"input_ids": text}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"<|image_pad|>": PAD, "<|vision_start|>": 51, "a": 0}
+
+
+class Processor:
+    """Stands in for a Qwen-VL processor: one image token per 16 x 16 pixels; a chat is its text."""
+
+    tokenizer = Tokenizer()
     image_processor = SimpleNamespace(
         merge_size=2,
         get_number_of_image_patches=lambda height, width, _: 4 * (height // SIDE) * (width // SIDE),
     )
+
+    def apply_chat_template(self, messages: list[int], **_: bool) -> list[int]:
+        return messages
 
 
 class Recorder(TokenSampler):
@@ -40,19 +50,14 @@ class Recorder(TokenSampler):
         raise NotImplementedError
 
     def _generate(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        images: Sequence[Image.Image],
-        settings: SamplingSettings,
-        seeds: Sequence[int | None],
-        logprobs: bool,
+        self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
-        self.seeds = list(seeds)
-        return [[Completion("", (ids[-1],), None, "stop")] * settings.n for ids in prompt_ids]
+        self.prompts = list(prompts)
+        return [[Completion("", (one.token_ids[-1],), None, "stop")] * settings.n for one in prompts]
 
 
-def image(columns: int, rows: int) -> Image.Image:
-    return Image.new("RGB", (columns * SIDE, rows * SIDE))
+def request(token_ids: list[int], columns: int, rows: int, key: str = "") -> SamplingRequest:
+    return SamplingRequest(token_ids, Image.new("RGB", (columns * SIDE, rows * SIDE)), key)  # type: ignore[arg-type]
 
 
 def test_only_vision_tokens_that_exist_are_suppressed() -> None:
@@ -61,32 +66,26 @@ def test_only_vision_tokens_that_exist_are_suppressed() -> None:
 
 def test_answers_come_in_order_and_each_prompt_has_its_own_seed() -> None:
     sampler = Recorder(Processor())
-    prompts = [[1, PAD, PAD, 2], [1, PAD, 3], [1, PAD, 4]]
-    images = [image(2, 1), image(1, 1), image(1, 1)]
-    answers = sampler.generate_ids(prompts, images, SamplingSettings(n=2, seed=5))
+    requests = [request([1, PAD, 2], 2, 1, "a"), request([1, PAD, 3], 1, 1), request([1, PAD, 4], 1, 1)]
+    answers = sampler.sample(requests, SamplingSettings(n=2, seed=5))
     assert [[one.token_ids for one in group] for group in answers] == [[(2,)] * 2, [(3,)] * 2, [(4,)] * 2]
-    assert len(set(sampler.seeds)) == 3
-    assert sampler.generate_ids([], [], SamplingSettings()) == []
+    assert [one.seed for one in sampler.prompts] == request_seeds(5, 3)
+    assert len({one.seed for one in sampler.prompts}) == 3
+    assert [one.image for one in sampler.prompts] == [one.image for one in requests]
+    assert [one.image_key for one in sampler.prompts] == ["a", "", ""]
+    assert sampler.sample([], SamplingSettings()) == []
 
 
-@pytest.mark.parametrize("pads", [0, 1, 3, 5])
-def test_placeholders_that_do_not_fit_the_image_are_refused(pads: int) -> None:
-    with pytest.raises(ValueError, match=r"prompt 0 holds runs of .* takes \[4\]"):
-        Recorder(Processor()).generate_ids([[1, *[PAD] * pads, 2]], [image(2, 2)], SamplingSettings())
+@pytest.mark.parametrize("pads", [0, 2, 3])
+def test_a_chat_shows_its_one_image_once(pads: int) -> None:
+    with pytest.raises(ValueError, match=rf"each of 1 images, but the prompt has {pads}$"):
+        Recorder(Processor()).sample([request([1, *[PAD] * pads, 2], 2, 2)], SamplingSettings())
 
 
-def test_an_image_is_needed_for_each_prompt() -> None:
-    with pytest.raises(ValueError, match="one image per prompt, but got 0 for 1"):
-        Recorder(Processor()).generate_ids([[1, PAD]], [], SamplingSettings())
-
-
-def test_a_request_is_rendered_with_its_image_tokens() -> None:
-    processor = Processor()
-    processor.apply_chat_template = lambda messages, **_: messages  # type: ignore[attr-defined]
-    processor.tokenizer = lambda text: {"input_ids": text}  # type: ignore[assignment]
-    processor.tokenizer.get_vocab = Processor.tokenizer.get_vocab  # type: ignore[attr-defined]
-    request = SamplingRequest([7, PAD, 8], image(3, 2))  # type: ignore[list-item]
-    assert Recorder(processor).prompt_ids(request) == [7, *[PAD] * 6, 8]
+@pytest.mark.parametrize("columns, rows", [(1, 1), (3, 2), (2, 2)])
+def test_a_request_is_rendered_with_its_image_tokens(columns: int, rows: int) -> None:
+    prompt_ids = Recorder(Processor()).prompt_ids(request([7, PAD, 8], columns, rows))
+    assert prompt_ids == [7, *[PAD] * (columns * rows), 8]
 
 
 @given(st.integers(0, 2**40), st.integers(1, 50))

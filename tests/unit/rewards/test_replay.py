@@ -69,7 +69,7 @@ def test_the_table_leaves_executor_failures_out_and_counts_changes(
 
 def test_weights_are_applied_and_scored_rollouts_written(file: Path, tmp_path: Path) -> None:
     output = tmp_path / "again.jsonl"
-    words = ["--reward", "mask_iou=2", "--reward", "valid_answer", "--output", str(output)]
+    words = ["--reward", "mask_iou=2", "--reward", "valid_answer", "--out", str(output)]
     assert main(["replay", str(file), *words]) == 0
     written = [Rollout.from_json(record).rewards for record in read_lines(output)]
     assert written[0] == {"total": 2.0, "mask_iou": 0.5, "valid_answer": 1.0}
@@ -93,7 +93,7 @@ def test_a_run_folder_gives_all_its_files(tmp_path: Path, capsys: pytest.Capture
             ["--reward", "mask_iou=much"],
             "--reward is written NAME=WEIGHT with a number, but got 'mask_iou=much'.",
         ),
-        (["--output", "{file}"], "{file} exists already; name a new file with --output."),
+        (["--out", "{file}"], "{file} exists already; name a new file with --out."),
     ],
 )
 def test_a_mistake_is_a_sentence(
@@ -108,6 +108,6 @@ def test_no_rollouts_is_a_mistake_that_writes_nothing(
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     output = tmp_path / "out.jsonl"
-    assert main(["replay", str(tmp_path / "empty.jsonl"), "--output", str(output)]) == 2
+    assert main(["replay", str(tmp_path / "empty.jsonl"), "--out", str(output)]) == 2
     assert capsys.readouterr().err == f"prompter: {tmp_path / 'empty.jsonl'} holds no rollouts.\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "empty.jsonl"]

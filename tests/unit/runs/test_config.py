@@ -14,13 +14,10 @@ from pydantic import Field, ValidationError, field_validator
 from prompter.errors import UserError
 from prompter.runs.config import (
     StrictModel,
-    apply_overrides,
     describe_validation_error,
-    dump_yaml,
     load_config_model,
-    load_yaml,
-    parse_yaml,
 )
+from prompter.runs.values import apply_overrides, dump_yaml, load_yaml, parse_yaml
 
 
 class Pool(StrictModel):

@@ -1,0 +1,95 @@
+"""The config of a cold start: every key, what it says and its default."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prompter.action import ActionSpace
+from prompter.runs.config import StrictModel
+from recipes.cold_start.small_policy import SmallPolicySize
+
+
+class AuxiliaryWeights(StrictModel):
+    """Weights of the auxiliary losses beside the next-token loss (weight 1); see `ColdStartModel`."""
+
+    place: float = 0.2
+    """Weight of each vision token telling its own cell."""
+
+    target: float = 1.0
+    """Weight of each image token telling how much of its cell is target."""
+
+    extent: float = 0.3
+    """Weight of a token on a target telling the coordinates of its object."""
+
+    look: float = 0.3
+    """Weight of looking at an object's cells while its coordinates are written."""
+
+    number_spread: float = Field(default=8.0, gt=0)
+    """Standard deviation, in coordinate units (0 to 1000), of the Gaussian that coordinates are trained
+    against."""
+
+
+class ColdStartConfig(StrictModel):
+    """Everything `prompter cold-start` needs."""
+
+    output_dir: str
+    """Folder of the checkpoint; must be new or empty."""
+
+    dataset: str = "synthetic-aerial"
+    """Name of the training set; consecutive samples of one image are kept together."""
+
+    split: str = "train"
+    """Its split; `val` is held out."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The set's own options."""
+
+    queries_per_image: int = Field(default=6, ge=1)
+    """How many consecutive samples share an image (the dataset's own option of that meaning)."""
+
+    policy: SmallPolicySize = SmallPolicySize()
+
+    init: str | None = None
+    """Checkpoint to continue from; null starts from random weights."""
+
+    action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
+    """What it may answer with; with `any`, each answer's form is drawn at random, so that reinforcement
+    learning can find out which form the segmenter serves best."""
+
+    prose: dict[str, float] = Field(default_factory=dict)
+    """Share of answers that are sentences, by the question's tag `length` (`short`, `long`). Models that
+    were pre-trained on people's talk answer so; nothing here reads it."""
+
+    auxiliary: AuxiliaryWeights = AuxiliaryWeights()
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, order and forms of answers."""
+
+    batch_size: int = Field(default=96, ge=1)
+    """Samples per optimiser step."""
+
+    steps: int = Field(default=1500, ge=1)
+    """Optimiser steps (AdamW)."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Highest learning rate."""
+
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps over which the learning rate rises to it."""
+
+    weight_decay: float = Field(default=0.02, ge=0)
+    """AdamW's weight decay."""
+
+    schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+
+    probe_every: int = Field(default=100, ge=1)
+    """Steps between two measurements of localisation, each followed by an export of the checkpoint."""
+
+    probe_samples: int = Field(default=120, ge=1)
+    """Validation samples of such a measurement."""
+
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of the trainer."""
