@@ -11,7 +11,6 @@ Where there is no network, put the archive itself, under the file name the regis
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -219,7 +219,9 @@ def _download(package: str, version: str, kind: PackageKind, sha256: str | None,
 
 
 def _pip(package: str, version: str) -> list[str]:
-    if importlib.util.find_spec("pip") is not None:
+    # Asked for by path only: setuptools' import hook takes a look-up of pip for pip at work, and leaves
+    # `distutils` alone from then on, after which vLLM cannot be imported in this process.
+    if PathFinder.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     for name in ("pip", "pip3"):
         found = shutil.which(name)

@@ -1,6 +1,6 @@
 """Prompts made from the ground truth: what a perfect policy would say.
 
-Used as supervision by the cold start, as the ceiling by `prompter validate`, and as a baseline by
+Used as supervision by the cold start, as the ceiling by `prompter ceiling`, and as a baseline by
 the evaluator. All prompts are in the image frame.
 """
 

@@ -55,8 +55,8 @@ class PooledActor:
 class Call:
     """One call of an actor's method, by whichever actor is chosen, and in the end its answer.
 
-    `order` numbers all slots by falling preference, and the best that is there is waited for; empty, the
-    call goes to any actor that has room.
+    `order` numbers all slots by falling preference, and the best living one is waited for; without it,
+    any actor that has room is taken.
     """
 
     method: str
@@ -83,7 +83,7 @@ class _Slot:
 class ActorPool:
     """`config.actors` actors of one class, for one caller at a time.
 
-    They start in the background: the first `run` waits for them, or `wait_ready`.
+    They start in the background; the first `run` waits for them.
 
     Args:
         actor: a `PooledActor`, not decorated.
@@ -212,8 +212,7 @@ class ActorPool:
             if slot.process_id is not None:
                 self._lose(slot, f"no answer in {self._config.timeout_seconds:g} s", hopeless=False)
             else:
-                reason = f"no start in {self._start_seconds:g} s, Ray may lack the CPUs or GPUs"
-                self._lose(slot, reason, hopeless=True)
+                self._lose(slot, f"no start in {self._start_seconds:g} s, is Ray full?", hopeless=True)
 
     def _send(self) -> None:
         """Hand out waiting calls as far as there is room where they should go."""
@@ -260,11 +259,10 @@ class ActorPool:
         self._last_loss = reason
         if hopeless and not self._opened:
             self.close()
-            members, owner, _ = self._words
             kind, _, message = reason.partition(": ")
             if kind.rpartition(".")[2] == UserError.__name__:  # Ray keeps no more than a constructor's text
                 raise UserError(message)
-            raise InfrastructureError(f"the {members} of {owner} could not be started: {reason}")
+            raise InfrastructureError(f"the {' of '.join(self._words[:2])} could not be started: {reason}")
         if self.restarts < self._config.max_restarts:
             self.restarts += 1
             self._start(slot)

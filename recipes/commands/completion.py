@@ -34,12 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Else bash would take what stands after the colon of NAME:SPLIT for a word of its own.
     preamble = {"bash": "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}"}
-    print(shtab.complete(whole_parser(), shell=arguments.shell, preamble=preamble))
+    print(shtab.complete(whole_parser(arguments.shell), shell=arguments.shell, preamble=preamble))
     return 0
 
 
-def whole_parser() -> argparse.ArgumentParser:
-    """All commands as one parser, with config keys as flags and choices where the values are known."""
+def whole_parser(shell: str) -> argparse.ArgumentParser:
+    """All commands as one parser, with config keys as flags and choices where the values are known.
+
+    Args:
+        shell: the one that will read them; zsh wants colons escaped.
+    """
     from recipes.cli import COMMANDS
 
     parser = argparse.ArgumentParser(prog="prompter", allow_abbrev=False)
@@ -53,17 +57,19 @@ def whole_parser() -> argparse.ArgumentParser:
             for key in section.keys:
                 says = key.says.replace("%", "%%")
                 command.add_argument(f"--{key.name}", choices=key.choices or None, help=says)
-        _name_values(command)
+        _name_values(command, "\\:" if shell == "zsh" else ":")
     return parser
 
 
-def _name_values(parser: argparse.ArgumentParser) -> None:
+def _name_values(parser: argparse.ArgumentParser, colon: str) -> None:
     """Say what the values of a command's arguments may be, for completion only."""
     import shtab
 
     names = known_datasets()
     choices = {
-        "benchmark": [f"{name}:{split}" for name, info in names.items() for split in info.splits or ("all",)],
+        "benchmark": [
+            f"{name}{colon}{split}" for name, info in names.items() for split in info.splits or ("all",)
+        ],
         "executor": list(SEGMENTER_FAMILIES),
         "dataset.name": list(names),
         "eval.dataset": list(names),
@@ -72,7 +78,7 @@ def _name_values(parser: argparse.ArgumentParser) -> None:
         action.metavar = None  # a colon in it would end it in zsh
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
-                _name_values(inner)
+                _name_values(inner, colon)
         elif action.dest in choices and action.help != argparse.SUPPRESS:
             action.choices = choices[action.dest]
         elif action.type is Path or action.dest == "root":

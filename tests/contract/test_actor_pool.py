@@ -7,11 +7,12 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from prompter.errors import InfrastructureError, UserError
 from prompter.runs.actors import ActorPool, Call, PoolDead, PooledActor
@@ -63,10 +64,12 @@ def open_pool(tmp_path: Path) -> Iterator[Open]:
     ensure_ray()
     pools = []
 
-    def opened(retries: int | None = None, queue_depth: int = 1, **config: Any) -> ActorPool:
+    def opened(**options: Any) -> ActorPool:
+        config = Config(
+            **{field.name: options.pop(field.name) for field in fields(Config) if field.name in options}
+        )
         words = ("hands", "the test", "hands")
-        options: dict[str, Any] = {"environment": {}, "retries": retries, "queue_depth": queue_depth}
-        pools.append(ActorPool(Worker, (tmp_path,), Config(**config), words, **options))
+        pools.append(ActorPool(Worker, (tmp_path,), config, words, environment={}, **options))
         return pools[-1]
 
     yield opened
@@ -206,6 +209,14 @@ def test_a_constructor_that_fails_later_uses_restarts_up(open_pool: Open, tmp_pa
     with pytest.raises(PoolDead, match=r"2 restarts are used up .*; last: ValueError: the wires are loose"):
         pool.run([Call("once", (0, "die"))])
     assert (pool.restarts, pool.retried) == (2, 1)
+
+
+def test_an_actor_that_finds_no_room_is_not_waited_for_forever(open_pool: Open) -> None:
+    open_pool().wait_ready()
+    full = open_pool(num_cpus=ray.cluster_resources()["CPU"], start_seconds=1.0)
+    with pytest.raises(InfrastructureError, match=r"could not be started: no start in 1 s, is Ray full\?"):
+        full.wait_ready()
+    assert full.restarts == 0
 
 
 def test_a_pool_too_large_for_this_machine_is_refused(open_pool: Open) -> None:

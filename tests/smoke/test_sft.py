@@ -1,4 +1,4 @@
-"""`prompter sft`: two steps of the cold start, from nothing to a checkpoint with its card."""
+"""`prompter cold-start`: two steps of the cold start, from nothing to a checkpoint with its card."""
 
 from __future__ import annotations
 

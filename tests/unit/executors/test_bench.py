@@ -131,9 +131,28 @@ def test_validate_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert picture.width > 600
 
 
+def test_the_old_flags_measure_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["--limit", "4", "--worst", "0", "--oracle", "box", "--executor"]
+    old = ["--dataset", "synthetic-aerial:test", "--option", "scenes=2", "--multimask", "best"]
+    new = ["--benchmark", "synthetic-aerial:test", "--dataset-option", "scenes=2"]
+    for name, words in (("old", [*old, *shared, "box"]), ("new", [*new, *shared, "box,multimask=best"])):
+        assert validation.run(parse(validation, [*words, "--out", str(tmp_path / name)])) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("| box,multimask=best |") == 2
+    assert printed.err.splitlines() == [
+        "--dataset is written --benchmark now.",
+        "--option is written --dataset-option now.",
+        "--multimask is written --executor FAMILY,multimask=best now.",
+    ]
+    results = [(tmp_path / name / "validate.json").read_text() for name in ("old", "new")]
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        ([], "Give --benchmark"),
+        (["--benchmark", "synthetic-aerial:test", "--executor", "own-masks"], "unknown executor family"),
         (["--benchmark", "synthetic-aerial"], "names no split"),
         (["--benchmark", "synthetic-aerial:test", "--oracle", "bx"], "Did you mean 'box'"),
         (["--benchmark", "synthetic-aerial:test", "--dataset-option", "scenes"], "KEY=VALUE"),
@@ -186,5 +205,14 @@ def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert bench.run(parse(bench, words)) == 0
     assert "peers' way" in capsys.readouterr().out
     assert json.loads((tmp_path / "bench.json").read_text())["executor"]["family"] == "box"
+    words[2:5] = [
+        "box,cache_dtype=int8",
+        "--benchmark",
+        "synthetic-aerial:val",
+        "--dataset-option",
+        "scenes=2",
+    ]
+    with pytest.raises(UserError, match="has 2 distinct images, but --images asks for 3"):
+        bench.run(parse(bench, [*words, "--images", "3"]))
     with pytest.raises(UserError, match="--group must be at least 1"):
         bench.run(parse(bench, ["executor", "--group", "0"]))

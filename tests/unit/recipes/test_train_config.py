@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from envs.datasets.registry import dataset_info
 from prompter.errors import UserError
 from prompter.runs.config import load_config_model
-from recipes.cold_start.train import ColdStartConfig
-from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config
+from prompter.runs.config_keys import Section, config_sections
+from prompter.runs.values import parse_yaml
+from recipes.cold_start.config import ColdStartConfig
+from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config, train_sections
+from recipes.config_docs import PAGE, with_keys
 from rewards.registry import build_reward
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -183,9 +187,78 @@ def test_the_resolved_config_names_every_key(smallest: Path) -> None:
     assert written["trainer"]["epsilon_high"] == 0.28
 
 
-def test_the_documentation_names_every_section_and_trainer_default() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert [name for name in (*TrainConfig.model_fields, *TRAINER_DEFAULTS) if f"`{name}`" not in text] == []
+def test_the_documentation_is_what_the_code_says() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert with_keys(text) == text, "docs/configuration.md is out of date: run `make docs`"
+    keys = [*TrainConfig.model_fields, *(f"trainer.{name}" for name in TRAINER_DEFAULTS)]
+    assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the markers"):
+        with_keys("# Configuration")
+
+
+@pytest.mark.parametrize("sections", [train_sections(), config_sections(ColdStartConfig)])
+def test_every_key_says_what_it_means_in_sentences(sections: list[Section]) -> None:
+    assert [section.name for section in sections if not section.says] == []
+    texts = {key.name: key.says for section in sections for key in section.keys}
+    assert [name for name, says in texts.items() if not says.endswith(".") or "MISSING" in says] == []
+    assert len(texts) > 20
+
+
+def test_every_key_of_a_config_is_listed(smallest: Path) -> None:
+    listed = {key.name for section in train_sections() for key in section.keys}
+    config = load_config(smallest).model_dump(mode="json")
+
+    def keys(value: Any, name: str) -> Iterator[str]:
+        if isinstance(value, dict) and value and name not in ("rewards", "dataset.options"):
+            for key, inner in value.items():
+                yield from keys(inner, f"{name}.{key}" if name else key)
+        else:
+            yield name
+
+    written = set(keys(config, ""))
+    assert written - listed == {"policy.settings"}  # only what was given is written of it
+    settings = {name for name in listed if name.startswith("policy.settings.")}
+    assert listed - written == settings
+    assert len(settings) == 12
+
+
+def test_the_listed_default_is_what_a_config_gets(smallest: Path) -> None:
+    config = load_config(smallest)
+    for section in train_sections():
+        for key in section.keys:
+            value: Any = config
+            for part in key.name.split("."):
+                value = value[part] if isinstance(value, dict) else getattr(value, part)
+            if key.default is not None:
+                assert parse_yaml(key.default, key.name) == value, key.name
+
+
+def test_reasons_are_given_for_our_own_defaults_only(smallest: Path) -> None:
+    config = load_config(smallest, ["trainer.beta=0.01", "trainer.max_steps=3"])
+    (trainer,) = (section for section in train_sections(config) if section.name == "trainer")
+    says = {key.name: (key.default, key.says) for key in trainer.keys}
+    assert says["trainer.beta"] == ("0.01", "")
+    assert says["trainer.max_steps"] == ("3", "")
+    assert says["trainer.epsilon_high"][1].startswith("Clip-higher")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], ("synthetic-aerial", "val", 1200)),
+        (["eval.split=test", "eval.options={scenes: 3}"], ("synthetic-aerial", "test", 18)),
+        (["dataset.options={scenes: 2}"], ("synthetic-aerial", "val", 12)),
+        (["dataset.options={scenes: 2}", "eval.options={}"], ("synthetic-aerial", "val", 1200)),
+    ],
+)
+def test_the_held_out_set_is_opened_as_the_config_says(
+    smallest: Path, overrides: list[str], expected: tuple[str, str, int]
+) -> None:
+    held_out = load_config(smallest, overrides).open_held_out()
+    assert (held_out[0].dataset, held_out[0].split, len(held_out)) == expected
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
