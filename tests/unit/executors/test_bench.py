@@ -152,7 +152,7 @@ def test_the_old_flags_measure_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     ("words", "sentence"),
     [
         ([], "Give --benchmark"),
-        (["--benchmark", "synthetic-aerial:test", "--executor", "own-masks"], "unknown executor family"),
+        (["--benchmark", "synthetic-aerial:test", "--executor", "own-masks"], "no executor family"),
         (["--benchmark", "synthetic-aerial"], "names no split"),
         (["--benchmark", "synthetic-aerial:test", "--oracle", "bx"], "Did you mean 'box'"),
         (["--benchmark", "synthetic-aerial:test", "--dataset-option", "scenes"], "KEY=VALUE"),
