@@ -116,7 +116,7 @@ class DatasetConfig(StrictModel):
     """The training set."""
 
     name: str
-    """A name that `prompter data ls` lists."""
+    """A name that `prompter data ls` lists, or one of your own as "module:callable"."""
 
     split: str = "train"
     """One of the set's splits."""
@@ -194,7 +194,7 @@ class TrainConfig(StrictModel):
     sampler: SamplerConfig = SamplerConfig()
     ray: RayConfig = RayConfig()
     rewards: dict[str, float] = Field(default_factory=lambda: {"mask_iou": 1.0}, min_length=1)
-    """Weight of each reward, by its name in `rewards.registry`."""
+    """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 
     group: GroupConfig = GroupConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
