@@ -91,27 +91,30 @@ def bench_executor(
         memory=MemoryCache(1 << 62),
         encode_batch=config.encode_batch,
     )
-    images, prompts = workload.flat()
+    requests = workload.requests()
     warm_up = LocalExecutor(executor, storage=config.cache_dtype)
-    warm_up.segment(images[:1], prompts[:1])  # first calls allocate, and choose kernels
+    warm_up.segment(requests[:1])  # first calls allocate, and choose kernels
 
-    cold, results = _timed(workload, lambda: cached.segment(images, prompts))
+    cold, results = _timed(workload, lambda: cached.segment(requests))
     if not all(isinstance(result, Segmentation) for result in results):
         raise RuntimeError(f"the segmenter failed on its own benchmark: {results}")
     warm = min(
-        (_timed(workload, lambda: cached.segment(images, prompts))[0] for _ in range(repeats)),
+        (_timed(workload, lambda: cached.segment(requests))[0] for _ in range(repeats)),
         key=lambda phase: phase.seconds,
     )
     embeddings = cached.embeddings(workload.images)
     repeated = [e for e, group in zip(embeddings, workload.prompts, strict=True) for _ in group]
     limit = min(
-        (_timed(workload, lambda: executor.decode(repeated, prompts))[0] for _ in range(repeats)),
+        (
+            _timed(workload, lambda: executor.decode(repeated, [request.prompts for request in requests]))[0]
+            for _ in range(repeats)
+        ),
         key=lambda phase: phase.seconds,
     )
     part = workload.first(peer_images)
     predictor = reference_predictor(config)
-    predictor.set_image(images[0])
-    predictor.predict(prompts[0].instances[0])
+    predictor.set_image(requests[0].image)
+    predictor.predict(requests[0].prompts.instances[0])
     peers, peer_masks = _timed(part, lambda: _peers_way(predictor, part))
 
     intersections = unions = different = 0

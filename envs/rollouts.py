@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from envs.executors.base import Executor, ExecutorFailure, Segmentation
+from envs.executors.base import Executor, ExecutorFailure, Segmentation, SegmentRequest
 from envs.masks import Mask, decode_rle, encode_rle, union
 from envs.rollout import Rollout
 from envs.sample import RGB, Sample
@@ -102,10 +102,14 @@ def _segmented(
     for key, sample in zip(keys, samples, strict=True):
         if key not in loaded:
             loaded[key] = sample.image_array()
-    prompts = [answer.reading for answer in answers if isinstance(answer.reading, PromptSet)]
-    results = executor.segment([loaded[key] for key in keys], prompts, keys, keep_instances=keep_instances)
-    if len(results) != len(prompts):
-        raise ValueError(f"the executor returned {len(results)} results for {len(prompts)} prompt sets")
+    requests = [
+        SegmentRequest(loaded[key], answer.reading, key)
+        for key, answer in zip(keys, answers, strict=True)
+        if isinstance(answer.reading, PromptSet)
+    ]
+    results = executor.segment(requests, keep_instances=keep_instances)
+    if len(results) != len(requests):
+        raise ValueError(f"the executor returned {len(results)} results for {len(requests)} prompt sets")
     return results
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from envs.datasets import open_dataset
+from envs.executors.base import SegmentRequest
 from envs.masks import decode_rle, mask_to_box
 from envs.sample import RGB
 from prompter.errors import UserError
@@ -41,10 +42,13 @@ class Workload:
         """The part of the workload on its first images."""
         return Workload(self.images[:images], self.prompts[:images])
 
-    def flat(self) -> tuple[list[RGB], list[PromptSet]]:
-        """Image and prompt set of every completion, as a batch of rollouts gives them."""
-        images = [image for image, group in zip(self.images, self.prompts, strict=True) for _ in group]
-        return images, [prompt_set for group in self.prompts for prompt_set in group]
+    def requests(self) -> list[SegmentRequest]:
+        """A request for every completion, as a batch of rollouts gives them."""
+        return [
+            SegmentRequest(image, prompt_set)
+            for image, group in zip(self.images, self.prompts, strict=True)
+            for prompt_set in group
+        ]
 
 
 def make_workload(

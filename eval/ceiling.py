@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from envs.executors.base import SegmentRequest
 from prompter.runs.files import atomic_write
 from prompter.types import PromptSet
 
@@ -175,7 +176,7 @@ def measure_ceilings(
             for number, oracle in enumerate(oracles):
                 prompts = [oracle_prompt_set(one.parts, ORACLES[oracle]) for one in chunk]
                 for name, executor in executors.items():
-                    found = executor.segment(images, prompts, keys)
+                    found = executor.segment(list(map(SegmentRequest, images, prompts, keys)))
                     keep = bad[name] if number == 0 else None
                     answers = list(zip(prompts, found, strict=True))
                     _score(chunk, answers, scores[name][oracle], image_numbers, keep, worst, oracle)

@@ -61,6 +61,24 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class SegmentRequest:
+    """One prompt set on one image, as an executor takes it.
+
+    Args:
+        image: [height, width, 3] uint8 RGB.
+        prompts: image frame.
+        image_key: identity of the image within a call, equal exactly when the images are; "" tells
+            images apart by array object. What is cached is found by content.
+        mask_prompt: `low_res_logits` [instances, 256, 256] of an earlier turn, to be refined; or None.
+    """
+
+    image: RGB = field(repr=False)
+    prompts: PromptSet
+    image_key: str = ""
+    mask_prompt: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class ExecutorFailure:
     """One sample that the executor could not serve. It scores None, never 0.
 
@@ -170,26 +188,17 @@ def image_problem(image: RGB) -> str | None:
     return None
 
 
-def number_images(images: Sequence[RGB], keys: Sequence[str] | None) -> tuple[list[int], list[RGB]]:
-    """Tell the images of a batch apart without comparing pixels.
-
-    Args:
-        images: one per prompt set.
-        keys: identity of each, equal exactly when the images are; None takes the array objects'.
+def by_image(requests: Sequence[SegmentRequest]) -> list[tuple[RGB, list[int]]]:
+    """Tell the images of a call apart without comparing pixels.
 
     Returns:
-        For each entry the number of its distinct image, and the distinct images.
+        Each distinct image with the numbers of its requests, in the order of first mention.
     """
-    numbers: dict[object, int] = {}
-    distinct: list[RGB] = []
-    which = []
-    for index, image in enumerate(images):
-        key: object = id(image) if keys is None else keys[index]
-        if key not in numbers:
-            numbers[key] = len(distinct)
-            distinct.append(image)
-        which.append(numbers[key])
-    return which, distinct
+    found: dict[object, tuple[RGB, list[int]]] = {}
+    for index, request in enumerate(requests):
+        key: object = request.image_key or id(request.image)
+        found.setdefault(key, (request.image, []))[1].append(index)
+    return list(found.values())
 
 
 class Executor(ABC):
@@ -208,36 +217,21 @@ class Executor(ABC):
     @abstractmethod
     def segment(
         self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
+        requests: Sequence[SegmentRequest],
         *,
-        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
         keep_instances: bool = False,
         keep_logits: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
-        """Return one result per prompt set, in order.
+        """Return one result per request, in order.
+
+        An image may be asked about many times, and is encoded and looked up once; one that is given
+        only empty prompt sets is not encoded.
 
         Args:
-            images: [height, width, 3] uint8 RGB, one per prompt set; the same image may be given
-                many times, and is encoded and looked up once.
-            prompts: one per image, image frame. An image that is given only empty prompt sets is
-                not encoded.
-            image_keys: identity of each image within this call, equal exactly when the images
-                are; None tells them apart by array object. What is cached is found by content.
-            mask_prompts, keep_instances, keep_logits: as in `Segmenter.decode`.
-
-        Raises:
-            ValueError: if the sequences differ in length.
+            requests: what to segment.
+            keep_instances, keep_logits: as in `Segmenter.decode`.
         """
 
     @abstractmethod
     def close(self) -> None:
         """Release what is held. Safe to call twice."""
-
-
-def check_lengths(images: Sequence[RGB], **others: Sequence[object] | None) -> None:
-    """Raise ValueError unless every other sequence is None or as long as `images`."""
-    for name, sequence in others.items():
-        if sequence is not None and len(sequence) != len(images):
-            raise ValueError(f"got {len(images)} images, but {len(sequence)} {name.replace('_', ' ')}")

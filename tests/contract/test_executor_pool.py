@@ -21,6 +21,7 @@ from envs.sample import RGB
 from prompter.errors import UserError
 from prompter.runs.actors import PoolDead
 from prompter.types import Instance, PromptSet
+from tests.fixtures.requests import requests
 
 GROUP = 3
 
@@ -28,7 +29,7 @@ GROUP = 3
 class SlowWorker(SegmenterWorker):
     """Slow enough to be killed at work; an image whose first value is 250 hangs, 251 raises."""
 
-    def segment(self, image, prompts, mask_prompts, keep_instances, keep_logits):  # type: ignore[no-untyped-def]
+    def segment(self, image, requests, keep_instances, keep_logits):  # type: ignore[no-untyped-def]
         import ray
 
         first = int(ray.get(image[0])[0, 0, 0])
@@ -37,7 +38,7 @@ class SlowWorker(SegmenterWorker):
         if first == 251:
             raise RuntimeError("an actor's own mistake")
         time.sleep(0.15)
-        return super().segment(image, prompts, mask_prompts, keep_instances, keep_logits)
+        return super().segment(image, requests, keep_instances, keep_logits)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def step(count: int, seed: int = 0) -> tuple[list[RGB], list[PromptSet]]:
 
 
 def undisturbed(images: list[RGB], prompts: list[PromptSet]) -> list[Segmentation | ExecutorFailure]:
-    return LocalExecutor(build_segmenter(ExecutorConfig(family="box"))).segment(images, prompts)
+    return LocalExecutor(build_segmenter(ExecutorConfig(family="box"))).segment(requests(images, prompts))
 
 
 def assert_same(results: list, expected: list) -> None:
@@ -108,7 +109,7 @@ def in_background(
 ) -> Future[list[Segmentation | ExecutorFailure]]:
     """Segment in a thread, so that actors can be killed at work."""
     with_one = ThreadPoolExecutor(max_workers=1)
-    future = with_one.submit(pool.segment, images, prompts)
+    future = with_one.submit(pool.segment, requests(images, prompts))
     with_one.shutdown(wait=False)
     return future
 
@@ -118,7 +119,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[RayExe
     images, prompts = step(8)
     expected = undisturbed(images, prompts)
     keys = [str(index // GROUP) for index in range(len(images))]
-    assert_same(pool.segment(images, prompts, keys), expected)
+    assert_same(pool.segment(requests(images, prompts, keys)), expected)
     counters = pool.counters
     assert (counters.decodes, counters.failures, counters.restarts) == (len(prompts), 0, 0)
     assert counters.instances == sum(len(prompt_set) for prompt_set in prompts)
@@ -131,7 +132,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[RayExe
     assert counters.retries >= 1
 
     kill(pool, 1)  # while idle: noticed before the next step
-    assert_same(pool.segment(images, prompts), expected)
+    assert_same(pool.segment(requests(images, prompts)), expected)
     assert counters.restarts == 2
 
     future = in_background(pool, images, prompts)
@@ -148,7 +149,7 @@ def test_a_killed_actor_changes_nothing_and_all_killed_stops(opened: list[RayExe
     with pytest.raises(PoolDead, match=r"2 actors .* 2 restarts are used up"):
         future.result(1)
     with pytest.raises(PoolDead):
-        pool.segment(images, prompts)
+        pool.segment(requests(images, prompts))
 
 
 def test_hanging_and_failing_requests_fail_alone(opened: list[RayExecutor]) -> None:
@@ -157,7 +158,7 @@ def test_hanging_and_failing_requests_fail_alone(opened: list[RayExecutor]) -> N
     expected = undisturbed(images, prompts)
     bad = [image(90, first=250), image(91, first=251), np.zeros((5, 5), np.uint8)]
     box = PromptSet((Instance(box=(1, 1, 9, 9)),))
-    results = pool.segment([*bad, *images], [box, box, box, *prompts])
+    results = pool.segment(requests([*bad, *images], [box, box, box, *prompts]))
     assert_same(results[3:], expected)
     hung, failed, malformed = results[:3]
     assert isinstance(hung, ExecutorFailure)
@@ -168,7 +169,7 @@ def test_hanging_and_failing_requests_fail_alone(opened: list[RayExecutor]) -> N
     assert not malformed.retryable
     assert (pool.counters.failures, pool.counters.retries) == (3, 2)
     assert pool.counters.restarts == 2  # an exception costs no actor, a hang does
-    assert pool.segment([], []) == []
+    assert pool.segment([]) == []
 
 
 def test_a_segmenter_that_cannot_be_built_is_the_users_mistake(opened: list[RayExecutor]) -> None:

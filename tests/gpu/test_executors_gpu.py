@@ -23,6 +23,7 @@ from envs.executors.serving.local import LocalExecutor
 from envs.masks import iou
 from envs.sample import RGB
 from prompter.types import Instance, PromptSet
+from tests.fixtures.requests import requests
 from tests.fixtures.segmenters import save_port, save_sam, save_sam2
 
 pytestmark = pytest.mark.gpu
@@ -50,7 +51,7 @@ def test_masks_agree_with_the_cpu(save: Callable[[Path], ExecutorConfig], tmp_pa
     for device in ("cpu", "cuda"):
         cached = LocalExecutor(build_segmenter(config.model_copy(update={"device": device})))
         work = [(image, prompt_set) for image in images for prompt_set in prompts(6, 80)]
-        answers.append(cached.segment([image for image, _ in work], [p for _, p in work], keep_logits=True))
+        answers.append(cached.segment(requests(*zip(*work, strict=True)), keep_logits=True))
     for one, other in zip(*answers, strict=True):
         assert isinstance(one, Segmentation)
         assert isinstance(other, Segmentation)
@@ -97,8 +98,8 @@ def test_throughput_of_the_large_shapes(build: Callable[[ExecutorConfig], Prompt
     cached = LocalExecutor(executor, encode_batch=batch)
     repeated = [image for image in images for _ in range(group)]
     sets = [prompt_set for n in range(batch) for prompt_set in prompts(group, side, seed=n)]
-    cached.segment(repeated, sets)
-    warm = seconds_of(lambda: cached.segment(repeated, sets))
+    cached.segment(requests(repeated, sets))
+    warm = seconds_of(lambda: cached.segment(requests(repeated, sets)))
     embeddings = [embedding for embedding in cached.embeddings(images) for _ in range(group)]
     limit = seconds_of(lambda: executor.decode(embeddings, sets))
     masks = sum(len(prompt_set) for prompt_set in sets)

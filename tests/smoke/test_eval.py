@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.executors.base import ExecutorFailure, Segmentation
+from envs.executors.base import ExecutorFailure, Segmentation, SegmentRequest
 from envs.masks import encode_rle, union
 from envs.sample import RGB, Sample
 from eval.answerers import build_answerer
@@ -90,15 +90,13 @@ class Boxes:
 
     def segment(
         self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
+        requests: Sequence[SegmentRequest],
         *,
         keep_instances: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
         time.sleep(self._delay)
-        self.decoded += len(prompts)
-        return [self._fill(image, one) for image, one in zip(images, prompts, strict=True)]
+        self.decoded += len(requests)
+        return [self._fill(one.image, one.prompts) for one in requests]
 
     def _fill(self, image: RGB, prompts: PromptSet) -> Segmentation:
         masks = []

@@ -1,7 +1,7 @@
 """An executor that encodes each image once: the reward path's way to a segmenter.
 
-`LocalExecutor.segment` takes images and prompt sets side by side, as a batch of rollouts gives
-them, and returns one result per prompt set. Nothing it is given makes it raise: an image that
+`LocalExecutor.segment` takes requests as a batch of rollouts gives them, and returns one result per
+request. Nothing it is given makes it raise: an image that
 cannot be encoded and a prompt set that cannot be decoded come back as `ExecutorFailure`.
 """
 
@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from envs.assets import cache_folder
 from envs.executors.base import (
@@ -22,9 +19,9 @@ from envs.executors.base import (
     ExecutorFailure,
     Segmentation,
     Segmenter,
-    check_lengths,
+    SegmentRequest,
+    by_image,
     image_problem,
-    number_images,
 )
 from envs.executors.config import ExecutorConfig
 from envs.executors.serving.embedding_cache import (
@@ -36,7 +33,6 @@ from envs.executors.serving.embedding_cache import (
     unpack,
 )
 from envs.sample import RGB, content_hash
-from prompter.types import PromptSet
 
 MEGABYTE = 1_000_000
 
@@ -96,52 +92,48 @@ class LocalExecutor(Executor):
 
     def segment(
         self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
+        requests: Sequence[SegmentRequest],
         *,
-        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
         keep_instances: bool = False,
         keep_logits: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
         """See `Executor.segment`."""
-        check_lengths(images, prompts=prompts, image_keys=image_keys, mask_prompts=mask_prompts)
-        which, distinct = number_images(images, image_keys)
-        members: list[list[int]] = [[] for _ in distinct]
-        for index, number in enumerate(which):
-            members[number].append(index)
-        results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(prompts)
-        for start in range(0, len(distinct), IMAGES_AT_ONCE):
-            chunk = range(start, min(start + IMAGES_AT_ONCE, len(distinct)))
-            needed = [n for n in chunk if any(not prompts[i].is_empty for i in members[n])]
-            embeddings = dict(zip(needed, self._embed([distinct[n] for n in needed]), strict=True))
+        images = by_image(requests)
+        results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(requests)
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            chunk = images[start : start + IMAGES_AT_ONCE]
+            needed = [
+                n for n, (_, own) in enumerate(chunk) if any(not requests[i].prompts.is_empty for i in own)
+            ]
+            embeddings = dict(zip(needed, self._embed([chunk[n][0] for n in needed]), strict=True))
             served: list[tuple[int, Embedding]] = []
-            for number in chunk:
+            for number, (image, own) in enumerate(chunk):
                 embedding = embeddings.get(number)
                 if embedding is None:  # nobody asks for anything: the size is all it takes
-                    problem = image_problem(distinct[number])
+                    problem = image_problem(image)
                     if problem is None:
-                        height, width = distinct[number].shape[:2]
+                        height, width = image.shape[:2]
                         embedding = Embedding({}, (width, height), (height, width))
                     else:
                         embedding = ExecutorFailure(problem, retryable=False)
                 if isinstance(embedding, ExecutorFailure):
-                    for index in members[number]:
+                    for index in own:
                         results[index] = embedding
                 else:
-                    served.extend((index, embedding) for index in members[number])
+                    served.extend((index, embedding) for index in own)
+            masks = [requests[index].mask_prompt for index, _ in served]
             started = time.perf_counter()
             decoded = self.segmenter.decode(
                 [embedding for _, embedding in served],
-                [prompts[index] for index, _ in served],
-                mask_prompts=None if mask_prompts is None else [mask_prompts[index] for index, _ in served],
+                [requests[index].prompts for index, _ in served],
+                mask_prompts=None if all(mask is None for mask in masks) else masks,
                 keep_instances=keep_instances,
                 keep_logits=keep_logits,
             )
             self.counters.decode_seconds += time.perf_counter() - started
             for (index, _), result in zip(served, decoded, strict=True):
                 results[index] = result
-        self._count(prompts, results)
+        self._count(requests, results)
         return results
 
     def embeddings(self, images: Sequence[RGB]) -> list[Embedding]:
@@ -159,13 +151,15 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         """Nothing to release: embeddings go with the object."""
 
-    def _count(self, prompts: Sequence[PromptSet], results: Sequence[Segmentation | ExecutorFailure]) -> None:
-        for prompt_set, result in zip(prompts, results, strict=True):
+    def _count(
+        self, requests: Sequence[SegmentRequest], results: Sequence[Segmentation | ExecutorFailure]
+    ) -> None:
+        for request, result in zip(requests, results, strict=True):
             if isinstance(result, ExecutorFailure):
                 self.counters.failures += 1
             else:
                 self.counters.decodes += 1
-                self.counters.instances += len(prompt_set)
+                self.counters.instances += len(request.prompts)
 
     def _embed(self, images: Sequence[RGB]) -> list[Embedding | ExecutorFailure]:
         """Look up or compute the embedding of each distinct image."""

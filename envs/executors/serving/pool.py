@@ -23,9 +23,9 @@ from envs.executors.base import (
     ExecutorCounters,
     ExecutorFailure,
     Segmentation,
-    check_lengths,
+    SegmentRequest,
+    by_image,
     image_problem,
-    number_images,
 )
 from envs.executors.config import ExecutorConfig
 from envs.executors.serving.local import LocalExecutor
@@ -50,18 +50,15 @@ class SegmenterWorker(PooledActor):
     def segment(
         self,
         image: list[Any],
-        prompts: list[PromptSet],
-        mask_prompts: list[NDArray[np.float32] | None] | None,
+        requests: list[tuple[PromptSet, NDArray[np.float32] | None]],
         keep_instances: bool,
         keep_logits: bool,
     ) -> tuple[list[Segmentation | ExecutorFailure], ExecutorCounters]:
-        """Serve all prompts on one image; `image` is a list holding its object reference."""
+        """Serve all prompts (and mask prompts) on one image; `image` is a list holding its reference."""
         pixels: RGB = ray.get(image[0])
         before = self._executor.counters.copy()
         results = self._executor.segment(
-            [pixels] * len(prompts),
-            prompts,
-            mask_prompts=mask_prompts,
+            [SegmentRequest(pixels, prompts, mask_prompt=mask) for prompts, mask in requests],
             keep_instances=keep_instances,
             keep_logits=keep_logits,
         )
@@ -107,15 +104,12 @@ class RayExecutor(Executor):
 
     def segment(
         self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
+        requests: Sequence[SegmentRequest],
         *,
-        mask_prompts: Sequence[NDArray[np.float32] | None] | None = None,
         keep_instances: bool = False,
         keep_logits: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
-        """Return one result per prompt set, in order, as `LocalExecutor.segment` does.
+        """Return one result per request, in order, as `LocalExecutor.segment` does.
 
         An actor that dies, or takes longer than `timeout_seconds` for one request (it is then
         killed), is replaced while restarts are left. What it was serving is tried again elsewhere up
@@ -124,24 +118,17 @@ class RayExecutor(Executor):
 
         Raises:
             PoolDead: if no actor is left and none may be started again.
-            ValueError: if the sequences differ in length.
         """
-        check_lengths(images, prompts=prompts, image_keys=image_keys, mask_prompts=mask_prompts)
-        which, distinct = number_images(images, image_keys)
-        members: list[list[int]] = [[] for _ in distinct]
-        for index, number in enumerate(which):
-            members[number].append(index)
-        results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(prompts)
+        results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(requests)
         calls: list[tuple[list[int], Call]] = []
         with self._lock:
-            for image, indices in zip(distinct, members, strict=True):
+            for image, indices in by_image(requests):
                 if (problem := image_problem(image)) is not None:
                     self._fail(results, indices, ExecutorFailure(problem, retryable=False))
                     continue
-                own = [prompts[i] for i in indices]
-                masks = None if mask_prompts is None else [mask_prompts[i] for i in indices]
+                own = [(requests[i].prompts, requests[i].mask_prompt) for i in indices]
                 order = rendezvous_order(content_hash(image), self.config.actors)
-                arguments = ([ray.put(image)], own, masks, keep_instances, keep_logits)
+                arguments = ([ray.put(image)], own, keep_instances, keep_logits)
                 calls.append((indices, Call("segment", arguments, order)))
             try:
                 self._pool.check_health()

@@ -97,8 +97,8 @@ def test_components_are_prompted_one_by_one() -> None:
 
 def test_failures_are_counted_and_left_out() -> None:
     class Failing:
-        def segment(self, images: list, prompts: list, image_keys: object = None, **_: object) -> list:
-            return [ExecutorFailure("no")] * len(prompts)
+        def segment(self, requests: list, **_: object) -> list:
+            return [ExecutorFailure("no")] * len(requests)
 
     result = measure_ceilings(samples(), {"bad": Failing()}, oracles=["box"])
     assert result["results"]["bad"]["box"] == {

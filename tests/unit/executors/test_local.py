@@ -17,6 +17,7 @@ from envs.executors.serving.embedding_cache import DiskCache, MemoryCache
 from envs.executors.serving.local import LocalExecutor
 from envs.sample import RGB
 from prompter.types import Instance, PromptSet
+from tests.fixtures.requests import requests
 
 BOX = PromptSet((Instance(box=(1, 1, 4, 4)),))
 POISON = PromptSet((Instance(box=(66, 66, 67, 67)),))
@@ -74,13 +75,13 @@ def test_each_image_is_encoded_once_and_answers_keep_their_order() -> None:
     toy = Toy()
     cached = wrap(toy)
     images = [image(v) for v in (200, 50, 200, 50, 150)]
-    results = cached.segment(images, [BOX, BOX, PromptSet(), BOX, BOX], ["a", "b", "a", "b", "c"])
+    results = cached.segment(requests(images, [BOX, BOX, PromptSet(), BOX, BOX], ["a", "b", "a", "b", "c"]))
     assert [bool(result.mask.any()) for result in results] == [True, False, False, False, True]
     assert [result.predicted_ious.tolist() for result in results] == [[200], [50], [], [50], [150]]
     assert toy.encoded == [200, 50, 150]
     counters = cached.counters
     assert (counters.encodes, counters.decodes, counters.instances, counters.failures) == (3, 5, 4, 0)
-    cached.segment(images, [BOX] * 5)
+    cached.segment(requests(images, [BOX] * 5))
     assert toy.encoded == [200, 50, 150]
     # Without keys every array object counts as an image of its own, found by its content.
     assert cached.counters.cache_hits_memory == 5
@@ -88,15 +89,15 @@ def test_each_image_is_encoded_once_and_answers_keep_their_order() -> None:
 
 def test_keys_are_only_trusted_within_a_call() -> None:
     cached = wrap(Toy())
-    (first,) = cached.segment([image(200)], [BOX], ["tile 1"])
-    (second,) = cached.segment([image(50)], [BOX], ["tile 1"])
+    (first,) = cached.segment(requests([image(200)], [BOX], ["tile 1"]))
+    (second,) = cached.segment(requests([image(50)], [BOX], ["tile 1"]))
     assert first.predicted_ious[0] == 200
     assert second.predicted_ious[0] == 50
 
 
 def test_an_image_nobody_prompts_is_not_encoded() -> None:
     toy = Toy()
-    (result,) = wrap(toy).segment([image(200)], [PromptSet()])
+    (result,) = wrap(toy).segment(requests([image(200)], [PromptSet()]))
     assert result.mask.shape == (5, 6)
     assert not result.mask.any()
     assert toy.encoded == []
@@ -112,7 +113,7 @@ def test_bad_images_and_prompts_fail_alone() -> None:
         image(200),
         np.zeros((0, 4, 3), np.uint8),
     ]
-    results = cached.segment(images, [BOX, BOX, BOX, BOX, POISON, PromptSet()])
+    results = cached.segment(requests(images, [BOX, BOX, BOX, BOX, POISON, PromptSet()]))
     assert isinstance(results[0], Segmentation)
     assert isinstance(results[1], ExecutorFailure)
     assert "unlucky" in results[1].message
@@ -125,22 +126,15 @@ def test_bad_images_and_prompts_fail_alone() -> None:
     assert (cached.counters.decodes, cached.counters.failures) == (2, 4)
 
 
-def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match="2 images, but 1 prompts"):
-        wrap(Toy()).segment([image(1), image(2)], [BOX])
-    with pytest.raises(ValueError, match="2 images, but 1 image keys"):
-        wrap(Toy()).segment([image(1), image(2)], [BOX, BOX], ["a"])
-
-
 def test_nothing_to_do() -> None:
-    assert wrap(Toy()).segment([], []) == []
+    assert wrap(Toy()).segment([]) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=80), st.integers(1, 5))
 def test_counters_add_up(work: list[tuple[int, int]], encode_batch: int) -> None:
     cached = wrap(Toy(), encode_batch=encode_batch)
     sets = [PromptSet(BOX.instances * count) for _, count in work]
-    results = cached.segment([image(20 + v) for v, _ in work], sets, [str(v) for v, _ in work])
+    results = cached.segment(requests([image(20 + v) for v, _ in work], sets, [str(v) for v, _ in work]))
     assert len(results) == len(work)
     assert cached.counters.encodes == len({v for v, count in work if count})
     assert cached.counters.decodes == len(work)
@@ -155,28 +149,28 @@ def test_disk_outlives_the_process_and_survives_damage(tmp_path: Path) -> None:
         return toy, wrap(toy, disk=DiskCache(tmp_path, 10**6), memory=MemoryCache(10**6))
 
     toy, cached = fresh()
-    cached.segment([image(200)], [BOX])
+    cached.segment(requests([image(200)], [BOX]))
     assert toy.encoded == [200]
     toy, cached = fresh()
-    cached.segment([image(200)], [BOX])
+    cached.segment(requests([image(200)], [BOX]))
     assert toy.encoded == []
     assert cached.counters.cache_hits_disk == 1
-    cached.segment([image(200)], [BOX])
+    cached.segment(requests([image(200)], [BOX]))
     assert cached.counters.cache_hits_memory == 1
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
     toy, cached = fresh()
-    (result,) = cached.segment([image(200)], [BOX])
+    (result,) = cached.segment(requests([image(200)], [BOX]))
     assert result.predicted_ious[0] == 200
     assert toy.encoded == [200]
     assert cached.counters.cache_dropped == 1
     # Another segmenter, or another storage type, finds nothing of it.
     toy = Toy()
     toy.fingerprint = "other"
-    wrap(toy, disk=DiskCache(tmp_path, 10**6)).segment([image(200)], [BOX])
+    wrap(toy, disk=DiskCache(tmp_path, 10**6)).segment(requests([image(200)], [BOX]))
     assert toy.encoded == [200]
     toy = Toy()
-    wrap(toy, disk=DiskCache(tmp_path, 10**6), storage="float16").segment([image(200)], [BOX])
+    wrap(toy, disk=DiskCache(tmp_path, 10**6), storage="float16").segment(requests([image(200)], [BOX]))
     assert toy.encoded == [200]
 
 
@@ -187,7 +181,7 @@ def test_cold_and_warm_decode_the_same(storage: str) -> None:
             return [Embedding({"image": torch.full((1, 2, 2), 1 / 3)}, (6, 5), (2, 2)) for _ in images]
 
     cached = wrap(Rough(), storage=storage)
-    cold, warm = (cached.segment([image(9)], [BOX])[0] for _ in range(2))
+    cold, warm = (cached.segment(requests([image(9)], [BOX]))[0] for _ in range(2))
     assert cold.predicted_ious[0] == warm.predicted_ious[0]
 
 

@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from envs.boxes import pairwise_box_iou
-from envs.executors.base import ExecutorFailure, Segmentation
+from envs.executors.base import ExecutorFailure, Segmentation, SegmentRequest
 from envs.masks import decode_rle, encode_rle
 from envs.rollout import Rollout
 from envs.rollouts import make_rollouts
-from envs.sample import RGB, Sample
+from envs.sample import Sample
 from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
 from prompter.types import Answer, FailureKind, Instance, ParseFailure, PromptSet
@@ -244,15 +244,13 @@ class FakeSegmenter:
 
     def segment(
         self,
-        images: Sequence[RGB],
-        prompts: Sequence[PromptSet],
-        image_keys: Sequence[str] | None = None,
+        requests: Sequence[SegmentRequest],
         *,
         keep_instances: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
-        assert image_keys is not None
         results: list[Segmentation | ExecutorFailure] = []
-        for image, prompt, key in zip(images, prompts, image_keys, strict=True):
+        for request in requests:
+            image, prompt, key = request.image, request.prompts, request.image_key
             self.seen.append((id(image), prompt, key))
             if image[0, 0, 0] == 255:
                 results.append(ExecutorFailure("the actor died"))
