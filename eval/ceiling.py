@@ -117,7 +117,7 @@ def units_of(samples: Iterable[Sample], unit: str) -> Iterator[Unit]:
                 seen.add(key)
                 from envs.masks import decode_rle
 
-                mask = decode_rle(rle, (sample.image_wh[1], sample.image_wh[0]))
+                mask = decode_rle(rle, sample.mask_hw)
                 if mask.any():
                     yield Unit(f"{sample.sample_id}#{number}", sample, (mask,))
 

@@ -50,7 +50,7 @@ SMALLER = {
     "prompter --help": Smaller(),
     "prompter data ls": Smaller(),
     "prompter train": Smaller(add=("--dry-run",)),  # a run in full: tests/smoke/test_train.py
-    "prompter cold-start": Smaller(parsed=True),  # in full: tests/smoke/test_sft.py
+    "prompter cold-start": Smaller(parsed=True),  # in full: tests/smoke/test_cold_start.py
     "prompter demo": Smaller(parsed=True),
     "prompter eval": Smaller(
         add=("--limit", "2", "--policy-option", "sampler.backend=hf", "--policy-option", "max_new_tokens=16"),

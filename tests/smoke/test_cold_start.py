@@ -26,13 +26,13 @@ def write_config(folder: Path, **changes: Any) -> Path:
         "threads": 1,
         **changes,
     }
-    path = folder / "sft.yaml"
+    path = folder / "cold-start.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
 def test_a_cold_start_exports_a_policy_with_its_card(tmp_path: Path) -> None:
-    assert main(["sft", str(write_config(tmp_path)), "--seed", "5"]) == 0
+    assert main(["cold-start", str(write_config(tmp_path)), "--seed", "5"]) == 0
     output = tmp_path / "policy"
     policy = load_policy(output)
     assert policy.settings.image.side == SIZE.image_side
@@ -64,7 +64,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
         capsys.readouterr()
         assert main(["sft", str(config)]) == 2
         assert message in capsys.readouterr().err
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["sft.yaml"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cold-start.yaml"]
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "mine.txt").write_text("mine")
     assert main(["sft", str(write_config(tmp_path))]) == 2
