@@ -153,8 +153,7 @@ def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
 def _draw_case(
     after: Rollout, before: Rollout | None, scores: tuple[float | None, float], image: Image.Image
 ) -> DrawnCase:
-    hw = (after.image_wh[1], after.image_wh[0])
-    true = None if after.target is None else decode_rle(after.target, hw)
+    true = None if after.target is None else decode_rle(after.target, after.mask_hw)
     none = true is not None and not true.any()
     asked = "nothing in the image fits" if none else "true mask"
     shots = [_shot(draw_panel(image, true=true, fill_true=True), asked)]
@@ -163,7 +162,7 @@ def _draw_case(
         if one is None or score is None:
             continue
         label = name if before is not None else "predicted"
-        predicted = None if one.prediction is None else decode_rle(one.prediction, hw)
+        predicted = None if one.prediction is None else decode_rle(one.prediction, one.mask_hw)
         prompts = one.reading if isinstance(one.reading, PromptSet) else None
         picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
         if prompts is None:
