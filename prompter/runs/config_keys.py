@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from prompter.runs.config import section_model
+from prompter.runs.tables import markdown_table
 
 WIDTH = 100
 """Columns of the help."""
@@ -97,9 +98,8 @@ def markdown(sections: Sequence[Section]) -> str:
         heading = f"`{section.name}`" if section.name else "At the top"
         lines += [f"### {heading}", "", _one_line(section.says), ""]
         if section.keys:
-            lines += ["| key | value | meaning |", "|---|---|---|"]
-        for key in section.keys:
-            lines.append(f"| `{key.name}` | {key.value} | {_one_line(key.says)} |")
+            rows = [(f"`{key.name}`", key.value, _one_line(key.says)) for key in section.keys]
+            lines += markdown_table([("key", "value", "meaning"), *rows])
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
