@@ -2,7 +2,8 @@
 
 All on the same rollouts in one process. "Peers' way" sets the image for every completion and predicts
 one instance at a time, with the published package's own predictor; it is timed on the first few images
-and compared per image. The decode-only limit is one call of the bare segmenter on
+and compared per image. Where ours computes in another type than float32, it is timed in both, so that it is
+plain how much of a ratio is the type's. The decode-only limit is one call of the bare segmenter on
 embeddings that are already in memory.
 """
 
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from envs.workload import Workload
 
 PHASES = {
-    "peers": "peers' way",
+    "peers": "peers' way, float32",
+    "peers_in_our_dtype": "peers' way, our type",
     "cold": "ours, cold cache",
     "warm": "ours, warm cache",
     "limit": "decode-only limit",
 }
+
+FLOAT32_ONLY = ("box", "onnx")
+"""Families whose peers' way knows one type: there is nothing to compute, or a graph that fixes it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Phase:
 def bench_executor(
     config: ExecutorConfig, workload: Workload, *, peer_images: int = 2, repeats: int = 3
 ) -> dict[str, Any]:
-    """Run the four ways on one workload and return everything that was measured, JSON-ready.
+    """Run all ways on one workload and return everything that was measured, JSON-ready.
 
     Args:
         config: the segmenter; a pool is not used, and its caches are this function's own.
@@ -71,8 +76,9 @@ def bench_executor(
         repeats: the warm run and the limit are timed this often, the fastest counts.
 
     Returns:
-        Keys: `executor` (the config), `environment`, `workload`, `phases` (see `PHASES`), `ratios`,
-        `agreement` (between the peers' masks and ours, on the images of the former).
+        Keys: `executor` (the config), `environment`, `workload`, `phases` (see `PHASES`; without
+        "peers_in_our_dtype" where that is float32), `ratios`, `agreement` (between the peers' masks in
+        float32 and ours, on the images of the former).
     """
     import torch
 
@@ -112,10 +118,10 @@ def bench_executor(
         key=lambda phase: phase.seconds,
     )
     part = workload.first(peer_images)
-    predictor = reference_predictor(config)
-    predictor.set_image(requests[0].image)
-    predictor.predict(requests[0].prompts.instances[0])
-    peers, peer_masks = _timed(part, lambda: _peers_way(predictor, part))
+    peers, peer_masks = _time_peers(reference_predictor(config), part)
+    phases = {"peers": peers, "cold": cold, "warm": warm, "limit": limit}
+    if config.dtype != "float32" and config.family not in FLOAT32_ONLY:
+        phases["peers_in_our_dtype"], _ = _time_peers(reference_predictor(config, config.dtype), part)
 
     intersections = unions = different = 0
     for mask, result in zip(peer_masks, results, strict=False):
@@ -125,7 +131,6 @@ def bench_executor(
             unions + union,
             different + union - intersection,
         )
-    phases = {"peers": peers, "cold": cold, "warm": warm, "limit": limit}
     return {
         "executor": config.model_dump(mode="json"),
         "environment": {
@@ -149,13 +154,7 @@ def bench_executor(
             }
             for name, phase in phases.items()
         },
-        "ratios": {
-            "cold_over_peers": peers.seconds_per_image / cold.seconds_per_image,
-            "warm_over_peers": peers.seconds_per_image / warm.seconds_per_image,
-            "warm_over_limit": limit.seconds / warm.seconds,
-            "cold_over_peers_cpu": (peers.cpu_seconds / peers.images) / (cold.cpu_seconds / cold.images),
-            "warm_over_peers_cpu": (peers.cpu_seconds / peers.images) / (warm.cpu_seconds / warm.images),
-        },
+        "ratios": _ratios(phases),
         "agreement": {
             "completions": len(peer_masks),
             "iou": intersections / unions if unions else 1.0,
@@ -164,6 +163,27 @@ def bench_executor(
         },
         "counters": cached.counters.to_dict(),
     }
+
+
+def _ratios(phases: dict[str, Phase]) -> dict[str, float]:
+    """How many times as long as ours the peers' way takes, by wall and CPU time; and warm over the limit."""
+    ratios = {"warm_over_limit": phases["limit"].seconds / phases["warm"].seconds}
+    for other in ("peers", "peers_in_our_dtype"):
+        for own in ("cold", "warm"):
+            if other in phases:
+                theirs, ours = phases[other], phases[own]
+                ratios[f"{own}_over_{other}"] = theirs.seconds_per_image / ours.seconds_per_image
+                ratios[f"{own}_over_{other}_cpu"] = (theirs.cpu_seconds / theirs.images) / (
+                    ours.cpu_seconds / ours.images
+                )
+    return ratios
+
+
+def _time_peers(predictor: Any, workload: Workload) -> tuple[Phase, list[Any]]:
+    """Time the peers' way on a workload, after one call of each kind; returns its union masks too."""
+    predictor.set_image(workload.images[0])
+    predictor.predict(workload.prompts[0][0].instances[0])
+    return _timed(workload, lambda: _peers_way(predictor, workload))
 
 
 def _peers_way(predictor: Any, workload: Workload) -> list[Any]:

@@ -2,8 +2,9 @@
 
 All on the same rollouts in one process. "Peers' way" sets the image for every completion and predicts
 one instance at a time, with the published package's own predictor; it is timed on the first few images
-(--peer-images) and compared per image. The decode-only limit is one call of the bare segmenter on
-embeddings that are already in memory. On a GPU: --executor FAMILY,device=cuda.
+(--peer-images) and compared per image. Where ours computes in another type than float32, it is timed in
+both. The decode-only limit is one call of the bare segmenter on embeddings that are already in memory. On a
+GPU: --executor FAMILY,device=cuda.
 
     prompter bench executor
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
@@ -36,6 +37,8 @@ def bench_text(result: dict[str, Any]) -> str:
     ]
     rows = [["", "images", "seconds", "s/image", "masks/s", "CPU s", "peak MB"]]
     for name, title in PHASES.items():
+        if name not in result["phases"]:
+            continue
         phase = result["phases"][name]
         rows.append(
             [
@@ -53,13 +56,16 @@ def bench_text(result: dict[str, Any]) -> str:
     lines += [
         "",
         *(
-            f"{way} is {ratios[f'{way}_over_peers']:.1f} x the peers' way "
-            f"(by CPU time {ratios[f'{way}_over_peers_cpu']:.1f} x)"
+            f"{way} is {ratios[f'{way}_over_{peers}']:.1f} x the {PHASES[peers]} "
+            f"(by CPU time {ratios[f'{way}_over_{peers}_cpu']:.1f} x)"
+            for peers in ("peers", "peers_in_our_dtype")
+            if peers in result["phases"]
             for way in ("cold", "warm")
         ),
         f"warm reaches {ratios['warm_over_limit']:.2f} of the decode-only limit",
-        f"masks agree with the peers': IoU {agreement['iou']:.6f}, {agreement['different_pixels']} of "
-        f"{agreement['pixels']} pixels differ over {agreement['completions']} completions",
+        f"masks agree with the peers' in float32: IoU {agreement['iou']:.6f}, "
+        f"{agreement['different_pixels']} of {agreement['pixels']} pixels differ "
+        f"over {agreement['completions']} completions",
     ]
     return "\n".join(lines)
 

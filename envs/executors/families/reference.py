@@ -88,8 +88,40 @@ class NaivePredictor:
         return result.mask, float(result.predicted_ious[0]), result.low_res_logits[0]
 
 
-def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
-    """The predictor that a peer would use for a config's segmenter, in float32.
+def compute_in(dtype: str, *modules: torch.nn.Module) -> None:
+    """Let modules of a package's model compute in a type, while what goes in and comes out stays float32.
+
+    The packages' predictors turn results into NumPy arrays, which bfloat16 is none of.
+    """
+    kind: torch.dtype = getattr(torch, dtype)
+    if kind == torch.float32:
+        return
+    for module in modules:
+        module.to(kind)
+        module.register_forward_pre_hook(
+            lambda _, given, named: (_cast(given, kind), _cast(named, kind)), with_kwargs=True
+        )
+        module.register_forward_hook(lambda _module, _given, result: _cast(result, torch.float32))
+
+
+def _cast(value: Any, kind: torch.dtype) -> Any:
+    """Every floating tensor in nested tuples, lists and dicts in another type; anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.to(kind) if value.is_floating_point() else value
+    if isinstance(value, tuple | list):
+        return type(value)(_cast(item, kind) for item in value)
+    if isinstance(value, dict):
+        return {name: _cast(item, kind) for name, item in value.items()}
+    return value
+
+
+def reference_predictor(config: ExecutorConfig, dtype: str = "float32") -> ReferencePredictor:
+    """The predictor that a peer would use for a config's segmenter.
+
+    Args:
+        config: the segmenter; its own `dtype` is not read.
+        dtype: "float32", as published, or the type in which the package's image encoder and mask decoder
+            compute (`compute_in`). An ONNX graph computes in its own.
 
     Raises:
         UserError: if the segmenter or its weights are not to be had.
@@ -97,20 +129,24 @@ def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
     best = config.multimask == "best"
     device = resolve_device(config.device)
     if config.family == "mobile-sam" and config.model is None:
-        return PackagePredictor(_published_mobile_sam(config.mask_threshold, device), best)
+        return PackagePredictor(_published_mobile_sam(config.mask_threshold, device, dtype), best)
     if config.family in ("mobile-sam", "segment-anything"):
         from segment_anything import SamPredictor
         from segment_anything.modeling import Sam
 
         from envs.executors.families import mobile_sam, sam
+        from envs.executors.families.tiny_vit import module_names
 
         state = load_state_dict(local_path(config, "a checkpoint of SAM or MobileSAM"))
-        modules: Any = (
-            mobile_sam.build_modules() if config.family == "mobile-sam" else sam.build_modules(state)
-        )
+        modules: Any
+        if config.family == "mobile-sam":
+            modules, state = mobile_sam.build_modules(), module_names(state)
+        else:
+            modules = sam.build_modules(state)
         modules.load_state_dict(state)
         model = Sam(modules["image_encoder"], modules["prompt_encoder"], modules["mask_decoder"])
         model.mask_threshold = config.mask_threshold
+        compute_in(dtype, model.image_encoder, model.mask_decoder)
         return PackagePredictor(SamPredictor(freeze(model).to(device)), best)
     if config.family == "sam2":
         from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -118,15 +154,17 @@ def reference_predictor(config: ExecutorConfig) -> ReferencePredictor:
         from envs.executors.families.sam2 import load_sam2
 
         model, _ = load_sam2(config)
+        decoder = model.sam_mask_decoder
+        compute_in(dtype, model.image_encoder, decoder, decoder.conv_s0, decoder.conv_s1)
         predictor = SAM2ImagePredictor(freeze(model).to(device), mask_threshold=config.mask_threshold)
         side = model.image_size
         predictor._bb_feat_sizes = [(side // n, side // n) for n in (4, 8, 16)]
         return PackagePredictor(predictor, best)
-    plain = {"dtype": "float32", "backend": "local", "onnx_decoder": "graph"}
+    plain = {"dtype": dtype, "backend": "local", "onnx_decoder": "graph"}
     return NaivePredictor(build_segmenter(config.model_copy(update=plain)))
 
 
-def _published_mobile_sam(mask_threshold: float, device: torch.device) -> Any:
+def _published_mobile_sam(mask_threshold: float, device: torch.device, dtype: str) -> Any:
     """The predictor of the package that ships MobileSAM's weights, with its own image encoder.
 
     Its code comes out of an archive of known digest, as an installed package would; nothing but
@@ -144,4 +182,5 @@ def _published_mobile_sam(mask_threshold: float, device: torch.device) -> Any:
         sys.path.remove(str(folder.parent))
     model = package.build_sam("mobilesam")
     model.mask_threshold = mask_threshold
+    compute_in(dtype, model.image_encoder, model.mask_decoder)
     return package.SamPredictorMobile(freeze(model).to(device))

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from envs.bench import bench_executor
 from envs.executors.base import ExecutorFailure
 from envs.executors.config import ExecutorConfig
 from envs.executors.families.box import BoxSegmenter
+from envs.executors.families.reference import reference_predictor
 from envs.executors.serving.local import LocalExecutor
 from envs.masks import encode_rle
 from envs.sample import Sample
 from envs.workload import Workload, make_workload
 from eval.ceiling import ORACLES, measure_ceilings, oracle_prompt_set, units_of
 from prompter.errors import UserError
+from prompter.types import Instance
 from recipes.commands import bench
 from recipes.commands import ceiling as validation
 from recipes.commands.bench import bench_text
+from tests.fixtures.segmenters import save_sam, save_sam2
 
 SIDE = 64
 
@@ -200,6 +204,43 @@ def test_bench_counts_what_it_says() -> None:
     assert ratios["warm_over_peers"] == pytest.approx(expected)
     json.dumps(result)
     assert "decode-only limit" in bench_text(result)
+
+
+@pytest.mark.parametrize("save", [save_sam, save_sam2])
+def test_peers_are_timed_in_both_types(save: Callable[[Path], ExecutorConfig], tmp_path: Path) -> None:
+    config = save(tmp_path).model_copy(update={"dtype": "bfloat16"})
+    workload = make_workload("synthetic-aerial", "val", images=2, side=64, group=2, most_instances=1, seed=0)
+    result = bench_executor(config, workload, peer_images=1, repeats=1)
+    phases, ratios = result["phases"], result["ratios"]
+    for peers in ("peers", "peers_in_our_dtype"):
+        expected = phases[peers]["seconds_per_image"] / phases["cold"]["seconds_per_image"]
+        assert ratios[f"cold_over_{peers}"] == pytest.approx(expected)
+    text = bench_text(result)
+    assert "x the peers' way, float32" in text
+    assert "x the peers' way, our type" in text
+    in_float32 = bench_executor(save(tmp_path), workload, peer_images=1, repeats=1)
+    assert "peers_in_our_dtype" not in in_float32["phases"]
+    assert "our type" not in bench_text(in_float32)
+
+
+@pytest.mark.parametrize("save", [save_sam, save_sam2])
+def test_the_peers_models_compute_in_the_type_asked_for(
+    save: Callable[[Path], ExecutorConfig], tmp_path: Path
+) -> None:
+    config = save(tmp_path)
+    image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    answers = {}
+    for dtype in ("float32", "bfloat16"):
+        predictor = reference_predictor(config, dtype)
+        kinds = {p.dtype for p in predictor.predictor.model.image_encoder.parameters()}
+        assert kinds == {getattr(torch, dtype)}
+        if config.family == "sam2":  # else rounding decides which of its masks is read
+            predictor.predictor.model.sam_mask_decoder.dynamic_multimask_via_stability = False
+        predictor.set_image(image)
+        answers[dtype] = predictor.predict(Instance(box=(8, 8, 40, 50)))[2]
+        assert answers[dtype].dtype == np.float32
+    exact, rough = answers["float32"], answers["bfloat16"]
+    assert 0 < np.abs(rough - exact).mean() < 0.25 * exact.std()
 
 
 def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
