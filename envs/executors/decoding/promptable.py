@@ -111,7 +111,7 @@ class PromptableSegmenter(Segmenter):
         self.encoder, self.decoder = encoder, decoder
         self.fingerprint, self.mask_threshold = fingerprint, mask_threshold
         self.device = decoder.device
-        self.modules = nn.ModuleList([*encoder.modules, *decoder.modules])
+        self.modules = nn.ModuleList([*encoder.modules, *decoder.modules]).eval()
 
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
         """See `Segmenter.encode`."""
