@@ -97,7 +97,7 @@ def config_of(
         "dataset": {"name": "manifest", "options": {"path": str(manifest)}},
         "eval": {"samples": 4},
         "executor": {"family": "box"},
-        "sampler": {"kind": "hf"},
+        "sampler": {"backend": "hf"},
     }
     trainer |= sections.pop("trainer", {})
     return TrainConfig.model_validate({**base, **sections, "trainer": trainer})
@@ -313,7 +313,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(policy: Checkpoint, manifest: Path, folder: Path, kind: str) -> RunFolder:
-    sampler = {"kind": kind, "threads": 1, "kv_cache_gib": 0.1}
+    sampler = {"backend": kind, "threads": 1, "kv_cache_gib": 0.1}
     return train(config_of(policy, folder, manifest, sampler=sampler))
 
 

@@ -213,7 +213,7 @@ def used_folder(folder: Path) -> dict[str, Any]:
 BAD: dict[str, tuple[Callable[[Path], dict[str, Any]], list[str]]] = {
     "key": (lambda folder: {"datset": {}}, ["unknown key 'datset'. Did you mean 'dataset'?"]),
     "nested key": (
-        lambda folder: {"sampler": {"kind": "hf", "actor": 2}},
+        lambda folder: {"sampler": {"backend": "hf", "actor": 2}},
         ["unknown key 'sampler.actor'. Did you mean 'actors'?"],
     ),
     "trainer key": (
@@ -308,7 +308,7 @@ def test_one_step_with_ray_vllm_and_mobile_sam(policy_folder: Path, tmp_path: Pa
         tmp_path / "train.yaml",
         policy_folder,
         executor={"family": "mobile-sam", "backend": "ray"},
-        sampler={"kind": "ray", "dtype": "float32", "kv_cache_gib": 0.1},
+        sampler={"backend": "ray", "dtype": "float32", "kv_cache_gib": 0.1},
         eval={"samples": 2},
         trainer={"max_steps": 2, "save_strategy": "no"},
     )
