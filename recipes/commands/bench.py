@@ -6,6 +6,8 @@ one instance at a time, with the published package's own predictor; it is timed 
 both. The decode-only limit is one call of the bare segmenter on embeddings that are already in memory. On a
 GPU: --executor FAMILY,device=cuda.
 
+`prompter bench decoder` takes the decoder's tricks out one by one and says what each of them gains.
+
     prompter bench executor
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
 """
@@ -14,14 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envs.bench import PHASES, bench_executor
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
-from prompter.runs.tables import text_table
+from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
+
+if TYPE_CHECKING:
+    from envs.executors import ExecutorConfig
+    from envs.workload import Workload
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -72,15 +79,16 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=["executor"], help="what to time")
+    parser.add_argument("what", choices=["executor", "decoder"], help="what to time")
     flags.add_executor(parser, default="mobile-sam")
     flags.add_benchmark(parser, default="aerial-buildings:train")
     flags.add_dataset_flags(parser)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, help="distinct images; default: 64, for the decoder 4")
     parser.add_argument("--side", type=int, default=512, help="side of the images in pixels")
     parser.add_argument("--group", type=int, default=16, help="completions per image")
     parser.add_argument("--instances", type=int, default=4, help="most instances per completion")
     parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each of the decoder's rows is timed")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
@@ -91,7 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     from envs.workload import make_workload
     from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
-    for name in ("images", "side", "group", "instances", "peer_images"):
+    if arguments.images is None:
+        arguments.images = {"executor": 64, "decoder": 4}[arguments.what]
+    for name in ("images", "side", "group", "instances", "peer_images", "rounds"):
         if getattr(arguments, name) < 1:
             raise UserError(
                 f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
@@ -115,9 +125,46 @@ def run(arguments: argparse.Namespace) -> int:
         most_instances=arguments.instances,
         seed=arguments.seed,
     )
-    result = bench_executor(config, workload, peer_images=min(arguments.peer_images, arguments.images))
-    print(bench_text(result))
+    if arguments.what == "decoder":
+        result: Any = _bench_decoder(config, workload, arguments.rounds)
+    else:
+        result = bench_executor(config, workload, peer_images=min(arguments.peer_images, arguments.images))
+        print(bench_text(result))
     if arguments.json:
         with atomic_write(arguments.json) as handle:
             json.dump(result, handle, indent=1)
     return 0
+
+
+def _bench_decoder(config: ExecutorConfig, workload: Workload, rounds: int) -> dict[str, Any]:
+    """Print the decoder's ledger; returns it JSON-ready.
+
+    Raises:
+        UserError: if the segmenter decodes by other means.
+    """
+    from envs.executors.decoding.ledger import measure
+    from envs.executors.decoding.package_prompts import PackagePrompts
+    from envs.executors.decoding.promptable import PromptableSegmenter
+    from envs.executors.families import build_segmenter
+
+    segmenter = build_segmenter(config)
+    if not isinstance(segmenter, PromptableSegmenter) or not isinstance(segmenter.decoder, PackagePrompts):
+        raise UserError(
+            f"family {config.family!r} has no use of the decoder's tricks: take mobile-sam, segment-anything, "
+            "sam2 or onnx."
+        )
+    embeddings = segmenter.encode(workload.images)
+    repeated = [e for e, group in zip(embeddings, workload.prompts, strict=True) for _ in group]
+    prompts = [prompt_set for group in workload.prompts for prompt_set in group]
+    rows = list(measure(segmenter, repeated, prompts, rounds))
+    print(f"{config.family}, {config.dtype}: {workload.instances} masks on {len(workload.images)} images")
+    table = [["trick", "ms per mask", "without it", "gain"]]
+    for row in rows:
+        times = (f"{1000 * seconds:.2f}" for seconds in (row.seconds, row.seconds_without))
+        table.append([row.trick, *times, f"{row.gain:.1%}"])
+    print("\n".join(markdown_table(table)))
+    return {
+        "executor": config.model_dump(mode="json"),
+        "masks": workload.instances,
+        "rows": [asdict(row) for row in rows],
+    }

@@ -172,7 +172,7 @@ class SamDecoder:
         transformer = self.mask_decoder.transformer
         first, *others = transformer.layers
         queries = first.norm1(first.self_attn(q=tokens, k=tokens, v=tokens))
-        attended = self._to_image[0].read_shared(queries + tokens, side)
+        attended = self._read_first(queries + tokens, side)
         queries = self._after_attention(first, queries, attended)
         keys = [part.keys[None] for part in side.slices]
         traces = [FoldedTrace() for _ in side.slices]
@@ -191,10 +191,7 @@ class SamDecoder:
             queries = self._after_attention(layer, queries, to_image.finish(reading.result()))
         updated, values = self._image_update(len(others), queries, tokens)
         added.append(values)
-        # Only the IoU token and the mask tokens that may be read go on; tokens no longer meet each other.
-        only_first = self.multimask == "single" and not self._dynamic
-        count = 2 if only_first else 1 + self.mask_decoder.num_mask_tokens
-        read = slice(self._leading, self._leading + count)
+        read = self._tokens_read()
         final = self._final.queries(queries[:, read] + tokens[:, read])
         reading = TokenReading(self._final.fold(final))
         for number, part in enumerate(side.slices):
@@ -203,6 +200,16 @@ class SamDecoder:
         hyper, ious = self._read_out(out)
         logits = self._upscale(traces, self._first_upscaling.prompt_part(added), side, hyper)
         return self._choose(logits, ious) if self._dynamic else (logits[:, 0], ious[:, 0])
+
+    def _read_first(self, queries: Tensor, side: ImageSide) -> Tensor:
+        """What tokens read off the image in the first layer: queries [B, T, C] -> [B, T, C]."""
+        return self._to_image[0].read_shared(queries, side)
+
+    def _tokens_read(self) -> slice:
+        """Tokens of the last attention: they no longer meet, so only the IoU's and masks that may be read."""
+        only_first = self.multimask == "single" and not self._dynamic
+        count = 2 if only_first else 1 + self.mask_decoder.num_mask_tokens
+        return slice(self._leading, self._leading + count)
 
     @staticmethod
     def _after_attention(layer: Any, queries: Tensor, attended: Tensor) -> Tensor:
