@@ -150,8 +150,8 @@ def _bench_decoder(config: ExecutorConfig, workload: Workload, rounds: int) -> d
     segmenter = build_segmenter(config)
     if not isinstance(segmenter, PromptableSegmenter) or not isinstance(segmenter.decoder, PackagePrompts):
         raise UserError(
-            f"family {config.family!r} has no use of the decoder's tricks: take mobile-sam, "
-            "segment-anything, sam2 or onnx."
+            f"family {config.family!r} has no use of the decoder's tricks: "
+            "take mobile-sam, segment-anything, sam2 or onnx."
         )
     embeddings = segmenter.encode(workload.images)
     repeated = [e for e, group in zip(embeddings, workload.prompts, strict=True) for _ in group]
