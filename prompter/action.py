@@ -20,20 +20,16 @@ class ActionSpace(StrictModel):
     """What one instance of an answer may hold."""
 
     kind: Literal["box", "points", "box+points", "any"] = "box+points"
-    """MISSING."""
     """`box` (a box, no points), `points` (points, no box), `box+points` (both), or `any` (a box, positive
     points, or both)."""
 
     positive_points: int = Field(default=2, ge=1, le=16)
-    """MISSING."""
     """Most positive points per instance."""
 
     negative_points: int = Field(default=0, ge=0, le=16)
-    """MISSING."""
     """Most negative points per instance; 0 forbids them."""
 
     max_instances: int = Field(default=32, ge=1, le=1024)
-    """MISSING."""
     """Most instances per answer."""
 
     def violation(self, instance: Instance) -> str | None:

@@ -31,15 +31,12 @@ class ImageSettings(StrictModel):
     """How an image is resized for the model. Either a fixed square or an area range."""
 
     side: int | None = Field(default=None, ge=16)
-    """MISSING."""
     """Resize to side x side pixels whatever the ratio (Think2Seg-RS uses 840); null keeps the ratio."""
 
     min_pixels: int = Field(default=256 * 256, ge=1)
-    """MISSING."""
     """Smallest area where `side` is null; the aspect ratio is kept and the area brought into this range."""
 
     max_pixels: int = Field(default=1024 * 1024, ge=1)
-    """MISSING."""
     """Largest area where `side` is null."""
 
     @model_validator(mode="after")
@@ -53,31 +50,24 @@ class PolicySettings(StrictModel):
     """How a policy is asked; saved beside its weights."""
 
     action_space: ActionSpace = ActionSpace()
-    """MISSING."""
     """Which prompts it may answer with."""
 
     image: ImageSettings = ImageSettings()
-    """MISSING."""
     """How it is shown images."""
 
     instructions: Instructions = "full"
-    """MISSING."""
     """Full or short system prompt."""
 
     think: bool = True
-    """MISSING."""
     """Whether it is asked to reason in `<think>` first."""
 
     question: QuestionPosition = "after"
-    """MISSING."""
     """Whether the query stands before or after the image."""
 
     frame: FrameKind | None = None
-    """MISSING."""
     """Coordinates it is asked for; null takes those its family was trained to speak."""
 
     max_new_tokens: int = Field(default=512, ge=8)
-    """MISSING."""
     """Longest completion, in tokens."""
 
 

@@ -69,19 +69,15 @@ class LoraConfig(StrictModel):
     """Low-rank adapters (PEFT); what is trained, and what travels to the samplers each step."""
 
     r: int = Field(default=16, ge=1)
-    """MISSING."""
     """Rank of the adapters."""
 
     alpha: int = Field(default=32, gt=0)
-    """MISSING."""
     """Scale of the adapters: their update is multiplied by alpha / r."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """MISSING."""
     """Dropout on the adapters' input. Not 0 means that sampler and trainer disagree."""
 
     target_modules: str | list[str] | None = None
-    """MISSING."""
     """Which modules get adapters, as in PEFT: a regular expression over their names, or a list of their ends;
     null takes the language model's attention and MLP projections."""
 
@@ -95,19 +91,15 @@ class PolicyConfig(StrictModel):
     }
 
     model: str
-    """MISSING."""
     """Hub id (`Qwen/Qwen2.5-VL-3B-Instruct`) or local folder."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """MISSING."""
     """Type of the trained copy's weights; `auto` is what the checkpoint was saved in."""
 
     lora: LoraConfig | None = LoraConfig()
-    """MISSING."""
     """Adapters; null trains all weights, which no vLLM sampler on a CPU can follow."""
 
     settings: PolicySettings = PolicySettings()
-    """MISSING."""
     """How it is asked; what is left out stays as the checkpoint was trained."""
 
     @field_serializer("settings")
@@ -124,19 +116,15 @@ class DatasetConfig(StrictModel):
     """The training set."""
 
     name: str
-    """MISSING."""
     """A name that `prompter data ls` lists, or one of your own as "module:callable"."""
 
     split: str = "train"
-    """MISSING."""
     """One of the set's splits."""
 
     samples: int | None = Field(default=None, ge=1)
-    """MISSING."""
     """The first so many of it; null is all."""
 
     options: dict[str, Any] = Field(default_factory=dict)
-    """MISSING."""
     """The set's own options, as in `--dataset.options.root FOLDER`."""
 
 
@@ -144,28 +132,22 @@ class EvalConfig(StrictModel):
     """Greedy evaluation before and after training, on samples that training never sees."""
 
     dataset: str | None = None
-    """MISSING."""
     """Name of the set; null is the training set's."""
 
     split: str = "val"
-    """MISSING."""
     """Held-out split."""
 
     samples: int | None = Field(default=200, ge=1)
-    """MISSING."""
     """The first so many of it; null is all."""
 
     options: dict[str, Any] | None = None
-    """MISSING."""
     """The set's own options; null is the training set's."""
 
     references: list[str] = Field(default_factory=list)
-    """MISSING."""
     """Baselines (`eval.answerers.baselines`, such as `baseline:oracle-box`) evaluated on the same samples,
     to set the policy between a floor and a ceiling."""
 
     every_steps: int = Field(default=0, ge=0)
-    """MISSING."""
     """Evaluate during training too, every so many optimiser steps; 0 does not."""
 
 
@@ -173,11 +155,9 @@ class RayConfig(StrictModel):
     """The Ray that pools of actors run on."""
 
     address: str | None = None
-    """MISSING."""
     """Address of a cluster to join; null starts Ray on this machine."""
 
     num_cpus: int | None = Field(default=None, ge=1)
-    """MISSING."""
     """CPU cores that a Ray started here may hand out; null is all."""
 
 
@@ -185,16 +165,13 @@ class GroupConfig(StrictModel):
     """What is done with a prompt's group of completions before the loss."""
 
     zero_spread: Literal["drop", "resample", "keep"] = "drop"
-    """MISSING."""
     """A group whose rewards are all alike teaches nothing. `drop` takes it out of the loss's denominator,
     `resample` draws other prompts in its place, `keep` leaves it as TRL does."""
 
     max_resamples: int = Field(default=2, ge=0)
-    """MISSING."""
     """Rounds of drawing other prompts in one step."""
 
     executors: Literal["mean", "min", "draw"] = "mean"
-    """MISSING."""
     """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
     segmenter per group, drawn at random (`draw`)."""
 
@@ -203,35 +180,24 @@ class TrainConfig(StrictModel):
     """Everything `prompter train` needs; written resolved to `run_dir`/config.yaml, which re-runs it."""
 
     run_dir: str
-    """MISSING."""
     """Folder of this run; must be new or empty."""
 
     seed: int = Field(default=0, ge=0)
-    """MISSING."""
     """Seed of data order, sampling and initial adapters."""
 
     policy: PolicyConfig
-    """MISSING."""
     dataset: DatasetConfig
-    """MISSING."""
     eval: EvalConfig = EvalConfig()
-    """MISSING."""
     executor: ExecutorConfig | list[ExecutorConfig] = ExecutorConfig()
-    """MISSING."""
     """The frozen segmenter, or a list of them."""
 
     sampler: SamplerConfig = SamplerConfig()
-    """MISSING."""
     ray: RayConfig = RayConfig()
-    """MISSING."""
     rewards: dict[str, float] = Field(default_factory=lambda: {"mask_iou": 1.0}, min_length=1)
-    """MISSING."""
     """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 
     group: GroupConfig = GroupConfig()
-    """MISSING."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """MISSING."""
     """Fields of TRL's `GRPOConfig`, by TRL's own names."""
 
     def open_held_out(self) -> SampleSource:

@@ -53,96 +53,74 @@ class ExecutorConfig(StrictModel):
     renamed: ClassVar[Mapping[str, str]] = {"pool": "backend"}
 
     family: str = Field(default="mobile-sam", examples=list(SEGMENTER_FAMILIES))
-    """MISSING."""
     """Family of the segmenter, or one of your own as "module:callable"."""
 
     model: str | None = None
-    """MISSING."""
     """Hub id, local file or local folder (see the family's module); null takes the family's own default
     where it has one."""
 
     revision: str | None = None
-    """MISSING."""
     """Revision of a hub id."""
 
     device: str = "auto"
-    """MISSING."""
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` and so on."""
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """MISSING."""
     """Type of weights and activations. float32 is exact; bfloat16 is faster and moves masks a little
     (MobileSAM's agree with float32's to IoU 0.997 on drawn scenes); `auto` is bfloat16 where the
     processor or GPU computes in it, else float32."""
 
     multimask: Literal["single", "best"] = "single"
-    """MISSING."""
     """`single` takes SAM's one mask, `best` the one of three with the highest predicted IoU."""
 
     mask_threshold: float = 0.0
-    """MISSING."""
     """A pixel is foreground where its logit is greater."""
 
     encode_batch: int = Field(default=1, ge=1)
-    """MISSING."""
     """Images per forward pass of the image encoder."""
 
     onnx_decoder: Literal["weights", "graph"] = "weights"
-    """MISSING."""
     """For family onnx: `weights` runs the decoder file's weights in PyTorch (see its module), `graph` the
     file as it is."""
 
     backend: Literal["local", "ray"] = "local"
-    """MISSING."""
     """`local` runs in this process, `ray` in actors."""
 
     actors: int = Field(default=1, ge=1)
-    """MISSING."""
     """Number of actors in a pool."""
 
     num_cpus: float = Field(default=1.0, ge=0)
-    """MISSING."""
     """CPU cores that Ray reserves per actor; fractions share a core."""
 
     num_gpus: float = Field(default=0.0, ge=0)
-    """MISSING."""
     """GPUs that Ray reserves per actor; fractions share a GPU."""
 
     threads: int | None = Field(default=None, ge=1)
-    """MISSING."""
     """CPU threads of each actor; null takes max(1, num_cpus)."""
 
     cache_memory_mb: float = Field(default=2048.0, ge=0)
-    """MISSING."""
     """Megabytes for embeddings in memory, per process."""
 
     cache_disk_mb: float = Field(default=0.0, ge=0)
-    """MISSING."""
     """Megabytes for embeddings on disk; 0 keeps none."""
 
     cache_dir: Path | None = None
-    """MISSING."""
     """Folder of the disk cache; null takes `embeddings` in the cache folder."""
 
     cache_dtype: Literal["float32", "float16", "int8"] = "float32"
-    """MISSING."""
     """How embeddings are kept. What is decoded is always what would be kept, so that a cold and a warm
     cache give the same masks."""
 
     timeout_seconds: float = Field(default=300.0, gt=0)
-    """MISSING."""
     """Longest that an actor may take for one request, in seconds."""
 
     retries: int = Field(default=2, ge=0)
-    """MISSING."""
     """How often a failed request is tried again, on another actor where there is one."""
 
     max_restarts: int = Field(default=3, ge=0)
-    """MISSING."""
     """How often actors may be replaced over the pool's life, all actors together."""
 
     queue_depth: int = Field(default=4, ge=1)
-    """MISSING."""
     """Requests in flight per actor."""
 
     @field_validator("family")

@@ -23,66 +23,51 @@ class SamplerConfig(StrictModel):
     }
 
     backend: Literal["hf", "vllm", "ray"] = "ray"
-    """MISSING."""
     """`hf` (transformers, in this process), `vllm` (one engine, in this process) or `ray` (a pool of vLLM
     engines, each an actor)."""
 
     actors: int = Field(default=1, ge=1)
-    """MISSING."""
     """Number of engines in a pool."""
 
     num_cpus: float = Field(default=1, ge=0)
-    """MISSING."""
     """CPU cores that Ray reserves per engine; fractions share a core."""
 
     num_gpus: float = Field(default=0, ge=0)
-    """MISSING."""
     """GPUs that Ray reserves per engine; fractions share a GPU."""
 
     threads: int | None = Field(default=None, ge=1)
-    """MISSING."""
     """CPU threads of an engine; null is 1 for an engine of a pool and all cores otherwise. Two pools that
     spin on the same cores slow each other down manyfold, so pools, trainer and executor should add up
     to the cores."""
 
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """MISSING."""
     """GPUs that one engine spans."""
 
     max_model_len: int | None = Field(default=None, ge=1)
-    """MISSING."""
     """Tokens of prompt and answer together; null leaves room for the largest image, 1024 tokens of text
     and the longest answer."""
 
     max_num_seqs: int = Field(default=64, ge=1)
-    """MISSING."""
     """Completions that an engine samples at once."""
 
     gpu_memory_utilization: float = Field(default=0.4, gt=0, le=1)
-    """MISSING."""
     """Share of a GPU's memory that an engine takes."""
 
     kv_cache_gib: float = Field(default=1.0, gt=0)
-    """MISSING."""
     """GiB for keys and values of one engine on a CPU."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """MISSING."""
     """Type of the sampled copy's weights; `auto` is float32 on a CPU, else what the checkpoint was
     saved in."""
 
     enforce_eager: bool = False
-    """MISSING."""
     """Do not capture CUDA graphs: starts sooner, samples slower. Always so on a CPU."""
 
     batch_size: int = Field(default=64, ge=1)
-    """MISSING."""
     """Completions at once, `hf` only."""
 
     max_restarts: int = Field(default=3, ge=0)
-    """MISSING."""
     """How often engines may be replaced over the pool's life, all together; without one left a run ends."""
 
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """MISSING."""
     """Seconds after which a silent engine of a pool counts as dead; null waits for ever."""
