@@ -42,6 +42,9 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "score": Command("recipes.commands.score", "score predictions that any program made"),
+    "export": Command("recipes.commands.export", "write a run's predictions for other programs"),
+    "lmms-task": Command("recipes.commands.lmms_task", "write a benchmark as a task of lmms-eval"),
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),
