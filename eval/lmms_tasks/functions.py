@@ -99,7 +99,7 @@ def aggregate(values: Sequence[Mapping[str, Any]]) -> float:
 
 
 _last: dict[tuple[str, View], QueryTable] = {}
-"""The table made last, by the rollouts' digest and the view: each metric of a protocol asks for it in turn."""
+"""The table made last, by its rollouts' digest and its view: a protocol's metrics ask for it in turn."""
 
 
 def _table(rollouts: Sequence[Mapping[str, Any]], view: View) -> QueryTable:
