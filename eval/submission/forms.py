@@ -216,6 +216,9 @@ def open_form(path: Path, known: Mapping[str, int], numbering: Numbering = "file
 def _is_lines(path: Path) -> bool:
     """Whether a file is JSON Lines: its first line is a JSON object by itself, and no COCO-like file."""
     with open(path, "rb") as handle:
+        if handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+            return False  # its first line may be all of it
+        handle.seek(0)
         first = handle.readline().removeprefix(b"\xef\xbb\xbf")
     try:
         record = json.loads(first)
