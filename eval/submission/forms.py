@@ -15,8 +15,8 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import numpy as np
+from PIL import Image
 
-from envs.datasets.reading.images import read_label
 from envs.datasets.reading.json_index import JsonArray, index_arrays, index_records
 from envs.datasets.reading.records import blaming
 from envs.masks import encode_rle
@@ -181,7 +181,10 @@ class PngFolder(Form):
         file = self._files[position]
         if not self._labels:
             return {"segmentation": file.relative_to(self.path).as_posix()}
-        label = read_label(file)
+        with blaming(str(file)), Image.open(file) as image:
+            label = np.asarray(image)
+            if label.ndim != 2:
+                raise ValueError(f"a label image has one channel, but it has {len(image.getbands())}")
         values = [value for value in np.unique(label) if value != 0]
         return {"instances": [{"segmentation": encode_rle(label == value)} for value in values]}
 

@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 
 from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import read_label
+from envs.datasets.reading.images import image_wh
 from envs.datasets.reading.records import blaming
-from envs.masks import RLE, Mask, decode_rle, encode_rle, mask_to_box
+from envs.masks import RLE, Mask, encode_rle, mask_to_box
 from envs.rollout import Rollout
 from prompter.errors import UserError
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet, Reading
@@ -62,7 +62,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class ReadingRules:
+class RecordRules:
     """How records are read.
 
     Args:
@@ -108,7 +108,7 @@ def read_prediction(
     records: Sequence[tuple[str, Mapping[str, Any]]],
     hw: tuple[int, int],
     folder: Path | None,
-    rules: ReadingRules = ReadingRules(),
+    rules: RecordRules = RecordRules(),
     notes: Notes | None = None,
 ) -> Prediction:
     """Read all records of one sample.
@@ -152,7 +152,7 @@ def read_prediction(
 
 
 def _read(
-    record: Mapping[str, Any], hw: tuple[int, int], folder: Path | None, rules: ReadingRules, notes: Notes
+    record: Mapping[str, Any], hw: tuple[int, int], folder: Path | None, rules: RecordRules, notes: Notes
 ) -> _Found | None:
     """Read one record; None if its score is too low."""
     if not isinstance(record, Mapping):
@@ -213,41 +213,48 @@ def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) 
     return Prediction(PromptSet(tuple(instances)), tuple(masks), tuple(scores), tokens=tokens)
 
 
-def _mask(value: Any, hw: tuple[int, int], folder: Path | None, rules: ReadingRules, notes: Notes) -> Mask:
+def _mask(value: Any, hw: tuple[int, int], folder: Path | None, rules: RecordRules, notes: Notes) -> Mask:
     """Read a segmentation as a bool mask [height, width]."""
     if isinstance(value, str) and folder is not None:
         if Path(value).is_absolute() or ".." in Path(value).parts:
             raise ValueError(f"the path {value!r} must lead to a file beside the predictions")
-        own = read_label(folder / value) != 0 if rules.resize else None
+        width, height = image_wh(folder / value) if rules.resize else (hw[1], hw[0])
+        own_hw = (height, width)
     else:
-        own = decode_rle(value) if rules.resize and isinstance(value, Mapping) else None
-    if own is not None:
-        if own.shape != hw:
-            notes.resized += 1
-            own = np.asarray(Image.fromarray(own).resize((hw[1], hw[0]), Image.Resampling.NEAREST))
-        return own
+        own_hw = _rle_hw(value) if rules.resize and isinstance(value, Mapping) else hw
+    if own_hw != hw:
+        notes.resized += 1
+        own = Image.fromarray(annotation_to_mask(value, own_hw, folder))
+        return np.asarray(own.resize((hw[1], hw[0]), Image.Resampling.NEAREST))
     if isinstance(value, list) and value and not isinstance(value[0], Mapping):
         _check_polygons(value, hw)
     return annotation_to_mask(value, hw, folder)
 
 
+def _rle_hw(value: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) that a run-length encoding gives itself."""
+    height, width = value["size"]
+    return int(height), int(width)
+
+
 def _check_polygons(polygons: Sequence[Any], hw: tuple[int, int]) -> None:
     """Refuse polygons whose numbers are not pixels of this image: those would be misread silently."""
-    for polygon in polygons:
-        if not isinstance(polygon, list) or not all(isinstance(value, int | float) for value in polygon):
-            return  # said better by `annotation_to_mask`
-        x, y = np.asarray(polygon[0::2], np.float64), np.asarray(polygon[1::2], np.float64)
-        if not x.size or not y.size:
-            return
-        if max(hw) > 2 and max(x.max(), y.max()) <= 1:
-            raise ValueError(
-                "its polygon lies within one pixel; are its numbers shares of the image? Write pixels"
-            )
-        if max(x.max() - hw[1], y.max() - hw[0], -x.min(), -y.min()) > 1:
-            raise ValueError(
-                f"its polygon reaches from ({x.min():g}, {y.min():g}) to ({x.max():g}, {y.max():g}), "
-                f"but its image is {hw[1]} x {hw[0]} (width x height)"
-            )
+    if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons):
+        return  # said better by `annotation_to_mask`
+    points = np.asarray([float(value) for polygon in polygons for value in polygon]).reshape(-1, 2)
+    if not points.size:
+        return
+    # Whole numbers may outline the first pixel of an image, which our own polygons do.
+    if max(hw) > 2 and (abs(points) <= 1).all() and (points % 1 != 0).any():
+        raise ValueError(
+            "its polygons lie within one pixel; are the numbers shares of the image? Write pixels"
+        )
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (high - (hw[1], hw[0])).max() > 1 or (-low).max() > 1:
+        raise ValueError(
+            f"its polygons reach from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}), "
+            f"but its image is {hw[1]} x {hw[0]} (width x height)"
+        )
 
 
 def _xyxy(bbox: Any) -> tuple[float, float, float, float] | None:

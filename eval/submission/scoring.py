@@ -17,7 +17,7 @@ from envs.rollouts import make_rollouts
 from envs.sample import Sample, SampleSource
 from eval.submission.forms import Form, Numbering, open_form
 from eval.submission.matching import BenchmarkIds, Match, benchmark_ids, match, some
-from eval.submission.records import Notes, Prediction, ReadingRules, read_prediction, rollout_prediction
+from eval.submission.records import Notes, Prediction, RecordRules, read_prediction, rollout_prediction
 from prompter.errors import UserError
 from prompter.runs.files import sha256_of
 from prompter.runs.jsonl import write_lines
@@ -43,7 +43,7 @@ class SubmissionRules:
     missing: Literal["error", "empty", "skip"] = "error"
     unknown: Literal["error", "skip"] = "error"
     numbering: Numbering = "files"
-    reading: ReadingRules = field(default_factory=ReadingRules)
+    reading: RecordRules = field(default_factory=RecordRules)
 
 
 def submit(

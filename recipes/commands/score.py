@@ -20,7 +20,7 @@ from eval.protocols import PROTOCOLS, get_protocols
 from eval.results import rescore, results_text
 from eval.submission.export import write_questions
 from eval.submission.matching import read_id_map
-from eval.submission.records import ReadingRules
+from eval.submission.records import RecordRules
 from eval.submission.scoring import SubmissionRules, submit
 from prompter.errors import UserError
 from recipes.commands import flags
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             missing=arguments.missing,
             unknown=arguments.unknown,
             numbering=arguments.png_objects,
-            reading=ReadingRules(resize=arguments.wrong_size == "resize", min_score=arguments.min_score),
+            reading=RecordRules(resize=arguments.wrong_size == "resize", min_score=arguments.min_score),
         ),
         id_map=None if arguments.ids is None else read_id_map(arguments.ids),
         limit=arguments.limit,

@@ -17,6 +17,7 @@ from envs.rollout import Rollout
 from eval.lmms_tasks import functions, model
 from eval.lmms_tasks.task import TaskSettings, open_task
 from eval.lmms_tasks.write import chosen_metrics, task_name, write_task
+from eval.mask_views import View
 from eval.protocols import PROTOCOLS, apply
 from eval.query_table import build_table
 from prompter.errors import UserError
@@ -91,7 +92,7 @@ def test_metrics_are_those_of_our_protocols_over_the_same_rollouts(tmp_path: Pat
     assert [rollout.completion for rollout in rollouts] == texts
     for name in ("strict", "rela"):
         protocol = PROTOCOLS[name]
-        ratios = apply(protocol, build_table(rollouts, ("native", protocol.view)))  # type: ignore[arg-type]
+        ratios = apply(protocol, build_table(rollouts, (View.NATIVE, protocol.view)))
         for metric, ratio in ratios.items():
             key = functions.metric_name(name, metric)
             if key in values[0]:

@@ -16,7 +16,7 @@ from envs.rollout import Rollout
 from envs.sample import Sample
 from eval.results import rescore
 from eval.submission.export import export
-from eval.submission.records import Notes, Prediction, ReadingRules, prediction_records, read_prediction
+from eval.submission.records import Notes, Prediction, RecordRules, prediction_records, read_prediction
 from eval.submission.scoring import NOT_GIVEN, SubmissionRules, submit
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
@@ -218,7 +218,7 @@ BAD: list[tuple[str, Any, str]] = [
     (
         "outside",
         [{"sample_id": "a/0", "segmentation": [[0, 0, 90, 0, 90, 9]]}, *PERFECT[1:]],
-        r"reaches from",
+        r"reach from",
     ),
     (
         "shares",
@@ -256,7 +256,7 @@ def test_wrong_sizes_unknown_ids_and_low_scores_by_flag(tmp_path: Path) -> None:
         PERFECT[3],
         {"sample_id": "z", "segmentation": []},
     ]
-    rules = {"unknown": "skip", "reading": ReadingRules(resize=True, min_score=0.5)}
+    rules = {"unknown": "skip", "reading": RecordRules(resize=True, min_score=0.5)}
     metrics, rollouts, said = scored(tmp_path, written(tmp_path, records), **rules)
     assert [len(rollout.reading) for rollout in rollouts] == [1, 0, 1, 0]  # type: ignore[arg-type]
     assert rollouts[0].prediction_mask is not None and rollouts[0].prediction_mask.shape == HW
@@ -264,7 +264,7 @@ def test_wrong_sizes_unknown_ids_and_low_scores_by_flag(tmp_path: Path) -> None:
     assert [sentence.split()[0] for sentence in said] == ["1", "1", "1"] and "'z'" in said[0]
     with pytest.raises(UserError, match="has no `score`"):
         (tmp_path / "b").mkdir()
-        scored(tmp_path / "b", written(tmp_path, PERFECT), reading=ReadingRules(min_score=0.5))
+        scored(tmp_path / "b", written(tmp_path, PERFECT), reading=RecordRules(min_score=0.5))
 
 
 def test_names_of_png_files_that_can_be_read_in_two_ways_are_refused(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_exported_predictions_score_as_their_run_to_the_digit(tmp_path: Path, fo
         ]
     (tmp_path / "one").mkdir()
     _, rollouts, _ = scored(tmp_path / "one", written(tmp_path, records))
-    out = tmp_path / ("masks" if form == "png" else f"preds{suffix}")
+    out = tmp_path / ("masks" if form == "png" else f"exported{suffix}")
     done = export(rollouts, form, out)
     assert (done.samples, done.masks, done.pixels_lost) == (4, 4, 0)
     folder, _ = submit(
