@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from envs.masks import decode_rle, encode_rle
+from envs.polygons import mask_to_polygons
 from envs.rollout import Rollout
 from envs.sample import Sample
 from eval.results import rescore
@@ -310,6 +311,12 @@ def test_records_of_a_prediction_are_read_back_as_it(prediction: Prediction) -> 
     notes = Notes()
     assert read_prediction([("", record) for record in records], HW, None, notes=notes) == prediction
     assert notes.lines() == []
+
+
+def test_polygons_of_the_first_pixel_are_no_shares_of_the_image() -> None:
+    mask = box_mask(0, 0, 1, 1)
+    found = read_prediction([("", {"segmentation": mask_to_polygons(mask)})], HW, None)
+    assert (decode_rle(found.masks[0]) == mask).all()
 
 
 def test_an_empty_mask_beside_others_is_left_out_and_counted() -> None:
