@@ -34,7 +34,7 @@ def mask_to_polygons(mask: Any) -> list[list[float]]:
         return []
     doubled = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
     contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    rings = [_corners(contour) for contour in contours]
+    rings = [_corners(np.asarray(contour, np.int64)) for contour in contours]
     polygons = []
     for number, (_, _, child, parent) in enumerate(tree[0]):
         if parent >= 0:
@@ -47,14 +47,14 @@ def mask_to_polygons(mask: Any) -> list[list[float]]:
     return polygons
 
 
-def _corners(contour: NDArray[np.int32]) -> Ring:
+def _corners(contour: NDArray[np.int64]) -> Ring:
     """Border pixels of the doubled mask, [points, 1, 2], as corners of pixels without needless points.
 
     Pixel 2 x of the doubled mask is the left half of pixel x, whose left edge is x; 2 x + 1 is the right
     half, whose right edge is x + 1. A slanted step of the contour, which goes from one pixel to its
     neighbour across a corner, falls together into that corner.
     """
-    points = (contour.reshape(-1, 2).astype(np.int64) + 1) // 2
+    points = (contour.reshape(-1, 2) + 1) // 2
     points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]

@@ -74,7 +74,7 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, di
     shared = {"rollout": rollout.to_json(), "image": sample.image_id}
     values = {}
     for protocol, metric in task.settings.metrics:
-        value = {"metric": [protocol, metric], **shared}
+        value: dict[str, Any] = {"metric": [protocol, metric], **shared}
         if (protocol, metric) == ("strict", "gIoU") and sample.target is not None:
             value["score"] = mask_iou(rollout)  # lmms-eval makes a standard error of it
         values[metric_name(protocol, metric)] = value

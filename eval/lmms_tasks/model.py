@@ -58,10 +58,10 @@ class PolicyAnswers:
             tasks = [open_task(doc["task_file"]) for doc in batch]
             samples = [task.sample(doc) for task, doc in zip(tasks, batch, strict=True)]
             for task, sample, answer in zip(tasks, samples, self._answerer.answer(samples), strict=True):
-                own = self._is_rule and isinstance(answer.reading, PromptSet)
-                texts.append(
-                    task.policy.write_answer(answer.reading, sample.image_wh) if own else answer.text
-                )
+                if self._is_rule and isinstance(answer.reading, PromptSet):
+                    texts.append(task.policy.write_answer(answer.reading, sample.image_wh))
+                else:
+                    texts.append(answer.text)
         return texts
 
 
@@ -70,7 +70,7 @@ def _model_class() -> type:
     """The class of the model. Made when asked for: its base is lmms-eval's, which may not be installed."""
     from lmms_eval.api.model import lmms
 
-    class PrompterModel(lmms):  # type: ignore[misc]
+    class PrompterModel(lmms):
         """See this module. `model_args`: policy, and any policy option; `batch_size`: answered together."""
 
         def __init__(self, policy: str, batch_size: int | str = 1, device: str = "", **options: Any) -> None:

@@ -188,10 +188,9 @@ def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) 
         where, union = found[0]
         if not union.prompts and union.mask.any():
             raise UserError(f"{where}: `prompts` is empty, but the mask is not.")
-        masks = (encode_rle(union.mask),) if union.prompts else ()
         return Prediction(
             PromptSet(union.prompts or ()),
-            masks,
+            (encode_rle(union.mask),) if union.prompts else (),
             union.scores,
             tokens=tokens,
             has_instances=not union.prompts,
@@ -199,7 +198,9 @@ def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) 
     named = [(where, one) for where, one in found if one.mask.any() or one.prompts or one.box]
     if named:
         notes.empty_beside_others += len(found) - len(named)
-    instances, masks, scores = [], [], []
+    instances: list[Instance] = []
+    masks: list[RLE] = []
+    scores: list[float] = []
     seen: dict[str, str] = {}
     for where, one in named:
         rle = encode_rle(one.mask)
