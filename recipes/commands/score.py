@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from envs.sample import first_samples
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.results import rescore, results_text
 from eval.submission.export import write_questions
@@ -82,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("Give --benchmark; `prompter score --help` shows examples.")
     source = open_benchmark(arguments, arguments.benchmark)
     if arguments.questions is not None:
-        print(f"{write_questions(source, arguments.questions)} questions: {arguments.questions}")
+        count = write_questions(first_samples(source, arguments.limit), arguments.questions)
+        print(f"{count} questions: {arguments.questions}")
         return 0
     if arguments.predictions is None or arguments.out is None:
         raise UserError("Give the predictions and --out; `prompter score --help` shows examples.")

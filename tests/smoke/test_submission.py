@@ -79,7 +79,7 @@ class Failing:
         return results
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["instances", "union"])
+@pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scored run whose answers hold all there is: objects, empty answers, failures, a failed segmenter."""
     out = tmp_path_factory.mktemp("runs") / "run"
@@ -90,7 +90,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         out,
         config={"benchmark": BENCHMARK, "policy": "scripted", "executors": {"box": {}}},
         limit=ANSWERS,
-        keep_instances=request.param,
+        keep_instances=request.param == "instances",
         progress=False,
     )
     results = rescore(done.folder, list(PROTOCOLS))["box"]
@@ -98,7 +98,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-@pytest.mark.parametrize("form", ["rle", "polygons", "png"])
+@pytest.mark.parametrize(
+    ("run", "form"),
+    [("instances", "rle"), ("instances", "polygons"), ("instances", "png"), ("union", "rle")],
+    indirect=["run"],
+)
 def test_a_runs_exported_predictions_score_as_the_run_to_the_digit(
     run: Path, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,31 +113,26 @@ def test_a_runs_exported_predictions_score_as_the_run_to_the_digit(
     words = ("--benchmark", BENCHMARK, "--limit", ANSWERS, "--out", out, "--label", "Theirs")
     assert command(score_command, predictions, *words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "report.html")
-    assert read_results(RunFolder(out))["own-masks"] == read_results(RunFolder(run))["box"]
-    assert command(report, out) == 0 and command(leaderboard, out, "--out", tmp_path / "board") == 0
-    assert "Theirs + own-masks" in (tmp_path / "board" / "leaderboard.md").read_text()
-    before = read_results(RunFolder(out))
-    assert command(eval_command, "--rescore", "--protocol", ",".join(PROTOCOLS), "--out", out) == 0
-    assert read_results(RunFolder(out)) == before
+    results = read_results(RunFolder(out))
+    assert results["own-masks"] == read_results(RunFolder(run))["box"]
+    if form == "png":  # what the other commands make of the folder has nothing to do with the form
+        assert command(report, out) == 0 and command(leaderboard, out, "--out", tmp_path / "board") == 0
+        assert "Theirs + own-masks" in (tmp_path / "board" / "leaderboard.md").read_text()
+        assert command(eval_command, "--rescore", "--protocol", ",".join(PROTOCOLS), "--out", out) == 0
+        assert read_results(RunFolder(out)) == results
 
 
 def test_questions_are_written_and_mistakes_are_one_sentence(tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     root = ("--benchmark", BENCHMARK)
-    assert command(score_command, "--questions", questions, *root) == 0
+    assert command(score_command, "--questions", questions, *root, "--limit", 5) == 0
     lines = [json.loads(line) for line in questions.read_text().splitlines()]
-    assert len(lines) == len(open_dataset("synthetic-aerial", "test"))
-    assert set(lines[0]) == {"sample_id", "image_id", "image_wh", "query"}
-    nothing = tmp_path / "nothing.jsonl"
-    nothing.write_text(
-        "".join(json.dumps({"sample_id": one["sample_id"], "segmentation": []}) + "\n" for one in lines)
-    )
+    assert len(lines) == 5 and set(lines[0]) == {"sample_id", "image_id", "image_wh", "query"}
     for words, message in (
         ((tmp_path / "none.json", *root, "--out", tmp_path / "a"), "There are no predictions"),
-        ((nothing, "--out", tmp_path / "a"), "Give --benchmark"),
-        ((nothing, *root), "Give the predictions and --out"),
-        ((nothing, *root, "--out", tmp_path / "a", "--protocol", "strickt"), "Did you mean 'strict'"),
-        ((nothing, "--benchmark", "synthetic-aerial:val", "--out", tmp_path / "a"), "does not have"),
+        ((questions, "--out", tmp_path / "a"), "Give --benchmark"),
+        ((questions, *root), "Give the predictions and --out"),
+        ((questions, *root, "--out", tmp_path / "a", "--protocol", "strickt"), "Did you mean 'strict'"),
     ):
         with pytest.raises(UserError, match=message):
             command(score_command, *words)
