@@ -1,7 +1,7 @@
 """Write the predictions of an evaluation for other programs.
 
     prompter export runs/earthreason --form rle --out preds.json
-    prompter export runs/earthreason --form polygons --executor mobile-sam --out preds.jsonl
+    prompter export runs/earthreason --form polygons --segmenter mobile-sam --out preds.jsonl
     prompter export runs/earthreason --form png --out masks
 
 `rle` and `polygons` write COCO's results, one JSON array, or JSON Lines where the file ends in .jsonl; `png`
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a folder written by `prompter eval`")
     parser.add_argument("--form", choices=FORMS, default="rle", help="of the masks (default: rle)")
     parser.add_argument(
-        "--executor", metavar="NAME", help="whose masks, where the run has several segmenters"
+        "--segmenter", metavar="NAME", help="whose masks, where the run has several segmenters"
     )
     flags.add_out(parser, "new file, or new folder for png", required=True)
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file or folder; print what was written and its path. Return 0."""
     files = {path.stem: path for path in evaluation_files(RunFolder.open(arguments.run))}
-    name = arguments.executor or next(iter(files))
-    if arguments.executor is None and len(files) > 1:
-        raise UserError(f"{arguments.run} holds masks of {', '.join(files)}; choose by --executor.")
+    name = arguments.segmenter or next(iter(files))
+    if arguments.segmenter is None and len(files) > 1:
+        raise UserError(f"{arguments.run} holds masks of {', '.join(files)}; choose by --segmenter.")
     if name not in files:
         raise UserError(f"{arguments.run} holds no masks of {name!r}.{did_you_mean(name, files)}")
     done = export(read_rollouts(files[name]), arguments.form, arguments.out)
