@@ -16,9 +16,10 @@ from PIL import Image
 from envs.rollout import Rollout
 from envs.rollouts import make_rollouts
 from eval.lmms_tasks.task import open_task
-from eval.mask_views import View
+from eval.metrics import table_for
 from eval.protocols import apply, get_protocols
-from eval.query_table import QueryTable, build_table
+from eval.protocols.base import ScoringProtocol
+from eval.query_table import QueryTable
 from prompter.runs.jsonl import to_line
 from prompter.types import Answer
 from rewards.mask import mask_iou
@@ -94,17 +95,17 @@ def aggregate(values: Sequence[Mapping[str, Any]]) -> float:
     """
     protocol_name, metric = values[0]["metric"]
     [protocol] = get_protocols([protocol_name])
-    value = apply(protocol, _table([value["rollout"] for value in values], protocol.view))[metric].value()
+    value = apply(protocol, _table([value["rollout"] for value in values], protocol))[metric].value()
     return float("nan") if value is None else float(value)
 
 
-_last: dict[tuple[str, View], QueryTable] = {}
-"""The table made last, by its rollouts' digest and its view: a protocol's metrics ask for it in turn."""
+_last: dict[tuple[str, str], QueryTable] = {}
+"""The table made last, by its rollouts' digest and its protocol, whose metrics ask for it in turn."""
 
 
-def _table(rollouts: Sequence[Mapping[str, Any]], view: View) -> QueryTable:
+def _table(rollouts: Sequence[Mapping[str, Any]], protocol: ScoringProtocol) -> QueryTable:
     digest = hashlib.sha256("".join(map(to_line, rollouts)).encode()).hexdigest()
-    if (digest, view) not in _last:
+    if (digest, protocol.name) not in _last:
         _last.clear()
-        _last[digest, view] = build_table(map(Rollout.from_json, rollouts), (View.NATIVE, view))
-    return _last[digest, view]
+        _last[digest, protocol.name] = table_for(map(Rollout.from_json, rollouts), [protocol])
+    return _last[digest, protocol.name]

@@ -9,6 +9,7 @@ from pathlib import Path
 from envs.sample import SampleSource
 from eval.lmms_tasks.functions import metric_name
 from eval.lmms_tasks.task import TaskSettings, asked_policy
+from eval.metrics import table_for
 from eval.protocols import get_protocols
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
@@ -31,12 +32,9 @@ def chosen_metrics(protocols: list[str], names: list[str] | None = None) -> list
     Raises:
         UserError: if a protocol is unknown, or no protocol has a metric of that name.
     """
-    from eval.query_table import build_table
-
     has: dict[str, list[str]] = {}
     for protocol in get_protocols(protocols):
-        empty = build_table([], [protocol.view])
-        has[protocol.name] = list(protocol.metrics(empty))
+        has[protocol.name] = list(protocol.metrics(table_for([], [protocol])))
     known = {metric for metrics in has.values() for metric in metrics}
     for name in names or ():
         if name not in known:

@@ -12,13 +12,14 @@ A record is a JSON object in the manner of COCO's results: one object found for 
 `segmentation` is a run-length encoding (compressed or not), polygons, or the path of a PNG beside the file.
 `bbox` is COCO's [x, y, width, height] in pixels. `prompts` is ours: what the segmenter was told, as
 `prompter.types.Instance.to_json` writes it; an object where the record is the mask of these prompts alone,
-a list where it is the union of the masks of several. Keys that say nothing to us are passed over.
+a list where it is the union of the masks of several. `text` is the model's answer as it gave it, and `tokens`
+its length; both belong to the sample. Keys that say nothing to us are passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,12 @@ def read_prediction(
         if alone and len(records) > 1:
             raise UserError(f"{where}: its sample has other records too ({first_where}); keep one of them.")
     tokens = max(_whole(record.get("tokens", 0), "tokens", where) for where, record in records)
+    text = next((str(record["text"]) for _, record in records if record.get("text") is not None), "")
     if first.get("error") is not None:
-        return Prediction(PromptSet(), error=str(first["error"]), tokens=tokens)
+        return Prediction(PromptSet(), error=str(first["error"]), tokens=tokens, text=text)
     if first.get("failure") is not None:
         with blaming(first_where):
-            return Prediction(_failure(first["failure"]), tokens=tokens)
+            return Prediction(_failure(first["failure"], text), tokens=tokens, text=text)
     if first.get("instances") is not None:
         if not isinstance(first["instances"], list):
             raise UserError(f"{first_where}: `instances` must be a list.")
@@ -148,7 +150,7 @@ def read_prediction(
             one = _read(record, hw, folder, rules, notes)
         if one is not None:
             found.append((where, one))
-    return _prediction(found, tokens, notes)
+    return replace(_prediction(found, notes), tokens=tokens, text=text)
 
 
 def _read(
@@ -179,8 +181,8 @@ def _read(
     )
 
 
-def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) -> Prediction:
-    """Put the records of one sample together."""
+def _prediction(found: Sequence[tuple[str, _Found]], notes: Notes) -> Prediction:
+    """Put the records of one sample together, without its tokens and text."""
     for where, one in found:
         if one.is_union and len(found) > 1:
             raise UserError(f"{where}: it is the union of a sample that has other records too; keep one.")
@@ -192,7 +194,6 @@ def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) 
             PromptSet(union.prompts or ()),
             (encode_rle(union.mask),) if union.prompts else (),
             union.scores,
-            tokens=tokens,
             has_instances=not union.prompts,
         )
     named = [(where, one) for where, one in found if one.mask.any() or one.prompts or one.box]
@@ -211,7 +212,7 @@ def _prediction(found: Sequence[tuple[str, _Found]], tokens: int, notes: Notes) 
         instances.append(one.prompts[0] if one.prompts else Instance(one.box or mask_to_box(one.mask)))
         masks.append(rle)
         scores += one.scores
-    return Prediction(PromptSet(tuple(instances)), tuple(masks), tuple(scores), tokens=tokens)
+    return Prediction(PromptSet(tuple(instances)), tuple(masks), tuple(scores))
 
 
 def _mask(value: Any, hw: tuple[int, int], folder: Path | None, rules: RecordRules, notes: Notes) -> Mask:
@@ -268,11 +269,11 @@ def _xyxy(bbox: Any) -> tuple[float, float, float, float] | None:
     return Instance(box=(x, y, x + width, y + height)).box
 
 
-def _failure(value: Any) -> ParseFailure:
-    """An answer that could not be read: a sentence, or what `ParseFailure.to_json` writes."""
+def _failure(value: Any, text: str) -> ParseFailure:
+    """An answer that could not be read: a sentence, or what `ParseFailure.to_json` writes; and its text."""
     if isinstance(value, Mapping):
-        return ParseFailure(FailureKind(value["kind"]), str(value["message"]))
-    return ParseFailure(FailureKind.NO_ANSWER, str(value))
+        return ParseFailure(FailureKind(value["kind"]), str(value["message"]), text)
+    return ParseFailure(FailureKind.NO_ANSWER, str(value), text)
 
 
 def _whole(value: Any, key: str, where: str) -> int:
@@ -305,12 +306,13 @@ def rollout_prediction(rollout: Rollout) -> Prediction:
 
 
 def prediction_records(prediction: Prediction) -> list[dict[str, Any]]:
-    """Records that `read_prediction` reads as this prediction (without its text), `sample_id` left out.
+    """Records that `read_prediction` reads as this prediction, `sample_id` left out.
 
     Segmentations are run-length encodings. A score of several instances together is their mean, for COCO's
     tools; `scores` has them one by one.
     """
     base: dict[str, Any] = {"tokens": prediction.tokens} if prediction.tokens else {}
+    base |= {"text": prediction.text} if prediction.text else {}
     if prediction.error is not None:
         return [{"error": prediction.error, **base}]
     if isinstance(prediction.reading, ParseFailure):

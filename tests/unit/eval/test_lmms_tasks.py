@@ -17,9 +17,8 @@ from envs.rollout import Rollout
 from eval.lmms_tasks import functions, model
 from eval.lmms_tasks.task import TaskSettings, open_task
 from eval.lmms_tasks.write import chosen_metrics, task_name, write_task
-from eval.mask_views import View
+from eval.metrics import table_for
 from eval.protocols import PROTOCOLS, apply
-from eval.query_table import build_table
 from prompter.errors import UserError
 
 BENCHMARK = "synthetic-aerial:test"
@@ -92,7 +91,7 @@ def test_metrics_are_those_of_our_protocols_over_the_same_rollouts(tmp_path: Pat
     assert [rollout.completion for rollout in rollouts] == texts
     for name in ("strict", "rela"):
         protocol = PROTOCOLS[name]
-        ratios = apply(protocol, build_table(rollouts, (View.NATIVE, protocol.view)))
+        ratios = apply(protocol, table_for(rollouts, [protocol]))
         for metric, ratio in ratios.items():
             key = functions.metric_name(name, metric)
             if key in values[0]:

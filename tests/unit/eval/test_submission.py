@@ -299,8 +299,8 @@ def predictions() -> list[Prediction]:
         ),
         Prediction(PromptSet((point,)), (none,)),  # named, but the segmenter found no pixel
         Prediction(PromptSet((corner, corner)), (one, one)),  # an object named twice
-        Prediction(PromptSet(), tokens=3),
-        Prediction(ParseFailure(FailureKind.TOO_MANY, "expected fewer"), tokens=9),
+        Prediction(PromptSet(), tokens=3, text="[]"),
+        Prediction(ParseFailure(FailureKind.TOO_MANY, "expected fewer", "[…]"), tokens=9, text="[…]"),
         Prediction(PromptSet(), error="the segmenter died"),
     ]
 
