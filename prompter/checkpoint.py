@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,9 @@ from pydantic import ValidationError
 from prompter.coords import largest_area
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import POLICY_FAMILIES, Policy, PolicySettings
+from prompter.registry import is_import
 from prompter.runs.files import atomic_write
+from prompter.types import Completion
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +48,34 @@ class Checkpoint(Policy):
     source: str
     family: str
     processor: Any
+
+    @cached_property
+    def thought_opened(self) -> bool:
+        """As the setting says, or as the chat template does."""
+        given = self.settings.thought_opened
+        if given is not None:
+            return given
+        if not getattr(self.processor, "chat_template", None):
+            return False
+        text = self.processor.apply_chat_template(
+            self.messages(""), add_generation_prompt=True, tokenize=False
+        )
+        return str(text).rstrip().endswith("<think>")
+
+    def text_of(self, completion: Completion) -> str:
+        """See `Policy.text_of`: samplers drop all special tokens, so the text is decoded again if need be."""
+        if not self.dialect.special_tokens:
+            return completion.text
+        tokenizer = self.processor.tokenizer
+        added = tokenizer.added_tokens_decoder
+        kept = {number for number, token in added.items() if str(token) in self.dialect.special_tokens}
+        if kept.isdisjoint(completion.token_ids):
+            return completion.text
+        dropped = {number for number, token in added.items() if token.special} | set(
+            tokenizer.all_special_ids
+        )
+        ids = [number for number in completion.token_ids if number in kept or number not in dropped]
+        return str(tokenizer.decode(ids))
 
     def save_protocol(self, folder: Path | str) -> None:
         """Write processor and settings into a checkpoint folder, so that it can be asked the same way."""
@@ -138,12 +169,25 @@ def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
             raise UserError(f"{path} is not JSON: {error}") from None
         if not isinstance(saved, dict):
             raise UserError(f"{path} should be a JSON object, but is a {type(saved).__name__}")
+        _refuse_reaching_out(path, saved, overrides)
     try:
-        return PolicySettings.model_validate({**saved, **overrides})
+        return PolicySettings.model_validate({**saved, **overrides}).resolved()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"policy settings {where}: {first['msg']}") from None
+
+
+def _refuse_reaching_out(path: Path, saved: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """A checkpoint is data: it may neither have a file of this machine read nor a module imported."""
+    if saved.get("prompt_file") is not None:
+        raise UserError(f"{path} names a prompt_file; a checkpoint carries its prompt's text, as `prompt`.")
+    reads = saved.get("reads")
+    if isinstance(reads, str) and is_import(reads) and "reads" not in overrides:
+        raise UserError(
+            f"{path} says that its answers are read by {reads!r}, which is code. If you trust it, give the "
+            f"setting yourself: reads={reads}."
+        )
 
 
 def _pin_pixel_limits(policy: Checkpoint) -> None:
