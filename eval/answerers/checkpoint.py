@@ -43,6 +43,10 @@ class SamplerAnswerer:
             for sample, completions in zip(samples, groups, strict=True)
         ]
 
+    def forget(self) -> None:
+        """Drop what the sampler keeps of earlier calls."""
+        self._sampler.forget()
+
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()

@@ -195,6 +195,12 @@ class VllmSampler(TokenSampler):
             finish_reason=output.finish_reason,
         )
 
+    def forget(self) -> None:
+        """Drop the engine's keys and values of earlier prompts, and its encoded and preprocessed images."""
+        self._engine.reset_mm_cache()
+        self._engine.llm_engine.reset_encoder_cache()
+        self._engine.reset_prefix_cache()
+
     def close(self) -> None:
         """Free the engine's memory. Safe to call twice."""
         if self._engine is None:
