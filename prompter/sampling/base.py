@@ -38,7 +38,7 @@ class Sampler(ABC):
     def sync_adapter(self, adapter: Path, version: int) -> None:
         """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""
 
-    def forget(self) -> None:  # noqa: B027 - most samplers keep nothing
+    def forget(self) -> None:
         """Drop what is kept of earlier calls (prefixes, encoded images): the next call is like a first one."""
 
     def close(self) -> None:

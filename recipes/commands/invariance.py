@@ -75,9 +75,7 @@ def run_invariance(
     return max(_report(runs[text], text, arguments.policy, folder) for _, text, folder in benchmarks)
 
 
-def _report(
-    runs: Mapping[Setting, Mapping[str, Path]], benchmark: str, policy: str, folder: Path
-) -> int:
+def _report(runs: Mapping[Setting, Mapping[str, Path]], benchmark: str, policy: str, folder: Path) -> int:
     comparison = {"benchmark": benchmark, "policy": policy, **compare_settings(runs)}
     text = f"{benchmark}: {comparison_text(comparison)}\n"
     with atomic_write(folder / COMPARISON) as handle:
