@@ -151,6 +151,21 @@ def moves(comparison: Mapping[str, Any]) -> bool:
     return any(pair["differing"] for pair in comparison["pairs"])
 
 
+def groups_of(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """The names of the settings in groups that agree on every sample, in order."""
+    equal = {tuple(pair["settings"]) for pair in comparison["pairs"] if not pair["differing"]}
+    groups: list[list[str]] = []
+    for setting in comparison["settings"]:
+        name = setting["name"]
+        for group in groups:
+            if (group[0], name) in equal:
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
 def comparison_text(comparison: Mapping[str, Any]) -> str:
     """A comparison as text tables: the settings, the pairs, and the samples that differ."""
     settings, pairs = comparison["settings"], comparison["pairs"]
@@ -169,12 +184,20 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
             row += [str(pair["ious"][name]), _number(pair["worst_iou_difference"][name])]
         rows.append(row)
     lines += [f"  {line}" for line in text_table(rows, numbers=True)]
+    alike = groups_of(comparison)
+    firsts = {group[0] for group in alike}
     for pair in pairs:
-        if pair["differing"]:
+        if pair["differing"] and firsts.issuperset(pair["settings"]):
             ids = [one["sample_id"] for one in pair["differing"]]
             more = f", … {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
             lines.append(f"  {' | '.join(pair['settings'])}: {', '.join(ids[:_IDS_SHOWN])}{more}")
-    lines.append("  something moves" if moves(comparison) else "  nothing moves")
+    if moves(comparison):
+        lines += [
+            "  something moves; alike in every sample are:",
+            *(f"    {'; '.join(group)}" for group in alike),
+        ]
+    else:
+        lines.append("  nothing moves")
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ class Sampler(ABC):
         """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""
 
     def forget(self) -> None:
-        """Drop what is kept of earlier calls (prefixes, encoded images): the next call is like a first one."""
+        """Drop what is kept of earlier calls (prefixes, encoded images), so that the next is like a first."""
 
     def close(self) -> None:
         """Release engines and actors. Safe to call twice."""

@@ -14,7 +14,6 @@ from typing import Any
 from envs.executors.config import ExecutorConfig
 from eval.answerers import build_answerer, is_checkpoint
 from eval.invariance import (
-    BATCHES,
     ORDER_SEED,
     Setting,
     Shuffled,
@@ -98,14 +97,10 @@ def _backends(policy: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def _with_sampler(options: Mapping[str, Any], backend: str) -> dict[str, Any]:
-    """The policy's options for one backend, which samples the largest batch at once."""
+    """The policy's options with one backend; the rest of its sampler stays as the user wants it."""
     if not backend:
         return dict(options)
-    sampler = {**dict(options.get("sampler") or {}), "backend": backend}
-    for key in ("batch_size", "max_num_seqs"):
-        if sampler.get(key, BATCHES[-1]) < BATCHES[-1]:
-            sampler[key] = BATCHES[-1]
-    return {**options, "sampler": sampler}
+    return {**options, "sampler": {**dict(options.get("sampler") or {}), "backend": backend}}
 
 
 def _encoded_alone(segmenters: Sequence[ExecutorConfig | None]) -> bool:
