@@ -28,12 +28,14 @@ class BoxCase:
             where it is no answer.
         image_wh: (width, height) of the image in pixels.
         target: the box round all target objects, XYXY half-open pixels; None where there is none.
+        objects: how many target objects are told apart.
     """
 
     text: str
     boxes: Sequence[Box] | None
     image_wh: tuple[int, int]
     target: Box | None
+    objects: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Verdicts:
 def case_of(rollout: Rollout) -> BoxCase:
     """The case that a rollout is."""
     boxes = None if isinstance(rollout.reading, ParseFailure) else answered_boxes(rollout)
-    return BoxCase(rollout.completion, boxes, rollout.image_wh, enclosing(target_boxes(rollout)))
+    wanted = target_boxes(rollout)
+    return BoxCase(rollout.completion, boxes, rollout.image_wh, enclosing(wanted), len(wanted))
 
 
 def enclosing(boxes: Sequence[Box]) -> Box | None:

@@ -76,6 +76,7 @@ class QueryTable:
         tag_sets: the distinct sets of breakdown keys, in order of appearance.
         tags: each query's position in `tag_sets`, int64 [queries].
         failures: parse failures by kind.
+        objects: how many target objects are told apart, int64 [queries]; 0 without a target.
         verdicts: what rules about boxes make of the queries, by the name of the protocol.
     """
 
@@ -93,6 +94,7 @@ class QueryTable:
     tokens: NDArray[np.int64] = field(repr=False)
     tags: NDArray[np.int64] = field(repr=False)
     tag_sets: Sequence[Mapping[str, str]] = field(repr=False)
+    objects: NDArray[np.int64] = field(repr=False)
     failures: Mapping[str, int] = field(default_factory=dict)
     verdicts: Mapping[str, Verdicts] = field(default_factory=dict, repr=False)
 
@@ -128,6 +130,7 @@ class QueryTable:
             tokens=self.tokens[indices],
             tags=self.tags[indices],
             tag_sets=self.tag_sets,
+            objects=self.objects[indices],
             failures=self.failures,
             verdicts={name: one.select(indices) for name, one in self.verdicts.items()},
         )
@@ -166,6 +169,7 @@ class TableBuilder:
         self._pixels: array[int] = array("q")
         self._tokens: array[int] = array("q")
         self._tags: array[int] = array("q")
+        self._objects: array[int] = array("q")
         self._tag_sets: dict[tuple[tuple[str, str], ...], int] = {}
         self._failures: Counter[str] = Counter()
 
@@ -198,6 +202,7 @@ class TableBuilder:
         self._has_mask.append(pair is not None)
         self._scores.append(score)
         case = case_of(rollout)
+        self._objects.append(case.objects)
         self._box_ious.append(_enclosing_box_iou(rollout, case) if has_target else np.nan)
         self._executor_scores.append(
             float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
@@ -241,6 +246,7 @@ class TableBuilder:
             tokens=np.frombuffer(self._tokens, dtype=long),
             tags=np.frombuffer(self._tags, dtype=long),
             tag_sets=[dict(tags) for tags in self._tag_sets],
+            objects=np.frombuffer(self._objects, dtype=long),
             failures=dict(self._failures),
             verdicts={
                 name: Verdicts(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import numpy as np
-
 from eval.bootstrap import Ratio
 from eval.box_cases import NOTHING, BoxCase, BoxVerdict, best_of, centre_in, scaled
 from eval.mask_views import View
@@ -73,12 +71,12 @@ def _box(numbers: object) -> Box:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over all queries."""
-    verdicts, everyone = table.verdicts[NAME], np.ones(len(table), dtype=np.bool_)
+    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over the queries with one target object or none."""
+    verdicts, counted = table.verdicts[NAME], table.objects <= 1
     return {
-        "box-IoU": Ratio.of(verdicts.ious, 1.0),
-        **box_accuracy(verdicts.ious, everyone, (0.5, 0.75, 0.9)),
-        "centre-acc": Ratio.of(verdicts.centres, 1.0),
+        "box-IoU": Ratio.of(verdicts.ious * counted, counted),
+        **box_accuracy(verdicts.ious, counted, (0.5, 0.75, 0.9)),
+        "centre-acc": Ratio.of(verdicts.centres & counted, counted),
     }
 
 

@@ -38,12 +38,12 @@ def judge(case: BoxCase) -> BoxVerdict:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU over the queries whose answer has a usable box; box-acc@0.5 over all with a target."""
-    verdicts, targeted = table.verdicts[NAME], table.has_target
-    readable = verdicts.read & targeted
+    """Mean IoU over the queries whose answer has a usable box; box-acc@0.5 over all with one target object."""
+    verdicts, single = table.verdicts[NAME], table.objects == 1
+    readable = verdicts.read & single
     return {
         "box-IoU": Ratio.of(verdicts.ious * readable, readable, undefined=0.0),
-        **box_accuracy(verdicts.ious, targeted, (0.5,)),
+        **box_accuracy(verdicts.ious, single, (0.5,)),
     }
 
 

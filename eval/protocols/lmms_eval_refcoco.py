@@ -95,12 +95,12 @@ def _box(numbers: Any) -> Box:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over queries with a target."""
-    verdicts, targeted = table.verdicts[NAME], table.has_target
+    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over the queries with one target object."""
+    verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
-        "box-IoU": Ratio.of(verdicts.ious * targeted, targeted),
-        **box_accuracy(verdicts.ious, targeted, THRESHOLDS),
-        "centre-acc": Ratio.of(verdicts.centres & targeted, targeted),
+        "box-IoU": Ratio.of(verdicts.ious * single, single),
+        **box_accuracy(verdicts.ious, single, THRESHOLDS),
+        "centre-acc": Ratio.of(verdicts.centres & single, single),
     }
 
 

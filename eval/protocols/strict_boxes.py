@@ -13,14 +13,14 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Compute the strict figures about boxes, over the queries that have a target.
+    """Compute the strict figures about boxes, over the queries with one target object.
 
     The box round the answer (its boxes, else its mask) is set against the box round the target. The answer
     is read as everywhere in this project: in the policy's own frame, and an answer that does not parse, or
     says "no target", scores 0.
     """
-    ious, targeted = np.nan_to_num(table.box_ious), table.has_target
-    return {"box-IoU": Ratio.of(ious, targeted), **box_accuracy(ious, targeted, THRESHOLDS)}
+    ious, single = np.nan_to_num(table.box_ious), table.objects == 1
+    return {"box-IoU": Ratio.of(ious * single, single), **box_accuracy(ious, single, THRESHOLDS)}
 
 
 PROTOCOL = ScoringProtocol(

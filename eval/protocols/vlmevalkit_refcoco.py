@@ -46,11 +46,11 @@ def box_in(text: str, image_wh: tuple[int, int]) -> Box | None:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU ("Average IoU") and box-acc@0.5 ("Precision@1") over the queries with a target."""
-    verdicts, targeted = table.verdicts[NAME], table.has_target
+    """Mean IoU ("Average IoU") and box-acc@0.5 ("Precision@1") over the queries with one target object."""
+    verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
-        "box-IoU": Ratio.of(verdicts.ious * targeted, targeted),
-        **box_accuracy(verdicts.ious, targeted, (0.5,)),
+        "box-IoU": Ratio.of(verdicts.ious * single, single),
+        **box_accuracy(verdicts.ious, single, (0.5,)),
     }
 
 

@@ -44,11 +44,11 @@ def inclusive_iou(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU and box-acc@0.5 and @0.7 over the queries with a target."""
-    verdicts, targeted = table.verdicts[NAME], table.has_target
+    """Mean IoU and box-acc@0.5 and @0.7 over the queries with one target object."""
+    verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
-        "box-IoU": Ratio.of(verdicts.ious * targeted, targeted),
-        **box_accuracy(verdicts.ious, targeted, (0.5, 0.7)),
+        "box-IoU": Ratio.of(verdicts.ious * single, single),
+        **box_accuracy(verdicts.ious, single, (0.5, 0.7)),
     }
 
 
