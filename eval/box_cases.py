@@ -64,7 +64,7 @@ class Verdicts:
     centres: NDArray[np.bool_]
     read: NDArray[np.bool_]
 
-    def select(self, indices: NDArray[np.int64]) -> Verdicts:
+    def select(self, indices: NDArray[np.intp]) -> Verdicts:
         """The verdicts on some queries (indices [queries])."""
         return Verdicts(self.ious[indices], self.centres[indices], self.read[indices])
 

@@ -105,7 +105,7 @@ class QueryTable:
         """Return the table of some rows (a bool mask or indices [rows]); `failures` is kept whole."""
         if rows.dtype == np.bool_ and rows.all():
             return self  # no copy of a long table for nothing
-        indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        indices: NDArray[np.intp] = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.intp)
         areas = {
             view: Areas(
                 all_areas.intersection[indices],

@@ -61,7 +61,8 @@ def frames_of(box: Box, image_wh: tuple[int, int]) -> list[Box]:
             model_wh = fit_size(image_wh, factor=28, min_pixels=smallest, max_pixels=largest)
         except ValueError:  # too thin for either processor
             continue
-        frames.append(scaled(box, image_wh, (float(model_wh[0]), float(model_wh[1]))))
+        # Height by width there and here: x is divided by the resized image's height.
+        frames.append(scaled(box, image_wh, (float(model_wh[1]), float(model_wh[0]))))
     return frames
 
 
@@ -90,6 +91,7 @@ PROTOCOL = ScoringProtocol(
         "The box is tried in four frames; the one nearest to the truth counts.",
         "An answer without any four numbers counts as a right rejection of an empty target.",
         "Of several boxes the last one counts.",
+        "Width and height of the resized images are mixed up, so those frames are right for squares only.",
     ),
     judge=judge,
     needs_masks=False,

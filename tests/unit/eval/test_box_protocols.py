@@ -93,7 +93,8 @@ def test_a_rejection_is_right_without_four_numbers() -> None:
         ("I cannot say, 12", 1),
         ('{"bbox_2d": null}', 1),
         ("[1,2,3,4]", 0),
-        ('{"bbox_2d": null} 1 2 3 4', 0),
+        ('{"bbox_2d": null} 1 2 3 4', 1),
+        ('"bbox_2d": null, 1 2 3 4', 0),
     ]:
         assert judge(BoxCase(text, None, WH, None)).iou == right, text
 
