@@ -72,7 +72,7 @@ def _box(numbers: object) -> Box:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over the queries with one target object or none."""
+    """Mean IoU, shares of IoU >= t and hits of the box's centre, over queries with at most one object."""
     verdicts, counted = table.verdicts[NAME], table.objects <= 1
     return {
         "box-IoU": Ratio.of(verdicts.ious * counted, counted),

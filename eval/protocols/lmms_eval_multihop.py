@@ -38,7 +38,7 @@ def judge(case: BoxCase) -> BoxVerdict:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU over the queries whose answer has a usable box; box-acc@0.5 over all with one target object."""
+    """Mean IoU over the queries whose answer has a usable box; box-acc@0.5 over all of one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
     readable = verdicts.read & single
     return {

@@ -95,7 +95,7 @@ def _box(numbers: Any) -> Box:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over the queries with one target object."""
+    """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
         "box-IoU": Ratio.of(verdicts.ious * single, single),

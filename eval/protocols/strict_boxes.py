@@ -13,7 +13,7 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Compute the strict figures about boxes, over the queries with one target object.
+    """Compute the strict figures about boxes, over queries with one object.
 
     The box round the answer (its boxes, else its mask) is set against the box round the target. The answer
     is read as everywhere in this project: in the policy's own frame, and an answer that does not parse, or

@@ -46,7 +46,7 @@ def box_in(text: str, image_wh: tuple[int, int]) -> Box | None:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU ("Average IoU") and box-acc@0.5 ("Precision@1") over the queries with one target object."""
+    """Mean IoU ("Average IoU") and box-acc@0.5 ("Precision@1") over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
         "box-IoU": Ratio.of(verdicts.ious * single, single),

@@ -44,7 +44,7 @@ def inclusive_iou(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 def metrics(table: QueryTable) -> dict[str, Ratio]:
-    """Mean IoU and box-acc@0.5 and @0.7 over the queries with one target object."""
+    """Mean IoU and box-acc@0.5 and @0.7 over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
     return {
         "box-IoU": Ratio.of(verdicts.ious * single, single),
