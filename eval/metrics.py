@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
 from eval.mask_views import View
-from eval.protocols import PROTOCOLS, apply, covered
+from eval.protocols import PROTOCOLS, apply, covered, needs
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import Outcome, QueryTable, build_table
 from prompter.errors import UserError
@@ -35,8 +35,7 @@ def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryT
     Raises:
         UserError: if the file cannot be read, holds no rollout, or a line is not a rollout.
     """
-    views = dict.fromkeys([View.NATIVE, *(protocol.view for protocol in protocols)])
-    table = build_table(read_rollouts(path), views)
+    table = build_table(read_rollouts(path), *needs(protocols))
     if not len(table):
         raise UserError(f"{path} holds no rollouts; was the evaluation run?")
     return table

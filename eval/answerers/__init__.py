@@ -44,8 +44,7 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
         UserError: if the name or an option is unknown.
     """
     name, rest = split_head(policy, {*ANSWERERS, "shipped"})
-    is_own = is_import(name) and not Path(policy).exists()
-    if not is_own and (name not in ANSWERERS or rest is None):
+    if is_checkpoint(policy):
         from eval.answerers.checkpoint import open_checkpoint
 
         return open_checkpoint(policy, dict(options or {}))
@@ -56,3 +55,10 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
             f"but made a {type(answerer).__name__}."
         )
     return answerer
+
+
+def is_checkpoint(policy: str) -> bool:
+    """Whether a text names a checkpoint, which a sampler of ours draws from; see `build_answerer`."""
+    name, rest = split_head(policy, {*ANSWERERS, "shipped"})
+    is_own = is_import(name) and not Path(policy).exists()
+    return not is_own and (name not in ANSWERERS or rest is None)

@@ -47,6 +47,10 @@ class SamplerAnswerer:
         """How it asks and reads, with every default filled in, JSON-ready; kept beside the run."""
         return self._policy.describe()
 
+    def forget(self) -> None:
+        """Drop what the sampler keeps of earlier calls."""
+        self._sampler.forget()
+
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()

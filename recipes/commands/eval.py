@@ -6,6 +6,8 @@
     prompter eval --benchmark reasonseg:val --policy openai:http://127.0.0.1:8000/v1#qwen \\
         --executor mobile-sam --out runs/served
     prompter eval --rescore --protocol lisa,rela --out runs/earthreason
+    prompter eval --invariance --benchmark synthetic-aerial:test --policy shipped:small-policy \\
+        --executor mobile-sam --limit 240 --out runs/invariance
 
 A killed run is resumed by running the same command again. Policies: a checkpoint folder or hub id,
 baseline:NAME, openai:URL#MODEL, sam3:FOLDER_OR_ID (which brings its own masks: --executor own-masks).
@@ -36,6 +38,7 @@ from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.invariance import run_invariance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-instances", action="store_true", help="store one mask per predicted instance")
     parser.add_argument("--label", help="name of the policy in leaderboards")
     parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
+    parser.add_argument(
+        "--invariance",
+        action="store_true",
+        help="evaluate at batch 1, 8 and 32, shuffled, by hf and vllm; list what differs (exit code 1)",
+    )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
     parser.epilog = f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}"
 
@@ -77,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
     options = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
+    if arguments.invariance:
+        return run_invariance(arguments, sources, segmenters, options)
     reports = []
     with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
         for source, text, folder in sources:

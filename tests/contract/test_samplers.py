@@ -141,6 +141,13 @@ def test_every_sampler_answers_in_order_and_reproducibly(sampler: TokenSampler, 
     assert ids(sampler.sample(world.requests[:2], SETTINGS)) == ids(groups[:2])
 
 
+def test_a_sampler_that_was_told_to_forget_answers_as_before(sampler: TokenSampler, world: World) -> None:
+    groups = sampler.sample(world.requests, SETTINGS, logprobs=True)
+    sampler.forget()
+    sampler.forget()
+    assert sampler.sample(world.requests, SETTINGS, logprobs=True) == groups
+
+
 def test_completions_end_or_are_cut_and_hold_no_vision_token(sampler: TokenSampler, world: World) -> None:
     end = world.policy.processor.tokenizer.eos_token_id
     groups = sampler.sample(world.requests, SamplingSettings(max_new_tokens=24, n=8, seed=1))
