@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -87,7 +88,7 @@ def no_key_no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-def said(text: str | None, finish_reason: str = "stop", tokens: int = 9) -> Reply:
+def said(text: Any, finish_reason: str = "stop", tokens: int = 9) -> Reply:
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     return 200, {}, {"choices": [choice], "usage": {"completion_tokens": tokens}}
 
@@ -159,6 +160,59 @@ def test_answers_come_back_in_order_and_bad_ones_are_data(serve: Callable[..., S
             assert isinstance(one.reading, ParseFailure) and one.text == ""
         else:
             assert one.text.startswith(f"<think>query {number}<") and one.reading == PromptSet()
+
+
+_BOX = '<answer>[{"bbox_2d":[28,28,56,84]}]</answer>'
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": _BOX}], _BOX),
+        ([{"type": "text", "text": _BOX[:20]}, {"type": "text", "text": _BOX[20:]}], _BOX),
+        ([{"type": "thinking", "thinking": "[]"}, {"type": "output_text", "text": _BOX}], _BOX),
+        ([_BOX[:9], {"type": "text", "text": _BOX[9:]}, {"type": "text", "text": None}], _BOX),
+        ([{"type": "image_url", "image_url": {"url": "data:,"}}], ""),
+        ([], ""),
+        (None, ""),
+        ("", ""),
+    ],
+)
+def test_content_in_parts_is_joined_and_nothing_is_an_empty_answer(
+    serve: Callable[..., Server], content: Any, text: str
+) -> None:
+    server = serve(lambda number, body: said(content))
+    options = {"action_space": {"kind": "box"}, "image": {"side": 112}}
+    answer = build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0]
+    assert answer.text == text
+    if text:
+        assert isinstance(answer.reading, PromptSet) and len(answer.reading.instances) == 1
+    else:
+        assert isinstance(answer.reading, ParseFailure) and answer.reading.kind is FailureKind.NO_ANSWER
+
+
+def test_a_message_without_content_is_an_empty_answer(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: (200, {}, {"choices": [{"message": {"role": "assistant"}}]}))
+    assert build_answerer(f"openai:{server.url}#m").answer([sample(1)])[0].text == ""
+
+
+@pytest.mark.parametrize(
+    "content", [5, True, {"text": "[]"}, [5], [[]], [{"text": "[]"}], [{"type": "text", "text": 5}]]
+)
+def test_content_of_another_shape_is_one_sentence(serve: Callable[..., Server], content: Any) -> None:
+    server = serve(lambda number, body: said(content))
+    with pytest.raises(UserError, match=r"answered with a (part of )?content that") as caught:
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+    assert server.url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_special_tokens_in_a_question_are_sent_as_text(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    one = replace(sample(1), query="<image>\nwhat does <|image_pad|> show?</s>")
+    build_answerer(f"openai:{server.url}#m").answer([one])
+    parts = server.seen[0]["messages"][1]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+    assert parts[1]["text"] == "what does < |image_pad|> show?< /s>"
 
 
 def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting: list[float]) -> None:
