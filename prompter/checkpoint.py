@@ -19,7 +19,9 @@ from pydantic import ValidationError
 from prompter.coords import FrameKind, largest_area
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import POLICY_FAMILIES, Policy, PolicySettings
+from prompter.registry import is_import
 from prompter.runs.files import atomic_write
+from prompter.types import Completion
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,29 @@ class Checkpoint(Policy):
         tokenizer = self.processor.tokenizer
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         return tuple(sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True))
+
+    @cached_property
+    def thought_opened(self) -> bool:
+        """As the setting says, or as the chat template does."""
+        given = self.settings.thought_opened
+        if given is not None:
+            return given
+        if not getattr(self.processor, "chat_template", None):
+            return False
+        text = self.processor.apply_chat_template(
+            self.messages(""), add_generation_prompt=True, tokenize=False
+        )
+        return str(text).rstrip().endswith("<think>")
+
+    def text_of(self, completion: Completion) -> str:
+        """See `Policy.text_of`: samplers drop all special tokens, so the text is decoded again if need be."""
+        tokenizer = self.processor.tokenizer
+        kept = set(self.dialect.special_tokens) & set(tokenizer.all_special_tokens)
+        kept_ids = {tokenizer.convert_tokens_to_ids(token) for token in kept}
+        if kept_ids.isdisjoint(completion.token_ids):
+            return completion.text
+        dropped = set(tokenizer.all_special_ids) - kept_ids
+        return str(tokenizer.decode([token for token in completion.token_ids if token not in dropped]))
 
     def save_protocol(self, folder: Path | str) -> None:
         """Write processor and settings into a checkpoint folder, so that it can be asked the same way.
@@ -159,6 +184,7 @@ def _load_settings(folder: Path, overrides: dict[str, Any], family: str) -> Poli
             raise UserError(f"{path} is not JSON: {error}") from None
         if not isinstance(saved, dict):
             raise UserError(f"{path} should be a JSON object, but is a {type(saved).__name__}")
+        _refuse_reaching_out(path, saved, overrides)
         if saved.get("frame") is None and family in _FRAME_BEFORE and "frame" not in overrides:
             saved["frame"] = _FRAME_BEFORE[family]
             _LOG.warning(
@@ -168,11 +194,23 @@ def _load_settings(folder: Path, overrides: dict[str, Any], family: str) -> Poli
                 saved["frame"],
             )
     try:
-        return PolicySettings.model_validate({**saved, **overrides})
+        return PolicySettings.model_validate({**saved, **overrides}).resolved()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"policy settings {where}: {first['msg']}") from None
+
+
+def _refuse_reaching_out(path: Path, saved: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """A checkpoint is data: it may neither have a file of this machine read nor a module imported."""
+    if saved.get("prompt_file") is not None:
+        raise UserError(f"{path} names a prompt_file; a checkpoint carries its prompt's text, as `prompt`.")
+    reads = saved.get("reads")
+    if isinstance(reads, str) and is_import(reads) and "reads" not in overrides:
+        raise UserError(
+            f"{path} says that its answers are read by {reads!r}, which is code. If you trust it, give the "
+            f"setting yourself: reads={reads}."
+        )
 
 
 def _pin_pixel_limits(policy: Checkpoint) -> None:

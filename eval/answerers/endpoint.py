@@ -269,7 +269,7 @@ def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
     if not mark or not model:
         raise UserError(f"Give the endpoint as openai:URL#MODEL; {address!r} names no model.")
     try:
-        settings = EndpointSettings.model_validate(dict(options))
+        settings = EndpointSettings.model_validate(dict(options)).resolved()
     except ValidationError as error:
         raise UserError(f"Policy options: {describe_validation_error(error)}") from None
     policy = Policy(settings, settings.frame, settings.factor)

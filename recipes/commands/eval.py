@@ -30,6 +30,7 @@ from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
 from eval.runner import EvaluationRun, evaluate
 from prompter.errors import UserError
+from prompter.prompt_text import read_prompt_file
 from prompter.runs.memory import peak_memory_mb
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     segmenters = parse_segmenters(arguments)
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
-    options = read_options(arguments.policy_option, "--policy-option")
+    options = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
     reports = []
     with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
         for source, text, folder in sources:

@@ -106,7 +106,8 @@ def test_a_cut_answer_is_truncated_or_an_answer_and_never_raises(
         f"<answer>[{BOX}]",
         f"<answer>[{BOX}]</answer> and so on",
         '<answer>[{"label":"roof","bbox_2d":[100,100.0,2e2,300],"score":null}]</answer>',
-        f"<answer>[]</answer> no, wait: <answer>[{BOX}]</answer>",
+        f"<answer>[{BOX}]</answer> again: <answer>{BOX}</answer>",
+        f"[{BOX}] {BOX}",
         '[{"bbox_2d":[100,100,200,300],"positive_points":null,"negative_points":[]}]',
     ],
 )
@@ -119,7 +120,17 @@ def test_one_point_may_stand_without_its_list(text: str) -> None:
     assert read(text) == READ_POINT
 
 
-@pytest.mark.parametrize("text", ["<answer>[]</answer>", "[]", "```\n[]\n```", "<think>nothing</think>[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>[]</answer>",
+        "[]",
+        "```\n[]\n```",
+        "<think>nothing</think>[]",
+        "null",
+        "<answer>null</answer>",
+    ],
+)
 def test_an_empty_list_says_no_target(text: str) -> None:
     assert read(text) == PromptSet()
 
@@ -143,14 +154,12 @@ FAULTS: dict[FailureKind, list[str]] = {
         f"<answer>[{BOX},]</answer>",
         "[{'bbox_2d':[1,1,2,2]}]",
         '{"bbox_2d":[1,1,2,2]',
-        f"[{BOX}] {BOX}",
         '[{"bbox_2d":[01,1,2,2]}]',
         "[" * 100_000,
         '{"bbox_2d":[0,0,1,' + "9" * 5000 + "]}",
     ],
     FailureKind.WRONG_SHAPE: [
         "<answer>7</answer>",
-        "<answer>null</answer>",
         '<answer>"[]"</answer>',
         "[[]]",
         "[1,2,3]",
@@ -191,6 +200,13 @@ FAULTS: dict[FailureKind, list[str]] = {
         '[{"bbox_2d":[5,5,9,5]}]',
         '[{"bbox_2d":[9,5,5,9]}]',
         '[{"bbox_2d":[0,0,5e-324,9]}]',
+    ],
+    FailureKind.AMBIGUOUS: [
+        f"<answer>[]</answer> no, wait: <answer>[{BOX}]</answer>",
+        f"[{BOX}][]",
+        f"[{BOX}]\n[{POINT}]",
+        f"One is {BOX}, another is {POINT}.",
+        '[{"bbox_2d":[1,1,2,2],"bbox_2d":[1,1,2,3]}]',
     ],
     FailureKind.TOO_MANY: [f"[{BOX},{BOX},{BOX},{BOX}]"],
 }
