@@ -77,7 +77,8 @@ def plain_question(query: str, special_tokens: Iterable[str] = ()) -> str:
         query: the question, as the dataset gives it. One without such things comes back unchanged.
         special_tokens: those of the policy's tokenizer, where it is known.
     """
-    text = _TAG.sub("< ", _LEADING_IMAGE.sub("", query) if _LEADING_IMAGE.match(query) else query)
+    mark = _LEADING_IMAGE.match(query)
+    text = _TAG.sub("< ", query if mark is None else query[mark.end() :])
     for token in special_tokens:
         while len(token) > 1 and token.strip() and token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")

@@ -98,12 +98,18 @@ class Checkpoint(Policy):
             json.dump(settings.model_dump(mode="json"), handle, indent=2)
 
 
-def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> Checkpoint:
+def load_policy(
+    source: str | Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    assumed_frame: FrameKind | None = None,
+) -> Checkpoint:
     """Load a checkpoint's processor and protocol from a local folder or the hub.
 
     Args:
         source: local folder or hub id such as `Qwen/Qwen2.5-VL-3B-Instruct`.
         overrides: settings that replace the checkpoint's own, by field name.
+        assumed_frame: the frame to ask in where neither a setting nor the family tells it; None refuses.
 
     Raises:
         UserError: if there is no such checkpoint, its settings are bad, or it is not known in which
@@ -117,6 +123,8 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
         # The bare file: a family that this transformers does not know is refused by name, too.
         family = str(PreTrainedConfig.get_config_dict(name)[0].get("model_type"))
         settings = _load_settings(Path(name), overrides or {}, family)
+        if family not in POLICY_FAMILIES and settings.frame is None and assumed_frame is not None:
+            settings = settings.model_copy(update={"frame": assumed_frame})
         if family not in POLICY_FAMILIES and settings.frame is None:
             raise UserError(
                 f"policy {name!r} is of model family {family!r}, which is not supported."
