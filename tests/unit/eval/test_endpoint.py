@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -23,61 +20,13 @@ from prompter.checkpoint import load_policy
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.types import FailureKind, ParseFailure, PromptSet
-
-Reply = tuple[int, dict[str, str], Any]
-
-
-class Server(ThreadingHTTPServer):
-    """Records requests and answers each as told."""
-
-    def __init__(self, answer: Callable[[int, dict[str, Any]], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.seen: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append(body)
-            self.server.headers.append({name.title(): value for name, value in self.headers.items()})
-            number = len(self.server.seen)
-        status, headers, content = self.server.answer(number, body)
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+from tests.fixtures.endpoint import Reply, Server, said, sent_image, serving
 
 
 @pytest.fixture()
 def serve() -> Iterator[Callable[..., Server]]:
-    running: list[Server] = []
-
-    def start(answer: Callable[[int, dict[str, Any]], Reply]) -> Server:
-        server = Server(answer)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        running.append(server)
-        return server
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as running:
+        yield lambda answer: running.enter_context(serving(answer))
 
 
 @pytest.fixture(autouse=True)
@@ -86,11 +35,6 @@ def no_key_no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr("eval.answerers.endpoint.time.sleep", waits.append)
     return waits
-
-
-def said(text: Any, finish_reason: str = "stop", tokens: int = 9) -> Reply:
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
-    return 200, {}, {"choices": [choice], "usage": {"completion_tokens": tokens}}
 
 
 def sample(number: int, size: tuple[int, int] = (100, 60)) -> Sample:
@@ -105,13 +49,6 @@ def sample(number: int, size: tuple[int, int] = (100, 60)) -> Sample:
         query=f"query {number}",
         target=None,
     )
-
-
-def sent_image(body: dict[str, Any]) -> Image.Image:
-    part = next(part for part in body["messages"][1]["content"] if part["type"] == "image_url")
-    head, _, data = part["image_url"]["url"].partition(",")
-    assert head == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[..., Server]) -> None:

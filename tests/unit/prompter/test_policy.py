@@ -163,7 +163,12 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "hint"),
-    [("qwen3", "Did you mean 'qwen3_vl'?"), ("llava", "Known: "), ("qwen9_vl", "Did you mean 'qwen")],
+    [
+        ("qwen3", "Did you mean 'qwen3_5'?"),
+        ("qwen3_v", "Did you mean 'qwen3_vl'?"),
+        ("llava", "Known: "),
+        ("qwen9_vl", "Did you mean 'qwen"),
+    ],
 )
 def test_another_model_family_is_refused_by_name(tmp_path: Path, family: str, hint: str) -> None:
     """A folder of weights of another family: it may hold no image processor, nor be known to transformers."""
