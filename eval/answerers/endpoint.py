@@ -41,7 +41,7 @@ class EndpointSettings(PolicySettings):
 
     Args:
         frame: coordinates the model speaks: `absolute` pixels of the image it is sent (Qwen2.5-VL,
-            GPT) or `thousandths` of each side (Qwen3-VL, Gemini).
+            GPT) or `thousandths` of each side (Qwen2-VL, Qwen3-VL, Gemini); `prompter probe` tells.
         factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
             resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
         protocol_from: folder or hub id of a checkpoint whose own protocol is used instead of all

@@ -51,6 +51,7 @@ class ProbeReport:
         return {
             **verdict_json(self.verdict),
             "told": self.verdict.told,
+            "verdict": verdict_sentence(self),
             "contradictions": self.contradictions,
             "set": {"frame": self.policy.frame_kind, "reads": self.policy.settings.reads},
             "answers": [

@@ -16,6 +16,7 @@ MODULE:CALLABLE is taken as well: see docs/extending.md.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -174,12 +175,23 @@ def write_evaluation_report(
         ReportInput(
             title=title or f"Evaluation on {benchmark}",
             note=f"Policy {config.get('label') or config['policy']}; "
-            f"first figures and pictures: {rollouts.stem}.",
+            f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}",
             after=rollouts,
             samples=samples,
             results=results,
             config=config,
         ),
+    )
+
+
+def _probe_note(folder: Path) -> str:
+    """What the probe of an evaluation found, for its page; "" if there was none."""
+    path = folder / PROBE_FILE
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return " ".join(
+        [" The probe found", str(found["verdict"]), *(f"But {one}." for one in found["contradictions"])]
     )
 
 

@@ -95,6 +95,7 @@ def test_eval_probes_what_nobody_stated_once_and_keeps_it(
             "absolute",
         )
         assert len(server.seen) == 6 + 2
+        assert "The probe found frame: thousandths" in (out / "report.html").read_text()
         assert main([*words, "--out", str(out)]) == 0  # done already: nothing is asked again
         assert len(server.seen) == 8 and "frame" not in capsys.readouterr().err
         assert main([*words, "--no-probe", "--out", str(tmp_path / "skipped")]) == 0

@@ -84,7 +84,7 @@ def test_what_vllm_would_drop_is_refused_with_its_samplers_alone(
 def test_names_of_nothing_are_refused_with_every_sampler(
     policy: Checkpoint, targets: Any, hint: str, backend: str
 ) -> None:
-    with pytest.raises(UserError, match="policy.lora.target_modules") as caught:
+    with pytest.raises(UserError, match=r"policy\.lora\.target_modules") as caught:
         check_adapted_modules(config(policy, targets, backend), policy)
     assert hint in str(caught.value) and "\n" not in str(caught.value)
 
@@ -98,6 +98,6 @@ def test_without_adapters_there_is_nothing_to_check(policy: Checkpoint) -> None:
 def test_a_run_is_refused_before_its_folder_is_made(policy: Checkpoint, tmp_path: Path) -> None:
     trainer = {"use_cpu": True, "bf16": False, "max_steps": 1}
     one = config(policy, ["qkv"], "ray", run_dir=str(tmp_path / "run"), trainer=trainer)
-    with pytest.raises(UserError, match="model.visual"):
+    with pytest.raises(UserError, match=r"model\.visual"):
         train(one)
     assert not (tmp_path / "run").exists()
