@@ -48,7 +48,8 @@ def summarise(
     """Compute everything that is reported about one file of rollouts, as a JSON-ready dict.
 
     Keys: `queries`, `images`, `executor_failures` (left out of every metric), `parse_failures`
-    (by kind), `no_target` (queries whose target is empty), `mean_tokens`, `mean_executor_score`
+    (by kind), `mended` (answers that reading mended, by how; left out where there is none), `no_target`
+    (queries whose target is empty), `mean_tokens`, `mean_executor_score`
     (None if unknown), `protocols` (name -> `queries`, `metrics` -> name -> `value`, `by_query`,
     `by_image`: bootstrap intervals drawing queries or whole images), and `breakdown`
     (tag -> value -> `queries` and strict metrics).
@@ -67,6 +68,7 @@ def summarise(
         "images": len(np.unique(table.images)),
         "executor_failures": int((table.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "parse_failures": dict(sorted(table.failures.items())),
+        **({"mended": dict(sorted(table.mended.items()))} if table.mended else {}),
         "no_target": int((~table.has_target).sum()),
         "mean_tokens": float(table.tokens.mean()) if table.tokens.any() else None,
         "mean_executor_score": float(scores.mean()) if scores.size else None,

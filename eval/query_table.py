@@ -21,7 +21,7 @@ from envs.masks import Mask, mask_to_box
 from envs.rollout import Rollout
 from eval.instance_scores import rollout_instance_score
 from eval.mask_views import Counts, MaskPair, View, count
-from prompter.types import Box, ParseFailure
+from prompter.types import Box, ParseFailure, mends
 from rewards.box import answered_boxes, target_boxes
 from rewards.mask import score_counts
 
@@ -75,6 +75,7 @@ class QueryTable:
         tokens: completion tokens, int64 [queries].
         tag_sets: the distinct sets of breakdown keys, in order of appearance.
         tags: each query's position in `tag_sets`, int64 [queries].
+        mended: answers that reading mended, by how (`clipped`, `sorted`; see `PromptSet`).
         failures: parse failures by kind.
     """
 
@@ -92,6 +93,7 @@ class QueryTable:
     tokens: NDArray[np.int64] = field(repr=False)
     tags: NDArray[np.int64] = field(repr=False)
     tag_sets: Sequence[Mapping[str, str]] = field(repr=False)
+    mended: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -126,6 +128,7 @@ class QueryTable:
             tokens=self.tokens[indices],
             tags=self.tags[indices],
             tag_sets=self.tag_sets,
+            mended=self.mended,
             failures=self.failures,
         )
 
@@ -157,6 +160,7 @@ class TableBuilder:
         self._tokens: array[int] = array("q")
         self._tags: array[int] = array("q")
         self._tag_sets: dict[tuple[tuple[str, str], ...], int] = {}
+        self._mended: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
 
     def add(self, rollout: Rollout) -> None:
@@ -200,6 +204,7 @@ class TableBuilder:
         self._pixels.append(rollout.image_wh[0] * rollout.image_wh[1])
         self._tokens.append(rollout.completion_tokens)
         self._tags.append(self._tag_sets.setdefault(tags, len(self._tag_sets)))
+        self._mended.update(mends(rollout.reading))
         if isinstance(rollout.reading, ParseFailure):
             self._failures[str(rollout.reading.kind)] += 1
 
@@ -225,6 +230,7 @@ class TableBuilder:
             tokens=np.frombuffer(self._tokens, dtype=long),
             tags=np.frombuffer(self._tags, dtype=long),
             tag_sets=[dict(tags) for tags in self._tag_sets],
+            mended=dict(self._mended),
             failures=dict(self._failures),
         )
 

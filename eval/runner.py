@@ -40,6 +40,7 @@ from prompter.types import (
 from rewards.mask import mask_iou
 
 COMPLETIONS = "completions.jsonl"
+POLICY = "policy.json"
 
 _IMAGE_BYTES = 256 * 2**20
 """Images of a chunk kept decoded at one time; larger chunks are segmented in parts."""
@@ -114,6 +115,10 @@ def evaluate(
             with atomic_write(folder.path / name) as handle:
                 json.dump(content, handle, indent=1, ensure_ascii=False)
                 handle.write("\n")
+    describe = getattr(answerer, "describe", None)
+    if callable(describe):
+        with atomic_write(folder.path / POLICY) as handle:
+            json.dump(describe(), handle, indent=2)
     completions = folder.path / COMPLETIONS
     files = {name: folder.rollouts_path(name) for name in executors}
     if len(set(files.values())) < len(files):

@@ -78,13 +78,18 @@ class Checkpoint(Policy):
 
     def text_of(self, completion: Completion) -> str:
         """See `Policy.text_of`: samplers drop all special tokens, so the text is decoded again if need be."""
-        tokenizer = self.processor.tokenizer
-        kept = set(self.dialect.special_tokens) & set(tokenizer.all_special_tokens)
-        kept_ids = {tokenizer.convert_tokens_to_ids(token) for token in kept}
-        if kept_ids.isdisjoint(completion.token_ids):
+        if not self.dialect.special_tokens:
             return completion.text
-        dropped = set(tokenizer.all_special_ids) - kept_ids
-        return str(tokenizer.decode([token for token in completion.token_ids if token not in dropped]))
+        tokenizer = self.processor.tokenizer
+        added = tokenizer.added_tokens_decoder
+        kept = {number for number, token in added.items() if str(token) in self.dialect.special_tokens}
+        if kept.isdisjoint(completion.token_ids):
+            return completion.text
+        dropped = {number for number, token in added.items() if token.special} | set(
+            tokenizer.all_special_ids
+        )
+        ids = [number for number in completion.token_ids if number in kept or number not in dropped]
+        return str(tokenizer.decode(ids))
 
     def save_protocol(self, folder: Path | str) -> None:
         """Write processor and settings into a checkpoint folder, so that it can be asked the same way.

@@ -161,9 +161,9 @@ class PolicySettings(StrictModel):
         changed = {
             name: value
             for name, value in defaults.items()
-            if value is not None and name not in self.model_fields_set and value != getattr(self, name)
+            if value is not None and (name not in self.model_fields_set or getattr(self, name) is None)
         }
-        return self.model_copy(update=changed)
+        return self.model_copy(update=changed) if changed else self
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,19 @@ class Policy:
             swapped_corners=self.settings.swapped_corners,
             thought_opened=self.thought_opened,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, and what follows from them: both prompts, frame and factor; JSON-ready."""
+        known = {name: getattr(self.settings, name) for name in PolicySettings.model_fields}
+        settings = PolicySettings.model_construct(**known).model_dump(mode="json")
+        return {
+            **settings,
+            "frame": self.frame_kind,
+            "factor": self.factor,
+            "thought_opened": self.thought_opened,
+            "system": self.system,
+            "prompt": self.prompt or None,
+        }
 
     def write_answer(self, prompts: PromptSet, image_wh: tuple[int, int]) -> str:
         """Write image-frame prompts as this policy should answer them (without reasoning).

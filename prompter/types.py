@@ -163,19 +163,20 @@ Reading = PromptSet | ParseFailure
 """What was read in a completion: prompts in the image frame, or why there are none."""
 
 
+def mends(reading: Reading) -> list[str]:
+    """What reading mended in an answer: of `clipped` and `sorted`, those that were done at all."""
+    return [name for name in ("clipped", "sorted") if getattr(reading, name, 0)]
+
+
 def reading_to_json(reading: Reading) -> dict[str, Any]:
     """Return a JSON-ready dict with the keys `prompts` and `failure`, one of which is None.
 
-    Prompts that reading had to mend add `mended`: {"clipped": n, "sorted": n}.
+    Prompts that reading had to mend add `mended`, the numbers that are not 0: {"clipped": n, "sorted": n}.
     """
     if isinstance(reading, ParseFailure):
         return {"prompts": None, "failure": reading.to_json()}
-    mended = {"clipped": reading.clipped, "sorted": reading.sorted}
-    return {
-        "prompts": reading.to_json(),
-        "failure": None,
-        **({"mended": mended} if any(mended.values()) else {}),
-    }
+    mended = {name: getattr(reading, name) for name in mends(reading)}
+    return {"prompts": reading.to_json(), "failure": None, **({"mended": mended} if mended else {})}
 
 
 def reading_from_json(data: Mapping[str, Any], text: str) -> Reading:

@@ -44,6 +44,10 @@ class SamplerAnswerer:
             for sample, completions in zip(samples, groups, strict=True)
         ]
 
+    def describe(self) -> dict[str, Any]:
+        """How it asks and reads, with every default filled in, JSON-ready; kept beside the run."""
+        return self.policy.describe()
+
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()

@@ -44,9 +44,9 @@ class EndpointSettings(PolicySettings):
             GPT) or `thousandths` of each side (Qwen2-VL, Qwen3-VL, Gemini); `prompter probe` tells.
         factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
             resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
-        protocol_from: folder or hub id of a checkpoint whose own protocol is used instead of all
-            settings above; for a checkpoint of ours that is served elsewhere. It is then also
-            decoded as our own samplers do: see `checkpoint_fields`.
+        protocol_from: folder or hub id of a checkpoint whose own protocol is used, for a checkpoint
+            that is served elsewhere; settings that are given replace those of that protocol. It is then
+            also decoded as our own samplers do: see `checkpoint_fields`.
         api_key_env: environment variable that holds the key; none is sent if it is not set.
         concurrency: requests in flight.
         retries: how often a request is tried again after a refused connection, a timeout, or one of
@@ -252,11 +252,13 @@ def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     """Fields of a request that make a served checkpoint decode as our own samplers do.
 
     They never sample a vision token, and know nothing of the penalties in a checkpoint's
-    `generation_config.json`, which servers apply unless told otherwise.
+    `generation_config.json`, which servers apply unless told otherwise. Special tokens are left in the
+    text where the dialect reads them.
     """
     vocabulary = policy.processor.tokenizer.get_vocab()
     suppressed = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
-    return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+    fields = {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+    return {**fields, "skip_special_tokens": False} if policy.dialect.special_tokens else fields
 
 
 def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
@@ -274,7 +276,8 @@ def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
         raise UserError(f"Policy options: {describe_validation_error(error)}") from None
     policy = Policy(settings, settings.frame, settings.factor)
     if settings.protocol_from is not None:
-        policy = served = load_policy(settings.protocol_from)
+        given = {name: value for name, value in options.items() if name in PolicySettings.model_fields}
+        policy = served = load_policy(settings.protocol_from, given)
         body = {**checkpoint_fields(served), **settings.body}
         settings = settings.model_copy(update={"body": body})
     greedy = SamplingSettings(

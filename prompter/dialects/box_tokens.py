@@ -21,6 +21,7 @@ _BOX = re.compile(rf"{_PAIR}\s*,?\s*{_PAIR}")
 _POINT = re.compile(_PAIR)
 _STARTS = re.compile(r"<\|box_start\|>|<box>")
 _ENDS = re.compile(r"<\|box_end\|>|</box>")
+_EMPTY_LIST = re.compile(r"\[\s*\]")
 _HALF = re.compile(rf"\({_NUMBER}(?:,{_NUMBER}\)?)?[\s,(]*\Z")
 
 
@@ -31,13 +32,13 @@ class BoxTokenDialect(Dialect):
     def find(self, text: str, *, tagged: bool) -> Found:
         """See `Dialect.find`: all boxes of a block are one answer, each once."""
         body = without_fences(text)
-        if body in ("[]", "null"):
-            return Found(answers=[[]])
         found = Found()
         entries = self._marked(body, found) if _STARTS.search(body) else self._unmarked(body, found)
         if entries:
             found.answers.append(list(dict.fromkeys(entries)))
             found.open_end = True
+        elif body == "null" or (not found.problem and _EMPTY_LIST.search(body)):
+            found.answers.append([])
         return found
 
     def entry(self, raw: Any, where: str) -> Entry:

@@ -43,11 +43,14 @@ class JsonDialect(Dialect):
         found = Found()
         body = without_fences(text)
         if body == "null" or (tagged and body and body[0] not in "[{"):
-            whole, value = scalar(body)
-            if whole:
+            is_value, value = scalar(body)
+            if is_value:
                 (found.answers if value is None else found.others).append([] if value is None else value)
                 return found
-        for piece in text.split("```"):
+        # A label may hold a fence: what is one value as a whole is not cut up.
+        whole = "```" not in text or scan(text, single_quotes=self.single_quotes).is_all
+        pieces = [text] if whole else text.split("```")
+        for piece in pieces:
             seen = scan(piece, single_quotes=self.single_quotes)
             if seen.values or seen.problem:
                 found.unfinished, found.open_end = seen.unfinished, False
@@ -83,16 +86,34 @@ class JsonDialect(Dialect):
         for one in values:
             if isinstance(one.value, list) and not self._is_bare_box(one.value):
                 if line:
-                    yield _each_once(line), len(line) > 1
+                    yield self._each_once(line), len(line) > 1
                 line = []
                 yield one.value, False
             elif one.adjacent or not line:
                 line.append(one.value)
             else:
-                yield _each_once(line), len(line) > 1
+                yield self._each_once(line), len(line) > 1
                 line = [one.value]
         if line:
-            yield _each_once(line), len(line) > 1
+            yield self._each_once(line), len(line) > 1
+
+    def _each_once(self, values: list[Any]) -> list[Any]:
+        """The values without later ones that say the same."""
+        if len(values) < 2:
+            return values
+        try:
+            return list({self._meaning(value): value for value in reversed(values)}.values())[::-1]
+        except (RecursionError, ValueError, OverflowError):
+            return values
+
+    def _meaning(self, value: Any) -> str:
+        """A text that is the same for values that say the same; labels do not count."""
+        try:
+            entry = self.entry(value, "")
+        except Refused:
+            return json.dumps(value)
+        pairs = (entry.boxes, entry.positive, entry.negative)
+        return json.dumps([[_as_floats(said) for _, said in part] for part in pairs])
 
     def _speaks(self, raw: Any) -> bool:
         """Whether a raw entry says anything in this dialect."""
@@ -123,11 +144,7 @@ class JsonDialect(Dialect):
         return value
 
 
-def _each_once(values: list[Any]) -> list[Any]:
-    """The values without later repetitions of equal ones."""
-    if len(values) < 2:
-        return values
-    try:
-        return list({json.dumps(value, sort_keys=True): value for value in values}.values())
-    except (RecursionError, ValueError):
-        return values
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

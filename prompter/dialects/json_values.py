@@ -40,6 +40,7 @@ class Scan:
         spoils: that something touches the last value, so that this may be a part of it.
         unfinished: the text ends within it.
         bare_end: nothing but blanks follows the last value.
+        is_all: one value is the whole text, but for blanks.
     """
 
     values: list[Value] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Scan:
     spoils: bool = False
     unfinished: bool = False
     bare_end: bool = False
+    is_all: bool = False
 
 
 def scan(text: str, *, single_quotes: bool = False) -> Scan:
@@ -65,6 +67,7 @@ def scan(text: str, *, single_quotes: bool = False) -> Scan:
     """
     found = Scan()
     position = opened = 0
+    first = _after_separator(text, 0)
     reach = -1  # where the blanks and commas behind the last value end
     while bracket := _BRACKET.search(text, position):
         start, position = bracket.start(), bracket.end()
@@ -83,6 +86,7 @@ def scan(text: str, *, single_quotes: bool = False) -> Scan:
         if not problem:
             found.values.append(Value(value, touches))
             position, reach = end, _after_separator(text, end)
+            found.is_all = start == first and reach == len(text)
             continue
         closing = _closing(text, start)
         found.problem, found.unfinished = problem, closing is None

@@ -9,7 +9,7 @@ _THOUGHT = re.compile(
     r"<(?P<close>/?)(?:think|thinking|thought|reasoning)>|◁(?P<shut>/?)think▷", re.IGNORECASE
 )
 _ANSWER = re.compile(r"<(?P<close>/?)answer>", re.IGNORECASE)
-_FENCE = re.compile(r"```[a-zA-Z]*")
+_FENCE = re.compile(r"```(?:(?!null\b)[a-zA-Z]+)?")
 
 BLANK = " \t\r\n\f\v\ufeff\u200b\u2060"
 """What may stand around an answer unseen: white space, the byte-order mark, signs of no width."""

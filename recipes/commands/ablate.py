@@ -26,6 +26,7 @@ from eval.query_table import QueryTable, build_table
 from eval.results import rescore
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
+from prompter.prompt_text import read_prompt_file
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         [arguments.metric], tuple(apply(protocol, build_table([], [protocol.view, View.NATIVE]))), "metric"
     )
     segmenters = parse_segmenters(arguments)
-    shared = read_options(arguments.policy_option, "--policy-option")
+    shared = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
     cells: list[Cell] = []
     with opened(segmenters) as named:
         for benchmark in dict.fromkeys(arguments.benchmark):
