@@ -89,7 +89,7 @@ class PolicySettings(StrictModel):
     """Whether the query stands before or after the image."""
 
     frame: FrameKind | None = None
-    """Coordinates it is asked for; null takes those its family was trained to speak (see `prompter probe`)."""
+    """Coordinates it is asked for; null takes those that its family speaks (`prompter probe` tells)."""
 
     max_new_tokens: int = Field(default=512, ge=8)
     """Longest completion, in tokens."""
