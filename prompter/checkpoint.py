@@ -57,7 +57,7 @@ class Checkpoint(Policy):
     processor: Any
 
     @cached_property
-    def special_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
+    def special_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer takes for more than text, longest first."""
         tokenizer = self.processor.tokenizer
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}

@@ -78,5 +78,6 @@ def square_box(wh: tuple[int, int], centre: tuple[float, float]) -> Box:
 def draw_square(wh: tuple[int, int], box: Box, colour: tuple[int, int, int]) -> Image.Image:
     """A PIL RGB picture of (width, height) pixels with one filled box on plain ground."""
     image = Image.new("RGB", wh, GROUND)
-    image.paste(colour, tuple(int(number) for number in box))
+    left, top, right, bottom = map(int, box)
+    image.paste(colour, (left, top, right, bottom))
     return image

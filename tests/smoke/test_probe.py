@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prompter.checkpoint import SHIPPED
+from prompter.policy import POLICY_FAMILIES
 from recipes.cli import main
 from tests.fixtures.absolute_policy import save_absolute_policy
 from tests.fixtures.endpoint import serving, square_finder
@@ -27,9 +28,15 @@ def probe(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[st
 def test_the_small_policy_in_both_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], frame: str
 ) -> None:
-    source = "shipped:small-policy" if frame == "thousandths" else str(save_absolute_policy(tmp_path).source)
-    code, report = probe(capsys, source, *HF)
+    source = (
+        "shipped:small-policy"
+        if frame == "thousandths"
+        else str(save_absolute_policy(tmp_path / "policy").source)
+    )
+    kept = tmp_path / "report.json"
+    code, report = probe(capsys, source, *HF, "--out", str(kept))
     assert (report["frame"], report["dialect"], code) == (frame, "prompter", 0)
+    assert json.loads(kept.read_text()) == report and len(report["answers"]) <= 12
     other = {"thousandths": "absolute", "absolute": "thousandths"}[frame]
     code, report = probe(capsys, source, *HF, "--policy-option", f"frame={other}")
     assert (report["frame"], code) == (frame, 1)
@@ -39,7 +46,7 @@ def test_the_small_policy_in_both_frames(
 def test_a_family_that_nobody_knows_is_probed_before_its_frame_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(__import__("prompter.policy").policy.POLICY_FAMILIES, "qwen3_vl")
+    monkeypatch.delitem(POLICY_FAMILIES, "qwen3_vl")
     source = str(SHIPPED / "small-policy")
     assert (
         main(
