@@ -76,7 +76,7 @@ BOX_TOKENS = BoxTokenDialect(
     name="box-tokens",
     source=(
         "the Qwen2-VL paper (arXiv 2409.12191, section 2) and its tokenizer's special tokens; 0 to 1000: "
-        "github.com/QwenLM/Qwen3-VL/issues/189"
+        "github.com/QwenLM/Qwen3-VL, qwen-vl-finetune/tools/process_bbox.ipynb (convert_to_qwen2vl_format)"
     ),
     prompt="Detect the bounding box of: {query}",
     frame="thousandths",

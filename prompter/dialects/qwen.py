@@ -1,6 +1,7 @@
 """`qwen`: Qwen2.5-VL and Qwen3-VL as they come, `[{"bbox_2d": […], "label": "…"}]` or `"point_2d"`, fenced.
 
-Bare boxes `[[x1, y1, x2, y2], …]` and numbers as text, which fine-tuned copies give, are read as well.
+Bare boxes `[[x1, y1, x2, y2], …]` and numbers as text, which fine-tuned copies give, are read as well, and
+single quotes, which the authors' own code takes (`ast.literal_eval`); it puts swapped corners in order, too.
 Qwen2.5-VL speaks pixels of the image as it sees it, Qwen3-VL 0 to 1000: the frame is the family's.
 """
 
@@ -10,8 +11,8 @@ from prompter.dialects.json_dialect import JsonDialect
 QWEN = JsonDialect(
     name="qwen",
     source=(
-        "github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb, "
-        "and for Qwen2.5-VL cookbooks/spatial_understanding.ipynb"
+        "github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb (parse_json, plot_bounding_boxes), and for "
+        "Qwen2.5-VL cookbooks/spatial_understanding.ipynb"
     ),
     prompt=(
         "Locate every object that this asks for, and no other: {query}\n"
@@ -27,4 +28,5 @@ QWEN = JsonDialect(
     negative=(),
     bare_boxes=True,
     text_numbers=True,
+    single_quotes=True,
 )

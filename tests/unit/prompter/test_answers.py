@@ -15,7 +15,8 @@ from prompter.dialects.base import FREE
 from prompter.parse import parse_completion
 from prompter.types import ParseFailure, PromptSet
 from tests.fixtures import answers
-from tests.fixtures.answers import Answers, Case
+from tests.fixtures.answer_faults import Answers
+from tests.fixtures.answers import Case
 
 COUNT = int(os.environ.get("PROMPTER_ANSWERS", "2500"))
 
