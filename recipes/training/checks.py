@@ -13,6 +13,12 @@ from prompter.errors import UserError, did_you_mean
 from recipes.config import TrainConfig
 
 
+_VISION = re.compile(
+    r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
+)
+"""Names of towers in families whose language model is not called `language_model`."""
+
+
 def executor_configs(config: TrainConfig) -> list[ExecutorConfig]:
     """The segmenters a config names, one or several, as a list."""
     return config.executor if isinstance(config.executor, list) else [config.executor]
@@ -67,10 +73,12 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
             f"policy.lora.target_modules {given!r} matches no module of {policy.source}; a pattern has to "
             f"match a whole name, such as {(_matching(LORA_TARGETS, modules) or list(modules))[-1]!r}"
         )
+    named = any("language_model" in name.split(".") for name in modules)
     outside = [
         name
         for name in matched
-        if "language_model" not in name.split(".") or not isinstance(modules[name], torch.nn.Linear)
+        if not isinstance(modules[name], torch.nn.Linear)
+        or ("language_model" not in name.split(".") if named else _VISION.search(name))
     ]
     backend = config.sampler.backend
     if outside and backend != "hf":
@@ -112,6 +120,12 @@ def _matching(given: str | list[str], modules: Mapping[str, Any]) -> list[str]:
         ) from None
 
 
+def window_steps(arguments: Any) -> int:
+    """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
+    updates = arguments.steps_per_generation * arguments.num_iterations
+    return max(1, int(updates) // int(arguments.gradient_accumulation_steps))
+
+
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
     """Refuse what TRL would accept and then do something else with.
 
@@ -140,10 +154,8 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
             "lower trainer.per_device_train_batch_size"
         )
-    window = (
-        arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
-    )
-    if window > 1 and arguments.save_steps % window:
+    window = window_steps(arguments)
+    if arguments.save_steps % window:
         raise UserError(
             f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
             f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on "
