@@ -79,6 +79,7 @@ def evaluate(
     keep_instances: bool = False,
     step: int = -1,
     progress: bool = True,
+    notes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> EvaluationRun:
     """Answer and segment every sample; resume if `out` holds an unfinished run of the same config.
 
@@ -96,6 +97,7 @@ def evaluate(
         keep_instances: store one mask per predicted instance.
         step: optimiser step stored in the rollouts.
         progress: show a progress bar on stderr.
+        notes: file name -> what to keep in it beside the run's config as JSON, unless the folder has it.
 
     Raises:
         UserError: if `out` holds something else, or a run with another config; or if a sample
@@ -108,6 +110,11 @@ def evaluate(
         raise UserError("There is nothing to evaluate: the benchmark holds no sample, or the limit is 0.")
     identity = {**config, "samples": total, "chunk": chunk, "keep_instances": keep_instances}
     folder = _open_folder(out, identity)
+    for name, content in (notes or {}).items():
+        if not (folder.path / name).exists():
+            with atomic_write(folder.path / name) as handle:
+                json.dump(content, handle, indent=1, ensure_ascii=False)
+                handle.write("\n")
     describe = getattr(answerer, "describe", None)
     if callable(describe):
         with atomic_write(folder.path / POLICY) as handle:

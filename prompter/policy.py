@@ -13,7 +13,14 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from prompter.action import ActionSpace, write_answer
-from prompter.chat import Instructions, QuestionPosition, SamplingRequest, build_messages, system_prompt
+from prompter.chat import (
+    Instructions,
+    QuestionPosition,
+    SamplingRequest,
+    build_messages,
+    plain_question,
+    system_prompt,
+)
 from prompter.coords import Frame, FrameKind, fit_size
 from prompter.dialects import DIALECTS, Dialect
 from prompter.errors import UserError
@@ -23,12 +30,25 @@ from prompter.runs.config import StrictModel
 from prompter.types import Answer, Completion, PromptSet, Reading
 
 POLICY_FAMILIES: dict[str, FrameKind] = {
-    "qwen2_vl": "absolute",
+    "qwen2_vl": "thousandths",
     "qwen2_5_vl": "absolute",
     "qwen3_vl": "thousandths",
     "qwen3_vl_moe": "thousandths",
+    "qwen3_5": "thousandths",
+    "qwen3_5_moe": "thousandths",
 }
-"""Model family (the checkpoint's `model_type`) -> the frame it speaks."""
+"""Model family (the checkpoint's `model_type`) -> the frame it speaks, each by its authors' word.
+
+- Qwen2-VL: 0 to 1000. The authors' data tool writes its boxes as `round(x / width * 1000)`
+  (`convert_to_qwen2vl_format` in QwenLM/Qwen3-VL, qwen-vl-finetune/tools/process_bbox.ipynb).
+- Qwen2.5-VL: pixels of the image as it enters the model (the same notebook; a maintainer in
+  QwenLM/Qwen3-VL issues 940 and 957).
+- Qwen3-VL: 0 to 1000, by the original sides (its README; maintainers in issue 1659).
+- Qwen3.5: 0 to 1000 still, as a maintainer says of it and its successor in
+  QwenLM/Qwen3.8-Flash-Next issue 4; of these six the one without a document of its own.
+
+A checkpoint that was fine-tuned may speak otherwise: `prompter probe` asks it.
+"""
 
 
 class ImageSettings(StrictModel):
@@ -69,7 +89,7 @@ class PolicySettings(StrictModel):
     """Whether the query stands before or after the image."""
 
     frame: FrameKind | None = None
-    """Coordinates it is asked for; null takes those its family was trained to speak."""
+    """Coordinates it is asked for; null takes those that its family speaks (`prompter probe` tells)."""
 
     max_new_tokens: int = Field(default=512, ge=8)
     """Longest completion, in tokens."""
@@ -188,12 +208,18 @@ class Policy:
             think=self.settings.think,
         )
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that the model's tokenizer takes for more than text; none where it is not known."""
+        return ()
+
     def messages(self, query: str) -> list[dict[str, Any]]:
-        """The chat for one query (see `prompter.chat.build_messages`)."""
+        """The chat for one query, which is text whatever it holds (see `prompter.chat.plain_question`)."""
         system = self.system
+        asked = plain_question(self.dialect.question(query) if self.prompt else query, self.special_tokens)
         if self.prompt:
-            system, query = fill_prompt(self.prompt, self.dialect.question(query))
-        messages = build_messages(query, system, question=self.settings.question)
+            system, asked = fill_prompt(self.prompt, asked)
+        messages = build_messages(asked, system, question=self.settings.question)
         return messages if system else messages[1:]
 
     def frame(self, image_wh: tuple[int, int]) -> Frame:

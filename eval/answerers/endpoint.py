@@ -33,6 +33,7 @@ from prompter.types import Completion
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
+_TEXT_PARTS = ("text", "output_text")
 
 
 class EndpointSettings(PolicySettings):
@@ -40,7 +41,7 @@ class EndpointSettings(PolicySettings):
 
     Args:
         frame: coordinates the model speaks: `absolute` pixels of the image it is sent (Qwen2.5-VL,
-            GPT) or `thousandths` of each side (Qwen3-VL, Gemini).
+            GPT) or `thousandths` of each side (Qwen2-VL, Qwen3-VL, Gemini); `prompter probe` tells.
         factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
             resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
         protocol_from: folder or hub id of a checkpoint whose own protocol is used, for a checkpoint
@@ -156,7 +157,7 @@ class EndpointSampler(Sampler):
             tokens = int((reply.get("usage") or {}).get("completion_tokens") or 0) // max(1, len(choices))
             found = [
                 Completion(
-                    text=choice["message"]["content"] or "",
+                    text=_content_text(choice["message"].get("content"), self._url),
                     token_ids=(0,) * tokens,
                     logprobs=None,
                     finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
@@ -196,6 +197,32 @@ class EndpointSampler(Sampler):
         raise UserError(
             f"The endpoint {self._url} did not answer ({problem}); mend it and run again to resume."
         )
+
+
+def _content_text(content: Any, url: str) -> str:
+    """The text of a message's `content`: a text, nothing, or a list of parts, whose texts are joined.
+
+    Parts of other kinds (a thought, an image) hold nothing that is read. What an endpoint's answer is made
+    of: https://platform.openai.com/docs/api-reference/chat.
+
+    Raises:
+        UserError: if it is something else, such as a number or a list in a list.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(_part_text(part, url) for part in content)
+    raise UserError(f"{url} answered with a content that is no text but a {type(content).__name__}.")
+
+
+def _part_text(part: Any, url: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and isinstance(part.get("type"), str):
+        text = part.get("text") if part["type"] in _TEXT_PARTS else None
+        if text is None or isinstance(text, str):
+            return text or ""
+    raise UserError(f"{url} answered with a part of content that has no known form: {part!r:.80}.")
 
 
 def _asked_wait(header: str | None, otherwise: float) -> float:

@@ -77,6 +77,8 @@ class Dialect(ABC):
         strip: signs its public code takes off both ends of a question.
         special_tokens: tokens that carry the answer, which decoding without special tokens would drop.
         out_of_frame, swapped_corners: defaults of the settings of these names.
+        tell: a regular expression for signs that tell its answers from those of dialects that would read
+            them alike; "" if there are none. Only `eval.probe` looks at it.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Dialect(ABC):
     special_tokens: tuple[str, ...] = ()
     out_of_frame: Literal["refuse", "clip"] = "refuse"
     swapped_corners: Literal["refuse", "sort"] = "refuse"
+    tell: str = ""
 
     @abstractmethod
     def find(self, text: str, *, tagged: bool) -> Found:

@@ -22,6 +22,7 @@ QWEN = JsonDialect(
     max_new_tokens=2048,
     out_of_frame="clip",
     swapped_corners="sort",
+    tell=r'"label"',
     boxes=("bbox_2d", "bbox"),
     positive=("point_2d",),
     negative=(),

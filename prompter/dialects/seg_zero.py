@@ -27,6 +27,7 @@ SEG_ZERO = JsonDialect(
     strip=".",
     out_of_frame="clip",
     swapped_corners="sort",
+    tell=r"points_[12]",
     boxes=("bbox", "bbox_2d"),
     positive=("points_1", "points_2"),
     negative=(),

@@ -27,4 +27,5 @@ THINK2SEG = JsonDialect(
     max_new_tokens=2048,
     out_of_frame="clip",
     swapped_corners="sort",
+    tell=r"<answer>\s*```",
 )

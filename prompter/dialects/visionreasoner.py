@@ -26,6 +26,7 @@ VISIONREASONER = JsonDialect(
     strip='."?!',
     out_of_frame="clip",
     swapped_corners="sort",
+    tell=r'<answer>[^<]*"bbox_2d"[^{}<]*"point_2d"',
     boxes=("bbox_2d",),
     positive=("point_2d",),
     negative=(),

@@ -18,7 +18,9 @@ MODULE:CALLABLE is taken as well: see docs/extending.md.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ from typing import Any
 from envs.datasets import may_open, open_dataset, split_name
 from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
+from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
@@ -64,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate at batch 1, 8 and 32, shuffled, by hf and vllm; list what differs (exit code 1)",
     )
+    parser.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="do not ask a policy of unknown frame or dialect for squares first (see `prompter probe`)",
+    )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
     parser.epilog = f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}"
 
@@ -89,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         return run_invariance(arguments, sources, segmenters, options)
     reports = []
     with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
+        notes = _probed(answerer, options, [folder for _, _, folder in sources], skip=arguments.no_probe)
         for source, text, folder in sources:
             identity = {
                 **run_identity(arguments, text, arguments.policy, options, segmenters),
@@ -104,12 +114,33 @@ def run(arguments: argparse.Namespace) -> int:
                 limit=arguments.limit,
                 chunk=arguments.chunk,
                 keep_instances=arguments.keep_instances,
+                notes=notes,
             )
             reports.append(_finish(done, source, text, protocols))
     print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
     for report in reports:
         print(report)
     return 0
+
+
+def _probed(
+    answerer: Answerer, options: Mapping[str, Any], folders: Sequence[Path], *, skip: bool
+) -> dict[str, dict[str, Any]]:
+    """Probe a policy whose frame or dialect nobody stated, once; warn where it contradicts its settings.
+
+    Returns:
+        What to keep beside each evaluation; nothing if the policy is known or all folders have it.
+    """
+    policy = policy_of(answerer)
+    if skip or policy is None or is_known(policy, options):
+        return {}
+    if all((folder / PROBE_FILE).exists() for folder in folders):
+        return {}
+    report = probe(answerer)
+    print(f"probe: {verdict_sentence(report)}", file=sys.stderr)
+    for sentence in report.contradictions:
+        print(f"warning: {sentence}; the evaluation goes on as it is set.", file=sys.stderr)
+    return {PROBE_FILE: report.to_json()}
 
 
 def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
@@ -154,12 +185,23 @@ def write_evaluation_report(
         ReportInput(
             title=title or f"Evaluation on {benchmark}",
             note=f"Policy {config.get('label') or config['policy']}; "
-            f"first figures and pictures: {rollouts.stem}.",
+            f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}",
             after=rollouts,
             samples=samples,
             results=results,
             config=config,
         ),
+    )
+
+
+def _probe_note(folder: Path) -> str:
+    """What the probe of an evaluation found, for its page; "" if there was none."""
+    path = folder / PROBE_FILE
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return " ".join(
+        [" The probe found", str(found["verdict"]), *(f"But {one}." for one in found["contradictions"])]
     )
 
 
