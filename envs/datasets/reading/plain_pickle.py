@@ -14,9 +14,10 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.text import decode_text
 
 # NumPy's code of a plain number -> that of `struct`; "b1" is a bool.
 _NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
@@ -28,7 +29,9 @@ class _NumberType:
 
     def __init__(self, code: Any, *_: Any) -> None:
         if code not in _NUMBERS:
-            raise pickle.UnpicklingError(f"it holds a NumPy value of type {code!r}, but only numbers are read")
+            raise pickle.UnpicklingError(
+                f"it holds a NumPy value of type {code!r}, but only numbers are read"
+            )
         self.code: str = code
         self.order = "<"
 
@@ -68,6 +71,16 @@ _ANSWERS: dict[tuple[str, str], Callable[..., Any]] = {
 # The unpickler written in Python, because the one in C allocates memory as the file dictates: one
 # wrong byte in a memo index would ask for many gigabytes.
 class _PlainUnpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Callable[[pickle._Unpickler], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        # State may be set on a number type only: on one of this module's functions it would stay there.
+        if not isinstance(self.stack[-2], _NumberType):
+            raise pickle.UnpicklingError("it sets the state of an object")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         # Python 2 wrote "__builtin__".
         key = (module.replace("__builtin__", "builtins"), name)
@@ -82,7 +95,7 @@ def load_plain_pickle(path: Path) -> Any:
     """Read a pickle that holds nothing but plain containers, text, bytes and numbers.
 
     NumPy numbers come out as Python's. Python 2 text is read as UTF-8; bytes that are not UTF-8 are kept
-    as lone surrogates, for `envs.datasets.reading.text.mended`.
+    as lone surrogates, for `pickled_text`.
 
     Raises:
         UserError: naming the file, if it holds anything else (nothing is run) or is no whole pickle.
@@ -95,3 +108,20 @@ def load_plain_pickle(path: Path) -> Any:
             raise ValueError(str(error)) from None
         except AssertionError:
             raise ValueError("it is not a pickle") from None
+
+
+def pickled_text(text: str, encoding: str | None) -> str:
+    """Text out of a pickle, decoded anew where it was written as bytes that are not UTF-8.
+
+    Args:
+        text: as `load_plain_pickle` gives it; from Python 3, and in UTF-8, it is returned as it is.
+        encoding: a name Python knows, such as "gbk", or None.
+
+    Raises:
+        ValueError: if the bytes are not of that encoding, or it is None and they are not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return decode_text(text.encode("utf-8", "surrogateescape"), encoding)
+    return text

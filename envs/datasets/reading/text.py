@@ -1,51 +1,53 @@
-"""Text of foreign files: UTF-8, with or without a byte-order mark, and what older tools wrote instead."""
+"""Text of foreign files: UTF-8 with or without a byte-order mark, UTF-16 by its mark, else by a name given.
+
+No other encoding is guessed: GBK read as Latin text, or the other way round, is nonsense without a word.
+"""
 
 from __future__ import annotations
 
 import codecs
-import re
+from pathlib import Path
 
-_LONG_RUN = re.compile(rb"[\x80-\xff]{4}")
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def decode_text(raw: bytes, legacy: str | None = None) -> str:
-    """Decode the bytes of a text file or of one text in it; a byte-order mark is left out.
-
-    UTF-8 (and UTF-16, where a byte-order mark says so) is taken first. Other bytes are Chinese GB 2312
-    if all of them fit it and at least four beyond ASCII stand in a row: two characters, which text in
-    Western code pages does not write. What is left is `legacy`, for sets whose own code falls back on it.
+def decode_text(data: bytes, encoding: str | None = None) -> str:
+    """Decode the bytes of a whole file; a byte-order mark at the start is no part of the text.
 
     Args:
-        raw: the bytes.
-        legacy: a Python codec name, or None to refuse.
+        data: the bytes.
+        encoding: a name Python knows, such as "gbk"; None is UTF-8, or UTF-16 where its mark says so.
 
     Raises:
-        ValueError: if it is none of these; a guess would misread it without a word.
+        ValueError: if the bytes are not text of that encoding, or there is none of that name.
     """
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16")
+    name = encoding or next((known for mark, known in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        return raw.decode("utf-8-sig")
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"there is no encoding {name!r}; give one that Python knows, such as gbk") from None
+    try:
+        return data.decode(name).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        utf8_error = error
-    if _LONG_RUN.search(raw):
-        try:
-            return raw.decode("gb2312")
-        except UnicodeDecodeError:
-            pass
-    if legacy is not None:
-        return raw.decode(legacy)
-    raise ValueError(f"its text is neither UTF-8 nor GB 2312 ({utf8_error.reason}); save it as UTF-8")
+        remedy = "give the right one" if encoding else "say which encoding it is"
+        raise ValueError(
+            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); {remedy} by the set's option "
+            f"'encoding' (as in encoding=gbk), or convert the file to UTF-8"
+        ) from None
 
 
-def mended(text: str) -> str:
-    """Text of a Python 2 pickle: `load_plain_pickle` keeps bytes that are not UTF-8 as lone surrogates.
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Read a whole text file; see `decode_text`.
 
     Raises:
-        ValueError: as `decode_text`.
+        ValueError: if it is not text of that encoding. OSError: if it cannot be read.
     """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return decode_text(text.encode("utf-8", "surrogateescape"))
-    return text
+    return decode_text(path.read_bytes(), encoding)
+
+
+def text_lines(path: Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text file, without their ends (\\n or \\r\\n).
+
+    Unlike `str.splitlines`, characters such as U+2028 and U+0085 inside a line do not end it.
+    """
+    return [line.removesuffix("\r") for line in read_text(path, encoding).split("\n")]
