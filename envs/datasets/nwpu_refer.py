@@ -110,11 +110,9 @@ def join_targets(references: Iterable[Reference]) -> list[Reference]:
 
 def _with_targets(first: Reference, other: Reference) -> Reference:
     """The first reference with the annotations of the other one, each once, and their categories."""
-    named = {}
-    for one in (first, other):
-        for number, annotation in enumerate(one.annotation_ids):
-            category = one.category_ids[min(number, len(one.category_ids) - 1)] if one.category_ids else None
-            named.setdefault(annotation, category)
+    named = dict(zip(first.annotation_ids, first.own_categories(), strict=True))
+    for annotation, category in zip(other.annotation_ids, other.own_categories(), strict=True):
+        named.setdefault(annotation, category)
     return replace(first, annotation_ids=tuple(named), category_ids=tuple(named.values()))
 
 

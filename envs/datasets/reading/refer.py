@@ -38,6 +38,7 @@ MaskSize = Literal["refuse", "resize"]
 WITHOUT_SENTENCE = "references without a sentence"
 EMPTY_SENTENCES = "empty sentences"
 UNKNOWN_ANNOTATION = "references to an annotation or image that the instances do not hold"
+MISSING_TARGETS = "targets of a kept reference that the instances do not hold"
 CROWDS = "annotations of crowds (`iscrowd`)"
 """What readers leave out by a set's own rule; keys of `left_out`."""
 
@@ -55,6 +56,11 @@ class Reference:
     annotation_ids: tuple[int, ...]
     sentences: tuple[str, ...]
     category_ids: tuple[Any, ...] = ()
+
+    def own_categories(self) -> tuple[Any, ...]:
+        """The reference's own category of each annotation; None where it tells none."""
+        told, count = self.category_ids, len(self.annotation_ids)
+        return (told + (told[-1] if told else None,) * count)[:count]
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,11 @@ class ReferReader:
         ids = tuple(one for one in reference.annotation_ids if one in self._annotation_index)
         if reference.image_id not in self._images or (reference.annotation_ids and not ids):
             return None
-        return replace(reference, annotation_ids=ids)
+        if len(ids) < len(reference.annotation_ids):
+            self._left_out[MISSING_TARGETS] += len(reference.annotation_ids) - len(ids)
+        pairs = zip(reference.annotation_ids, reference.own_categories(), strict=True)
+        categories = tuple(category for one, category in pairs if one in self._annotation_index)
+        return replace(reference, annotation_ids=ids, category_ids=categories)
 
     def _problem(self, reference: Reference) -> str | None:
         where = self._where(reference)
@@ -267,22 +277,25 @@ class ReferReader:
                 assert image.hw is not None
                 raise UserError(
                     f"image {path}: it is {height} x {width} (height x width), "
-                    f"but this file says {image.hw[0]} x {image.hw[1]}."
+                    f"but this file says {image.hw[0]} x {image.hw[1]}; the option mask_size=resize, where "
+                    "the set has it, resizes its masks."
                 )
         masks, categories, targets = [], [], 0
-        for number, one in enumerate(reference.annotation_ids):
+        is_resized = image.hw not in (None, (height, width))
+        for one, category in zip(reference.annotation_ids, reference.own_categories(), strict=True):
             index = self._annotation_index[one]
             annotation = self._annotations[index]
             with blaming(f"{self._annotations.where(index)} (id {one})"):
                 mask = None if one in self._crowds else self._mask(annotation, image.hw, (height, width))
-                categories.append(self._category(annotation, reference, number))
+                categories.append(self._categories.get(annotation.get("category_id", category), ""))
             targets += one in self._crowds or mask is not None
             if mask is not None:
-                masks.append(mask)
+                is_resized |= mask.shape != (height, width)
+                masks.append(_in_frame(mask, (height, width)))
         tags = {"multiplicity": ("none", "one", "several")[min(targets, 2)]}
         if categories and categories[0] and len(set(categories)) == 1:
             tags["category"] = categories[0]
-        if image.hw not in (None, (height, width)):
+        if is_resized:
             tags["mask_size"] = "resized"
         return Sample(
             sample_id=f"{reference.reference_id}/{sentence}",
@@ -297,12 +310,6 @@ class ReferReader:
             tags=tags,
         )
 
-    def _category(self, annotation: Mapping[str, Any], reference: Reference, number: int) -> str:
-        """The name of an annotation's category; "" when neither it nor its reference tells one."""
-        own = reference.category_ids
-        told = own[min(number, len(own) - 1)] if own else None
-        return self._categories.get(annotation.get("category_id", told), "")
-
     def _mask(
         self, annotation: Mapping[str, Any], stored_hw: tuple[int, int] | None, hw: tuple[int, int]
     ) -> Mask | None:
@@ -311,7 +318,7 @@ class ReferReader:
         Args:
             annotation: of the COCO file.
             stored_hw: (height, width) that the file gives the image, where it does.
-            hw: (height, width) of the image itself, and of the result.
+            hw: (height, width) of the image itself, and of the result, unless `mask_size` is "resize".
         """
         segmentation = annotation.get("segmentation")
         if not segmentation:
@@ -325,8 +332,8 @@ class ReferReader:
         if self._overlap == "reference" and isinstance(segmentation, list):
             parts = [one if isinstance(one, Mapping) else [one] for one in segmentation]
             drawn = sum(annotation_to_mask(part, drawn_hw).astype(np.int64) for part in parts)
-            return _in_frame(np.asarray(drawn == 1), hw)
-        return _in_frame(annotation_to_mask(segmentation, drawn_hw), hw)
+            return np.asarray(drawn == 1)
+        return annotation_to_mask(segmentation, drawn_hw)
 
 
 def _rle_hw(segmentation: Any) -> tuple[int, int] | None:
