@@ -29,10 +29,9 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
     try:
         return data.decode(name).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        remedy = "give the right one" if encoding else "say which encoding it is"
         raise ValueError(
-            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); {remedy} by the set's option "
-            f"'encoding' (as in encoding=gbk), or convert the file to UTF-8"
+            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); convert the file to UTF-8, or "
+            f"say which encoding it is by the option 'encoding' (encoding=gbk) of the sets that have it"
         ) from None
 
 
