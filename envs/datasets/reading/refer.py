@@ -20,7 +20,7 @@ from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
 from envs.datasets.reading.plain_pickle import load_plain_pickle
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.masks import Mask, encode_rle, polygons_to_mask, union
+from envs.masks import Mask, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -210,7 +210,7 @@ class ReferReader:
             return mask if mask.any() else None
         if isinstance(segmentation, list) and self._overlap == "reference":
             check_annotation(segmentation, hw)
-            drawn = sum(polygons_to_mask([polygon], hw).astype(np.int64) for polygon in segmentation)
+            drawn = sum(annotation_to_mask([part], hw).astype(np.int64) for part in segmentation)
             return np.asarray(drawn == 1)
         return annotation_to_mask(segmentation, hw)
 
