@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -33,6 +33,8 @@ class RecordSource(Generic[Record]):
         skip_bad: walk all records now and leave out those that do not build or whose image does not
             load; each is told in `skipped`. Without it the error is raised when the record is asked for.
         skipped: what was already left out while the index was made, one sentence each.
+        left_out: what is left out by the set's own rule, because its authors' code leaves it out as well:
+            what it is -> how many. No fault; `data check` and `eval` tell it.
 
     Raises:
         UserError: if there is no usable record.
@@ -47,10 +49,12 @@ class RecordSource(Generic[Record]):
         *,
         skip_bad: bool = False,
         skipped: Iterable[str] = (),
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.split = split
         self.skipped: list[str] = list(skipped)
+        self.left_out: dict[str, int] = dict(left_out or {})
         self._records = records
         self._build = build
         self._kept: Sequence[int] = self._good_records() if skip_bad else range(len(records))
