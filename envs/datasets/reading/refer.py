@@ -15,14 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.annotations import annotation_parts, annotation_to_mask
+from envs.datasets.reading.faults import Fault
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
+from envs.datasets.reading.labels import fitted
 from envs.datasets.reading.plain_pickle import load_plain_pickle, pickled_text
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.rules import in_force
 from envs.datasets.reading.text import read_text
 from envs.masks import Mask, encode_rle, union
 from envs.sample import Sample
@@ -31,9 +33,6 @@ from prompter.errors import UserError
 Overlap = Literal["union", "reference"]
 """How the polygons of one annotation join: their union, or the reference code's "drawn exactly once"."""
 
-
-MaskSize = Literal["refuse", "resize"]
-"""What becomes of a mask whose size is not its image's: an error, or it is resized (nearest pixel)."""
 
 WITHOUT_SENTENCE = "references without a sentence"
 EMPTY_SENTENCES = "empty sentences"
@@ -170,7 +169,6 @@ class ReferReader:
         overlap: how polygons of one annotation join.
         missing_segmentation: turns an annotation without a segmentation into a mask of (height,
             width); when None, such an annotation is an error.
-        mask_size: what becomes of a mask, or an image's record, of another size than the image.
         leave_out_unknown: annotations and images that are not in the COCO file are dropped from their
             references, and references that keep none are left out and counted; else they are errors.
         leave_out_crowds: annotations with `iscrowd` do not belong to the target, and are counted.
@@ -191,7 +189,6 @@ class ReferReader:
         *,
         overlap: Overlap = "union",
         missing_segmentation: Callable[[Mapping[str, Any], tuple[int, int]], Mask] | None = None,
-        mask_size: MaskSize = "refuse",
         leave_out_unknown: bool = False,
         leave_out_crowds: bool = False,
         skipped: list[str] | None = None,
@@ -199,7 +196,7 @@ class ReferReader:
     ) -> None:
         self.name, self.split = name, split
         self._instances, self._image_folder = instances, image_folder
-        self._overlap, self._missing, self._mask_size = overlap, missing_segmentation, mask_size
+        self._overlap, self._missing = overlap, missing_segmentation
         self._left_out: Counter[str] = Counter() if left_out is None else left_out
         arrays = index_arrays(instances, ["images", "annotations", "categories"])
         self._annotations = arrays["annotations"]
@@ -273,15 +270,14 @@ class ReferReader:
         path = self._image_folder / image.file_name
         with blaming(self._where(reference)):
             width, height = image_wh(path)
-            if image.hw not in (None, (height, width)) and self._mask_size == "refuse":
+            if image.hw not in (None, (height, width)) and in_force().mask_size == "refuse":
                 assert image.hw is not None
-                raise UserError(
-                    f"image {path}: it is {height} x {width} (height x width), "
-                    f"but this file says {image.hw[0]} x {image.hw[1]}; the option mask_size=resize, where "
-                    "the set has it, resizes its masks."
+                raise Fault(
+                    "mask_size",
+                    f"image {path}: it is {height} x {width} (height x width), but this file says "
+                    f"{image.hw[0]} x {image.hw[1]}; the option mask_size=resize brings masks to its size",
                 )
         masks, categories, targets = [], [], 0
-        is_resized = image.hw not in (None, (height, width))
         for one, category in zip(reference.annotation_ids, reference.own_categories(), strict=True):
             index = self._annotation_index[one]
             annotation = self._annotations[index]
@@ -290,13 +286,10 @@ class ReferReader:
                 categories.append(self._categories.get(annotation.get("category_id", category), ""))
             targets += one in self._crowds or mask is not None
             if mask is not None:
-                is_resized |= mask.shape != (height, width)
-                masks.append(_in_frame(mask, (height, width)))
+                masks.append(mask)
         tags = {"multiplicity": ("none", "one", "several")[min(targets, 2)]}
         if categories and categories[0] and len(set(categories)) == 1:
             tags["category"] = categories[0]
-        if is_resized:
-            tags["mask_size"] = "resized"
         return Sample(
             sample_id=f"{reference.reference_id}/{sentence}",
             dataset=self.name,
@@ -318,7 +311,7 @@ class ReferReader:
         Args:
             annotation: of the COCO file.
             stored_hw: (height, width) that the file gives the image, where it does.
-            hw: (height, width) of the image itself, and of the result, unless `mask_size` is "resize".
+            hw: (height, width) of the image itself, and of the result.
         """
         segmentation = annotation.get("segmentation")
         if not segmentation:
@@ -326,30 +319,13 @@ class ReferReader:
                 raise ValueError("it has no segmentation")
             mask = self._missing(annotation, hw)
             return mask if mask.any() else None
-        drawn_hw = hw
-        if self._mask_size == "resize":
-            drawn_hw = _rle_hw(segmentation) or stored_hw or hw
-        if self._overlap == "reference" and isinstance(segmentation, list):
-            parts = [one if isinstance(one, Mapping) else [one] for one in segmentation]
-            drawn = sum(annotation_to_mask(part, drawn_hw).astype(np.int64) for part in parts)
-            return np.asarray(drawn == 1)
-        return annotation_to_mask(segmentation, drawn_hw)
-
-
-def _rle_hw(segmentation: Any) -> tuple[int, int] | None:
-    """The (height, width) that a run-length encoding, or the first of a list of them, is written for."""
-    first = segmentation[0] if isinstance(segmentation, list) else segmentation
-    if not isinstance(first, Mapping):
-        return None
-    height, width = first["size"]
-    return int(height), int(width)
-
-
-def _in_frame(mask: Mask, hw: tuple[int, int]) -> Mask:
-    """A mask in a frame of (height, width): itself, or resized by the nearest pixel."""
-    if mask.shape == tuple(hw):
-        return mask
-    return cv2.resize(mask.view(np.uint8), (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST) != 0
+        # Polygons are in the frame that the file gives the image, which is not always the image's.
+        is_drawn = isinstance(segmentation, list) and not isinstance(segmentation[0], Mapping)
+        frame = stored_hw if is_drawn and stored_hw is not None else hw
+        if self._overlap == "reference":
+            parts = annotation_parts(segmentation, frame)
+            return fitted(np.asarray(np.sum(parts, axis=0) == 1), hw)
+        return fitted(annotation_to_mask(segmentation, frame), hw)
 
 
 def _positions(annotations: JsonArray, wanted: set[int]) -> tuple[dict[int, int], frozenset[int]]:
