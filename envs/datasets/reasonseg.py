@@ -70,15 +70,15 @@ def open_lisa_folder(
     pairs: dict[str, tuple[Path, Path]] = {}
     records: list[tuple[str, int]] = []
     skipped: list[UserError] = []
-    for key, images, annotations in _candidates(folder):
+    for key, images, files in _candidates(folder):
         try:
-            stem = (images or annotations)[0].stem
-            if not annotations:
+            stem = (images or files)[0].stem
+            if not files:
                 raise UserError(f"image {images[0]} has no annotation {stem}.json below {folder}.")
             if not images:
-                raise UserError(f"annotation {annotations[0]} has no image {stem}.* below {folder}.")
+                raise UserError(f"annotation {files[0]} has no image {stem}.* below {folder}.")
             image = only_file({stem: images}, stem, "image")
-            annotation = only_file({stem: annotations}, stem, "annotation")
+            annotation = only_file({stem: files}, stem, "annotation")
             found = read_lisa_annotation(annotation, encoding)
             pairs[key] = image, annotation
             count = 1 if texts == "first" else len(found.texts)
@@ -104,9 +104,9 @@ def _candidates(folder: Path) -> list[tuple[str, list[Path], list[Path]]]:
     beside: list[tuple[str, list[Path], list[Path]]] = []
     alone: dict[str, tuple[list[Path], list[Path]]] = {}
     for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
-        images, annotations = files_by_stem([place], IMAGE_SUFFIXES), files_by_stem([place], (".json",))
-        for stem in images.keys() | annotations.keys():
-            pair = images.get(stem, []), annotations.get(stem, [])
+        images, files = files_by_stem([place], IMAGE_SUFFIXES), files_by_stem([place], (".json",))
+        for stem in images.keys() | files.keys():
+            pair = images.get(stem, []), files.get(stem, [])
             if all(pair):
                 beside.append((stem, *pair))
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.reading.roots import not_found, table_place
+from envs.datasets.reading.roots import default_root, not_found, table_place
 from envs.datasets.reading.star_tables import open_star_table
 from envs.sample import SampleSource
 
@@ -42,5 +42,6 @@ def _open(
 ) -> SampleSource:
     place = table_place(name, root, [])
     if place is None:
-        raise not_found(name, ["table (parquet or arrow)"], [] if root is None else [Path(root)])
+        looked = default_root(name) if root is None else Path(root)
+        raise not_found(name, ["table (parquet or arrow)"], [] if looked is None else [looked])
     return open_star_table(name, split, place, split, table_split, skip_bad)

@@ -4,8 +4,8 @@ As its converters print it: each reference has one sentence and one annotation, 
 one number; an annotation's segmentation is a list of one run-length encoding, its `bbox` is x1, y1,
 x2, y2, and its category stands under `categories_id`, so that the reference's own `category_id` names
 it. The loaders in circulation (RMSIN, RSRefSeg2) bring image and mask to one size each on its own, so
-that a pair of different sizes is evaluated; the option `mask_size="resize"` follows them, for the published number
-of samples (an option of every set; see `envs.datasets.reading.rules`).
+that a pair of different sizes is evaluated; the option `mask_size=resize`, which every set has, follows
+them, for the published number of samples.
 """
 
 from __future__ import annotations

@@ -105,6 +105,9 @@ def _describe(info: DatasetInfo) -> str:
     lines += [f"where to get it: {info.source}", f"licence: {info.licence}", "options:"]
     for option, kind in opener_options(info.name).items():
         lines.append(f"  {option}: {_type_name(kind)}")
+    if info.as_published:
+        options = " ".join(f"--dataset-option {one}={value}" for one, value in info.as_published.items())
+        lines.append(f"odd records as the published code treats them: {options}")
     return "\n".join(lines)
 
 

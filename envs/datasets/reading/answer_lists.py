@@ -123,9 +123,7 @@ def open_answer_lists(
             tags={"multiplicity": ("none", "one", "several")[min(len(masks), 2)], **(tags or {})},
         )
 
-    return RecordSource(
-        name, split, records, build, skip_bad=skip_bad, skipped=skipped, left_out=left_out
-    )
+    return RecordSource(name, split, records, build, skip_bad=skip_bad, skipped=skipped, left_out=left_out)
 
 
 def _answers(record: Mapping[str, Any], keys: Sequence[str]) -> list[list[Mapping[str, Any]]]:

@@ -75,9 +75,7 @@ def read_label(path: Path | str, wh: tuple[int, int] | None = None) -> NDArray[A
         return read_label_image(path).values
 
 
-def read_mask(
-    path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two"
-) -> tuple[Mask, Mask | None]:
+def read_mask(path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two") -> tuple[Mask, Mask | None]:
     """Read a label image as masks of an image of `wh` (width, height): (target, ignored).
 
     Args:

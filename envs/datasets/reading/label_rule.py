@@ -81,7 +81,7 @@ def parse_label_rule(text: str) -> LabelRule:
         numbers = frozenset(float(word) for word in words if not word.startswith("#"))
     except ValueError:
         numbers = colours = frozenset()
-    if not numbers and not colours or len(numbers) + len(colours) < len(set(words)):
+    if (not numbers and not colours) or len(numbers) + len(colours) < len(set(words)):
         raise UserError(
             f"option 'mask_values' must be two, nonzero, above:N or values such as 1,2 or #ff0000, "
             f"but is {text!r}."
@@ -97,7 +97,9 @@ def parse_ignored(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise UserError(f"option 'mask_ignore' must be numbers such as 255 or nan, but is {text!r}.") from None
+        raise UserError(
+            f"option 'mask_ignore' must be numbers such as 255 or nan, but is {text!r}."
+        ) from None
 
 
 def ignored_pixels(label: Label, values: tuple[float, ...]) -> Mask:

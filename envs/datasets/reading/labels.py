@@ -76,7 +76,9 @@ def check_size(mask_hw: tuple[int, int], hw: tuple[int, int]) -> None:
     sizes = f"{mask_hw[1]} x {mask_hw[0]} (width x height), but its image is {hw[1]} x {hw[0]}"
     if in_force().mask_size == "refuse":
         swapped = " (is one of them turned? see the option orientation)" if mask_hw == hw[::-1] else ""
-        raise Fault("mask_size", f"it is {sizes}{swapped}; the option mask_size=resize brings it to that size")
+        raise Fault(
+            "mask_size", f"it is {sizes}{swapped}; the option mask_size=resize brings it to that size"
+        )
     note("resized", f"it is {sizes}, and was resized.")
 
 

@@ -208,7 +208,10 @@ def _depth(image: Image.Image) -> tuple[str | None, bool]:
     for tile in getattr(image, "tile", ())[:1]:
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         layout = next((part for part in arguments if isinstance(part, str)), "")
-        if image.format == "PPM" and max((part for part in arguments if isinstance(part, int)), default=0) > 255:
+        if (
+            image.format == "PPM"
+            and max((part for part in arguments if isinstance(part, int)), default=0) > 255
+        ):
             return "16 bits", image.mode == "RGB"
     if image.mode == "F":
         return "floating-point numbers", False

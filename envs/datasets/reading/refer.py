@@ -38,7 +38,7 @@ WITHOUT_SENTENCE = "references without a sentence"
 EMPTY_SENTENCES = "empty sentences"
 UNKNOWN_ANNOTATION = "references to an annotation or image that the instances do not hold"
 MISSING_TARGETS = "targets of a kept reference that the instances do not hold"
-CROWDS = "annotations of crowds (`iscrowd`)"
+NO_TARGETS = "annotations of crowds (`iscrowd`), or without a polygon of three points, as ReLA has it"
 """What readers leave out by a set's own rule; keys of `left_out`."""
 
 
@@ -171,7 +171,8 @@ class ReferReader:
             width); when None, such an annotation is an error.
         leave_out_unknown: annotations and images that are not in the COCO file are dropped from their
             references, and references that keep none are left out and counted; else they are errors.
-        leave_out_crowds: annotations with `iscrowd` do not belong to the target, and are counted.
+        as_rela: annotations with `iscrowd`, or whose polygons are all of an odd number of values or under
+            six, do not belong to the target, and are counted; single such polygons are passed over.
         skipped: bad references are told here; when None, the first one is raised.
         left_out: what is left out by the set's rule is counted here, and told by the source.
 
@@ -190,7 +191,7 @@ class ReferReader:
         overlap: Overlap = "union",
         missing_segmentation: Callable[[Mapping[str, Any], tuple[int, int]], Mask] | None = None,
         leave_out_unknown: bool = False,
-        leave_out_crowds: bool = False,
+        as_rela: bool = False,
         skipped: list[str] | None = None,
         left_out: Counter[str] | None = None,
     ) -> None:
@@ -201,10 +202,11 @@ class ReferReader:
         arrays = index_arrays(instances, ["images", "annotations", "categories"])
         self._annotations = arrays["annotations"]
         wanted = {one for reference in references for one in reference.annotation_ids}
-        self._annotation_index, crowds = _positions(self._annotations, wanted)
-        self._crowds = crowds if leave_out_crowds else frozenset()
-        if self._crowds:
-            self._left_out[CROWDS] += len(self._crowds)
+        self._as_rela = as_rela
+        self._annotation_index, no_targets = _positions(self._annotations, wanted)
+        self._no_targets = no_targets if as_rela else frozenset()
+        if self._no_targets:
+            self._left_out[NO_TARGETS] += len(self._no_targets)
         self._images = _images(arrays["images"], {reference.image_id for reference in references})
         self._categories = _categories(arrays["categories"])
         self._references: list[Reference] = []
@@ -282,9 +284,9 @@ class ReferReader:
             index = self._annotation_index[one]
             annotation = self._annotations[index]
             with blaming(f"{self._annotations.where(index)} (id {one})"):
-                mask = None if one in self._crowds else self._mask(annotation, image.hw, (height, width))
+                mask = None if one in self._no_targets else self._mask(annotation, image.hw, (height, width))
                 categories.append(self._categories.get(annotation.get("category_id", category), ""))
-            targets += one in self._crowds or mask is not None
+            targets += one in self._no_targets or mask is not None
             if mask is not None:
                 masks.append(mask)
         tags = {"multiplicity": ("none", "one", "several")[min(targets, 2)]}
@@ -319,6 +321,8 @@ class ReferReader:
                 raise ValueError("it has no segmentation")
             mask = self._missing(annotation, hw)
             return mask if mask.any() else None
+        if self._as_rela:
+            segmentation = _rela_polygons(segmentation)
         # Polygons are in the frame that the file gives the image, which is not always the image's.
         is_drawn = isinstance(segmentation, list) and not isinstance(segmentation[0], Mapping)
         frame = stored_hw if is_drawn and stored_hw is not None else hw
@@ -328,18 +332,28 @@ class ReferReader:
         return fitted(annotation_to_mask(segmentation, frame), hw)
 
 
+def _rela_polygons(segmentation: Any) -> Any:
+    """A segmentation without the polygons that ReLA passes over; encodings stay as they are."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [
+        part for part in segmentation if isinstance(part, Mapping) or (len(part) % 2 == 0 and len(part) >= 6)
+    ]
+
+
 def _positions(annotations: JsonArray, wanted: set[int]) -> tuple[dict[int, int], frozenset[int]]:
-    """Annotation id -> its position in the file, for the wanted ids; and those of them that are crowds."""
+    """Wanted annotation id -> its position in the file; and those of them that ReLA takes for no target."""
     positions: dict[int, int] = {}
-    crowds: set[int] = set()
+    no_targets: set[int] = set()
     for index, annotation in enumerate(annotations):
         with blaming(annotations.where(index)):
             identity = int(annotation["id"])
-        if identity in wanted:
-            positions[identity] = index
-            if annotation.get("iscrowd"):
-                crowds.add(identity)
-    return positions, frozenset(crowds)
+            if identity in wanted:
+                positions[identity] = index
+                segmentation = annotation.get("segmentation")
+                if annotation.get("iscrowd") or (segmentation and not _rela_polygons(segmentation)):
+                    no_targets.add(identity)
+    return positions, frozenset(no_targets)
 
 
 def _images(images: JsonArray, wanted: set[int]) -> dict[int, _Image]:

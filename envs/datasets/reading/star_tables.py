@@ -51,8 +51,8 @@ def open_star_table(
     if table_split is None and is_hub_id(place) and len(parts) > 1:
         if not Path(place).name.lower().endswith(own_split):
             raise UserError(
-                f"{place} is not named after the split {own_split!r} of {name!r}, and nothing in it says which "
-                f"split it is; if it is that one, say how it calls it by the option 'table_split'."
+                f"{place} is not named after the split {own_split!r} of {name!r}, and nothing in it says "
+                f"which split it is; if it is that one, say how it calls it by the option 'table_split'."
             )
         table_split = "train"
     table = open_hub_table(place, own_split, table_split)
