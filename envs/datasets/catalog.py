@@ -134,7 +134,7 @@ output_phrase_{train,val,test}.txt          lines "<n> <phrase>\"""",
         title="referring expressions on 512 x 512 DOTA and DIOR images",
         factory="envs.datasets.risbench:open_risbench",
         splits=("train", "val", "test"),
-        counts={"train": 26300, "val": 10013, "test": 16158},
+        counts={"train": 26300, "val": 10013, "test": 16159},
         source="project CroBIM (HIT-SIRS/CroBIM)",
         licence="see the project",
         layout="""\

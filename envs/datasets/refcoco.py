@@ -14,7 +14,8 @@ from typing import Literal
 
 from envs.datasets.reading.records import RecordSource
 from envs.datasets.reading.refer import ReferReader, read_references
-from envs.datasets.reading.roots import find_root, need_existing, not_found
+from envs.datasets.reading.refcoco_tables import IN_TABLES, open_refcoco_table
+from envs.datasets.reading.roots import find_root, need_existing, not_found, table_place
 
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",
@@ -34,23 +35,26 @@ def open_refcoco(
     split_by: SplitBy = "unc",
     text: Literal["raw", "sent"] = "sent",
     encoding: str | None = None,
+    table_split: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
     """Open a split of RefCOCO.
 
     Args:
         split: train, val, testA or testB (`unc`; `google` has train, val and test).
-        root: the folder with `refcoco/` and the images, or the former itself.
+        root: the folder with `refcoco/` and the images, or the former itself; a folder of tables, or a hub id
+            (see `reading.refcoco_tables`).
         images: COCO's train2014 folder, when it is elsewhere.
         split_by: whose split.
         text: the wording as written or as normalised (which LISA and most others evaluate).
         encoding: of the text, where it is not UTF-8.
+        table_split: a table's own name of the split, where it is to be another.
         skip_bad: leave bad records out, told in `.skipped`, instead of raising.
 
     Raises:
         UserError: if the set is not there, or a record is bad.
     """
-    return _open("refcoco", split, root, images, split_by, text, encoding, skip_bad)
+    return _open("refcoco", split, root, images, split_by, text, encoding, skip_bad, table_split=table_split)
 
 
 def open_refcoco_plus(
@@ -61,10 +65,11 @@ def open_refcoco_plus(
     split_by: SplitBy = "unc",
     text: Literal["raw", "sent"] = "sent",
     encoding: str | None = None,
+    table_split: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
     """Open a split of RefCOCO+ (folder `refcoco+/`); arguments as for `open_refcoco`."""
-    return _open("refcoco+", split, root, images, split_by, text, encoding, skip_bad)
+    return _open("refcoco+", split, root, images, split_by, text, encoding, skip_bad, table_split=table_split)
 
 
 def open_refcocog(
@@ -75,10 +80,11 @@ def open_refcocog(
     split_by: SplitBy = "umd",
     text: Literal["raw", "sent"] = "sent",
     encoding: str | None = None,
+    table_split: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
     """Open a split of RefCOCOg (train, val, test by `umd`); arguments as for `open_refcoco`."""
-    return _open("refcocog", split, root, images, split_by, text, encoding, skip_bad)
+    return _open("refcocog", split, root, images, split_by, text, encoding, skip_bad, table_split=table_split)
 
 
 def open_grefcoco(
@@ -111,10 +117,17 @@ def _open(
     encoding: str | None,
     skip_bad: bool,
     as_rela: bool = False,
+    table_split: str | None = None,
 ) -> RecordSource[tuple[int, int]]:
     stem = "grefs" if name == "grefcoco" else "refs"
     names = [f"{stem}({split_by}).p", f"{stem}({split_by}).json"]
-    folder = find_root(name, root, names, nested=[name, f"refer_seg/{name}"])
+    nested = [name, f"refer_seg/{name}"]
+    place = table_place(name, root, names, nested) if name in IN_TABLES else None
+    if place is not None:
+        return open_refcoco_table(
+            name, split, place, split_by, text, table_split=table_split, skip_bad=skip_bad
+        )
+    folder = find_root(name, root, names, nested)
     image_folder = images or _image_folder(name, folder)
     skipped: list[str] | None = [] if skip_bad else None
     left_out: Counter[str] = Counter()

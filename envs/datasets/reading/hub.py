@@ -248,35 +248,39 @@ def _is_grid(value: list[Any], wh: tuple[int, int]) -> bool:
     return len(value) == wh[1] and isinstance(value[0], list) and len(value[0]) == wh[0]
 
 
-def open_hub_table(place: str, split: str, table_split: str | None = None) -> HubTable:
+def open_hub_table(
+    place: str, split: str, table_split: str | None = None, *, also: str | None = None
+) -> HubTable:
     """Open a split of a hub dataset (see `is_hub_id`) or of a local folder of tables (see `table_files`).
 
     Args:
         place: the id, or the folder.
         split: which split is asked for; `table_files.pick_split` says which of the table's it is.
         table_split: the table's own name of the split, when it is to be another.
+        also: the name that the split has in a table of several sets; it goes before `split`, and then no
+            name that only contains `split` is taken for it.
 
     Raises:
         UserError: if it cannot be loaded or has no such split.
     """
+
+    def chosen(found: list[str]) -> str:
+        if table_split is None:
+            return also if also in found else pick_split(str(place), split, found, is_exact=also is not None)
+        if table_split not in found:
+            raise UserError(f"{place} has no split {table_split!r}; it has: {', '.join(found)}.")
+        return table_split
+
     if is_hub_id(place):
         tables = _load_from_hub(str(place))
-        return HubTable(str(place), ArrowRows(tables[_chosen(str(place), split, table_split, list(tables))]))
+        return HubTable(str(place), ArrowRows(tables[chosen(list(tables))]))
     files = table_files(Path(place))
-    paths = files[_chosen(str(place), split, table_split, list(files))]
+    paths = files[chosen(list(files))]
     # Paths inside a table are relative to its folder; `data/` of a copy from the hub is no place for them.
     folder = paths[0].parent.parent if paths[0].parent.name == "data" else paths[0].parent
     if paths[0].suffix == ".jsonl":
         return HubTable(str(place), LineRows([index_lines(path) for path in paths]), str(folder))
     return HubTable(str(place), ArrowRows(_load_files(paths)), str(folder))
-
-
-def _chosen(place: str, split: str, table_split: str | None, found: list[str]) -> str:
-    if table_split is None:
-        return pick_split(place, split, found)
-    if table_split not in found:
-        raise UserError(f"{place} has no split {table_split!r}; it has: {', '.join(found)}.")
-    return table_split
 
 
 def _load_from_hub(place: str) -> Any:

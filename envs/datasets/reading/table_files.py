@@ -18,6 +18,7 @@ from prompter.errors import UserError, did_you_mean
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
 ALIASES = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
+_SAYS_A_SPLIT = re.compile(r"(?:^|[-_])(?:train|val|dev|eval|test)", re.IGNORECASE)
 _SHARD = re.compile(r"(?:^|[-_.])(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{16})?$")
 _OWN_NAMES = ("", "data", "part", "shard")  # say nothing about the split
 _CACHE = re.compile(r"cache-|tmp")  # what the library leaves beside `save_to_disk`'s files
@@ -98,7 +99,7 @@ def _check_shards(name: str, shards: Sequence[_Shard]) -> None:
         )
 
 
-def pick_split(place: str, split: str, found: Iterable[str]) -> str:
+def pick_split(place: str, split: str, found: Iterable[str], *, is_exact: bool = False) -> str:
     """Which of a table's splits is the one asked for.
 
     It is the one of that name ("validation" and "dev" are "val"). Otherwise it is the only one whose name
@@ -109,6 +110,7 @@ def pick_split(place: str, split: str, found: Iterable[str]) -> str:
         place: names the table in errors; its last word may be a split's name.
         split: as asked for.
         found: the table's splits.
+        is_exact: a name that only begins or ends in the split is another one, as in a table of several sets.
 
     Raises:
         UserError: if there is none, or more than one could be meant.
@@ -122,8 +124,9 @@ def pick_split(place: str, split: str, found: Iterable[str]) -> str:
             raise UserError(f"{place} has no split {split!r}; its name says that it is {of_place!r}.")
     wanted = ALIASES.get(split, (split,))
     exact = [name for name in names if name in wanted]
-    close = [name for name in names if set(re.split(r"[-_]", name)) & set(wanted)]
-    silent = names if len(names) == 1 and named_split(names[0]) is None and of_place is None else []
+    close = [] if is_exact else [name for name in names if set(re.split(r"[-_]", name)) & set(wanted)]
+    says_nothing = len(names) == 1 and of_place is None and not _SAYS_A_SPLIT.search(names[0])
+    silent = names if says_nothing else []
     for choice in (exact, close, silent):
         if len(choice) == 1:
             return choice[0]
