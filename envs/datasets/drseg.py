@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from envs.datasets.reading.annotations import annotation_parts
-from envs.datasets.reading.faults import Fault
+from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.faults import Fault, note
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import index_records
 from envs.datasets.reading.labels import fitted
@@ -125,9 +125,15 @@ def _targets(record: Mapping[str, Any], hw: tuple[int, int], polygons: str) -> l
             if not isinstance(shape, list) or not shape:
                 raise ValueError("its segmentation must be a polygon, or a list of polygons")
             several = shape if isinstance(shape[0], list) else [shape]
-            parts = annotation_parts(several[:1] if polygons == "first" else several, frame)
-            if parts:
-                masks.append(fitted(union(parts, frame), hw))
+            try:
+                mask = annotation_to_mask(several[:1] if polygons == "first" else several, frame)
+            except Fault as fault:
+                if fault.kind != "nothing_drawn":
+                    raise
+                note("nothing_drawn", "it draws nothing, and is left out as with the set's authors.")
+                continue
+            if mask.any():
+                masks.append(fitted(mask, hw))
     if not masks:
         raise Fault("nothing_drawn", "none of its targets draws anything; the option unusable says what then")
     return masks
