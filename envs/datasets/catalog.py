@@ -119,8 +119,9 @@ and a mask in each row; the option `columns` names columns that are not found"""
         licence="see the project; the DIOR images are for non-commercial use (second-hand)",
         layout="""\
 rrsisd/refs(unc).p
-rrsisd/instances.json
+rrsisd/instances.json                       "segmentation" is a list of one run-length encoding
 images/rrsisd/JPEGImages/<n>.jpg""",
+        as_published={"RMSIN": {"overlap": "reference", "mask_size": "resize"}},
     ),
     DatasetInfo(
         name="refsegrs",
@@ -260,21 +261,56 @@ or a folder of parquet files, or a hub id as the option `root`""",
 grefcoco/grefs(unc).json                    "ann_id" is a list, [-1] for no target
 grefcoco/instances.json
 images/mscoco/images/train2014/             COCO's images""",
+        as_published={"ReLA": {"targets": "rela"}},
     ),
     DatasetInfo(
         name="muse",
         title="reasoning questions with several targets on COCO images (PixelLM)",
         factory="envs.datasets.muse:open_muse",
         splits=("train", "val", "test_less", "test_many"),
-        source="project PixelLM (MaverickRen/PixelLM) and COCO's images",
+        source="project PixelLM (MaverickRen/PixelLM) and COCO's images; tables sj9909/MUSE_<split>",
         licence="see the project and COCO's terms",
         layout="""\
 muse_{train,val,test_less,test_many}.json   [{"file_name" or "coco_url", "questions", "answers"}, ...]
-images/mscoco/images/{train2014,train2017,val2017}/""",
+images/mscoco/images/{train2014,train2017,val2017}/
+or a table: a folder of parquet or arrow files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="mmr",
+        title="questions about objects, parts or both, with several targets, on COCO images",
+        factory="envs.datasets.mmr:open_mmr",
+        splits=("train", "val", "test_mixed", "test_obj", "test_part"),
+        counts={"train": 154127, "val": 8194, "test_obj": 5875},  # test_obj: by the card of StAR's table
+        source="project MMR (jdg900/MMR) and COCO's 2017 images; tables sj9909/MMR_<split>",
+        licence="see the project and COCO's terms",
+        layout="""\
+MMR/MMR_{train,val,test_mixed}.json         [{"file_name", "questions", "answers": [[{"segmentation"}]]}, ...]
+MMR/MMR_test_{obj,part}_only.json
+images/mscoco/images/{train2017,val2017}/   also in refer_seg/
+or a table: a folder of parquet or arrow files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="reasonseg-r",
+        title="ReasonSeg's test split with its labels repaired (StAR)",
+        factory="envs.datasets.reasonseg_star:open_reasonseg_r",
+        splits=("test",),
+        source="hub dataset sj9909/ReasonSeg_refine (project ysj9909/StAR)",
+        licence="see the project",
+        layout="a hub id as the option `root`, or a folder of its parquet or arrow files",
+    ),
+    DatasetInfo(
+        name="reasonseg-x",
+        title="reasoning questions by kind of reasoning on everyday images (StAR)",
+        factory="envs.datasets.reasonseg_star:open_reasonseg_x",
+        splits=("train", "val", "test"),
+        counts={"train": 240, "val": 156, "test": 773},
+        source="hub datasets sj9909/ReasonSegX_{train,val,test} (project ysj9909/StAR)",
+        licence="see the project",
+        layout="a hub id as the option `root`, or a folder of its parquet or arrow files",
     ),
     DatasetInfo(
         name="drseg",
-        title="reasoning questions on drone images, one target each (PixDLM)",
+        title="reasoning questions on drone images (PixDLM)",
         factory="envs.datasets.drseg:open_drseg",
         splits=("train", "val", "test"),
         counts={"train": 3000, "val": 2000, "test": 5000},  # from the paper's 10,000 in 3:2:5
@@ -282,8 +318,9 @@ images/mscoco/images/{train2014,train2017,val2017}/""",
         source="hub dataset WhynotHug/DRSeg (project XIEFOX/PixDLM)",
         licence="CC BY-NC 4.0 (second-hand)",
         layout="""\
-{train,val,test}/**/<n>.(jpg|png)
-{train,val,test}/**/<n>.json                in the style of ReasonSeg; this layout was not seen""",
+labels/DRSeg_{train,val,test}.json          [{"id", "height", "width", "ann_list", "questions", ...}, ...]
+CODrone/DR{train,val,test}/<id>.jpg""",
+        as_published={"PixDLM": {"unusable": "next"}},
     ),
     DatasetInfo(
         name="vrsbench",

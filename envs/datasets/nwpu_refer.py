@@ -20,7 +20,7 @@ import numpy as np
 
 from envs.datasets.reading.language import is_english
 from envs.datasets.reading.records import RecordSource
-from envs.datasets.reading.refer import MaskSize, Reference, ReferReader, read_references
+from envs.datasets.reading.refer import Reference, ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import Mask
 
@@ -35,7 +35,6 @@ def open_nwpu_refer(
     language: Literal["english", "all"] = "english",
     targets: Literal["joined", "single"] = "joined",
     unknown: Literal["leave_out", "refuse"] = "leave_out",
-    mask_size: MaskSize = "refuse",
     encoding: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
@@ -50,7 +49,6 @@ def open_nwpu_refer(
             sentence name; "single" makes each reference a sample of its own, as one loader does.
         unknown: annotations that the instances do not hold are left out of their references and counted,
             as the loaders in circulation do, or they are errors.
-        mask_size: whether a mask of another size than its image is refused or resized.
         encoding: of the text, where it is not UTF-8.
         skip_bad: leave bad records out, told in `.skipped`, instead of raising.
 
@@ -74,7 +72,6 @@ def open_nwpu_refer(
         instances,
         images,
         missing_segmentation=fill_box,
-        mask_size=mask_size,
         leave_out_unknown=unknown == "leave_out",
         skipped=skipped,
         left_out=left_out,
@@ -110,11 +107,9 @@ def join_targets(references: Iterable[Reference]) -> list[Reference]:
 
 def _with_targets(first: Reference, other: Reference) -> Reference:
     """The first reference with the annotations of the other one, each once, and their categories."""
-    named = {}
-    for one in (first, other):
-        for number, annotation in enumerate(one.annotation_ids):
-            category = one.category_ids[min(number, len(one.category_ids) - 1)] if one.category_ids else None
-            named.setdefault(annotation, category)
+    named = dict(zip(first.annotation_ids, first.own_categories(), strict=True))
+    for annotation, category in zip(other.annotation_ids, other.own_categories(), strict=True):
+        named.setdefault(annotation, category)
     return replace(first, annotation_ids=tuple(named), category_ids=tuple(named.values()))
 
 

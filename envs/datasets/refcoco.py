@@ -3,7 +3,7 @@
 The images of all four are COCO's; `file_name` in a reference carries an annotation number, so the
 name is taken from the COCO file. gRefCOCO asks for several objects (`ann_id` is a list) or for
 none (`[-1]`), and publishes references without any sentence, which its authors skip; they are counted.
-Its paper's own loader (ReLA's) also takes annotations of crowds out of the target.
+Its paper's own loader (ReLA's) also leaves annotations of crowds out of the target.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ def open_grefcoco(
     """Open a split of gRefCOCO (train, val, testA, testB); arguments as for `open_refcoco`.
 
     Args:
-        targets: "all" takes every annotation that a reference names; "rela" leaves out those of crowds, as
-            ReLA does (the sample stays, and has a target by its tag even if nothing of it is left).
+        targets: "all" takes every annotation that a reference names; "rela" leaves out those of crowds and
+            polygons under three points, as ReLA does. The sample stays, and has a target by its tag even
+            if nothing of it is left.
     """
     return _open("grefcoco", split, root, images, "unc", text, encoding, skip_bad, targets == "rela")
 
@@ -115,7 +116,7 @@ def _open(
     text: Literal["raw", "sent"],
     encoding: str | None,
     skip_bad: bool,
-    leave_out_crowds: bool = False,
+    as_rela: bool = False,
     table_split: str | None = None,
 ) -> RecordSource[tuple[int, int]]:
     stem = "grefs" if name == "grefcoco" else "refs"
@@ -138,7 +139,7 @@ def _open(
         references,
         need_existing(name, folder, ["instances.json"]),
         image_folder,
-        leave_out_crowds=leave_out_crowds,
+        as_rela=as_rela,
         skipped=skipped,
         left_out=left_out,
     )

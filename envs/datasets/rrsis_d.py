@@ -4,8 +4,8 @@ As its converters print it: each reference has one sentence and one annotation, 
 one number; an annotation's segmentation is a list of one run-length encoding, its `bbox` is x1, y1,
 x2, y2, and its category stands under `categories_id`, so that the reference's own `category_id` names
 it. The loaders in circulation (RMSIN, RSRefSeg2) bring image and mask to one size each on its own, so
-that a pair of different sizes is evaluated and not refused: `mask_size` follows them by default, and
-such samples carry the tag `mask_size: resized`.
+that a pair of different sizes is evaluated; the option `mask_size=resize`, which every set has, follows
+them, for the published number of samples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from envs.datasets.reading.records import RecordSource
-from envs.datasets.reading.refer import MaskSize, Overlap, ReferReader, read_references
+from envs.datasets.reading.refer import Overlap, ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing
 
 NAME = "rrsis-d"
@@ -26,7 +26,6 @@ def open_rrsis_d(
     *,
     root: Path | None = None,
     overlap: Overlap = "union",
-    mask_size: MaskSize = "resize",
     encoding: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
@@ -37,8 +36,6 @@ def open_rrsis_d(
         root: the folder with `rrsisd/` and `images/`.
         overlap: "union" joins an annotation's parts; "reference" keeps what was drawn exactly
             once, as the reference code does, so that overlaps of two parts drop out.
-        mask_size: a mask of another size than its image is resized by the nearest pixel, as the loaders
-            in circulation do, or refused.
         encoding: of the text, where it is not UTF-8.
         skip_bad: leave bad records out, told in `.skipped`, instead of raising.
 
@@ -59,7 +56,6 @@ def open_rrsis_d(
         instances,
         images,
         overlap=overlap,
-        mask_size=mask_size,
         skipped=skipped,
         left_out=left_out,
     )

@@ -106,7 +106,8 @@ def _describe(info: DatasetInfo) -> str:
     for option, kind in opener_options(info.name).items():
         lines.append(f"  {option}: {_type_name(kind)}")
     for code, chosen in info.as_published.items():
-        lines.append(f"as {code} reads it: {', '.join(f'{key}={value}' for key, value in chosen.items())}")
+        options = " ".join(f"--dataset-option {option}={value}" for option, value in chosen.items())
+        lines.append(f"odd records as {code} treats them: {options}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.datasets.reading.images import image_wh, read_label
-from envs.masks import RLE, Mask, decode_rle, encode_rle, polygons_to_mask
+from envs.masks import RLE, Mask, decode_rle, encode_rle, polygons_to_mask, union
 from prompter.types import Box
 
 
@@ -19,8 +19,9 @@ def annotation_to_mask(value: Any, hw: tuple[int, int], folder: Path | None = No
 
     Args:
         value: a run-length encoding `{"size": [height, width], "counts": …}`; polygons
-            `[[x0, y0, x1, y1, …], …]`; the path of a label image (non-zero is foreground), when a
-            `folder` is given; or None or [] for an empty mask.
+            `[[x0, y0, x1, y1, …], …]`; a list of run-length encodings, or of both, whose union is meant;
+            the path of a label image (non-zero is foreground), when a `folder` is given; or None or [] for
+            an empty mask.
         hw: (height, width) of the image.
         folder: paths are relative to it.
 
@@ -37,7 +38,9 @@ def annotation_to_mask(value: Any, hw: tuple[int, int], folder: Path | None = No
     if isinstance(value, Mapping):
         return decode_rle(value, hw)
     if isinstance(value, list):
-        return polygons_to_mask(value, hw)
+        encodings = [decode_rle(part, hw) for part in value if isinstance(part, Mapping)]
+        polygons = [part for part in value if not isinstance(part, Mapping)]
+        return union([*encodings, *([polygons_to_mask(polygons, hw)] if polygons else [])], hw)
     assert folder is not None  # check_annotation saw to it
     return read_label(folder / value, (hw[1], hw[0])) != 0
 
@@ -55,14 +58,12 @@ def check_annotation(value: Any, hw: tuple[int, int], folder: Path | None = None
     if value is None:
         return
     if isinstance(value, Mapping):
-        if "counts" not in value or "size" not in value:
-            raise ValueError("a run-length encoding needs `size` [height, width] and `counts`")
-        if list(value["size"]) != list(hw):
-            raise ValueError(
-                f"it is {_product(value['size'])} (height x width), but its image is {_product(hw)}"
-            )
+        _check_encoding(value, hw)
     elif isinstance(value, list):
         for number, polygon in enumerate(value):
+            if isinstance(polygon, Mapping):
+                _check_encoding(polygon, hw)
+                continue
             if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
                 raise ValueError(f"polygon {number} must be a flat list of numbers [x0, y0, x1, y1, …]")
             if len(polygon) < 6 or len(polygon) % 2:
@@ -78,6 +79,13 @@ def check_annotation(value: Any, hw: tuple[int, int], folder: Path | None = None
     else:
         kinds = "a run-length encoding, a list of polygons" + (", a path" if folder else "")
         raise ValueError(f"it must be {kinds} or null, but is {type(value).__name__}")
+
+
+def _check_encoding(value: Mapping[str, Any], hw: tuple[int, int]) -> None:
+    if "counts" not in value or "size" not in value:
+        raise ValueError("a run-length encoding needs `size` [height, width] and `counts`")
+    if list(value["size"]) != list(hw):
+        raise ValueError(f"it is {_product(value['size'])} (height x width), but its image is {_product(hw)}")
 
 
 def xyxy_box(value: Any) -> Box:

@@ -15,14 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.annotations import annotation_parts, annotation_to_mask
+from envs.datasets.reading.faults import Fault
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
+from envs.datasets.reading.labels import fitted
 from envs.datasets.reading.plain_pickle import load_plain_pickle, pickled_text
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.rules import in_force
 from envs.datasets.reading.text import read_text
 from envs.masks import Mask, encode_rle, union
 from envs.sample import Sample
@@ -32,13 +34,11 @@ Overlap = Literal["union", "reference"]
 """How the polygons of one annotation join: their union, or the reference code's "drawn exactly once"."""
 
 
-MaskSize = Literal["refuse", "resize"]
-"""What becomes of a mask whose size is not its image's: an error, or it is resized (nearest pixel)."""
-
 WITHOUT_SENTENCE = "references without a sentence"
 EMPTY_SENTENCES = "empty sentences"
 UNKNOWN_ANNOTATION = "references to an annotation or image that the instances do not hold"
-CROWDS = "annotations of crowds (`iscrowd`)"
+MISSING_TARGETS = "targets of a kept reference that the instances do not hold"
+NO_TARGETS = "annotations of crowds (`iscrowd`), or without a polygon of three points, as ReLA has it"
 """What readers leave out by a set's own rule; keys of `left_out`."""
 
 
@@ -55,6 +55,11 @@ class Reference:
     annotation_ids: tuple[int, ...]
     sentences: tuple[str, ...]
     category_ids: tuple[Any, ...] = ()
+
+    def own_categories(self) -> tuple[Any, ...]:
+        """The reference's own category of each annotation; None where it tells none."""
+        told, count = self.category_ids, len(self.annotation_ids)
+        return (told + (told[-1] if told else None,) * count)[:count]
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,10 @@ class ReferReader:
         overlap: how polygons of one annotation join.
         missing_segmentation: turns an annotation without a segmentation into a mask of (height,
             width); when None, such an annotation is an error.
-        mask_size: what becomes of a mask, or an image's record, of another size than the image.
         leave_out_unknown: annotations and images that are not in the COCO file are dropped from their
             references, and references that keep none are left out and counted; else they are errors.
-        leave_out_crowds: annotations with `iscrowd` do not belong to the target, and are counted.
+        as_rela: annotations with `iscrowd`, or whose polygons are all of an odd number of values or under
+            six, do not belong to the target, and are counted; single such polygons are passed over.
         skipped: bad references are told here; when None, the first one is raised.
         left_out: what is left out by the set's rule is counted here, and told by the source.
 
@@ -185,23 +190,23 @@ class ReferReader:
         *,
         overlap: Overlap = "union",
         missing_segmentation: Callable[[Mapping[str, Any], tuple[int, int]], Mask] | None = None,
-        mask_size: MaskSize = "refuse",
         leave_out_unknown: bool = False,
-        leave_out_crowds: bool = False,
+        as_rela: bool = False,
         skipped: list[str] | None = None,
         left_out: Counter[str] | None = None,
     ) -> None:
         self.name, self.split = name, split
         self._instances, self._image_folder = instances, image_folder
-        self._overlap, self._missing, self._mask_size = overlap, missing_segmentation, mask_size
+        self._overlap, self._missing = overlap, missing_segmentation
         self._left_out: Counter[str] = Counter() if left_out is None else left_out
         arrays = index_arrays(instances, ["images", "annotations", "categories"])
         self._annotations = arrays["annotations"]
         wanted = {one for reference in references for one in reference.annotation_ids}
-        self._annotation_index, crowds = _positions(self._annotations, wanted)
-        self._crowds = crowds if leave_out_crowds else frozenset()
-        if self._crowds:
-            self._left_out[CROWDS] += len(self._crowds)
+        self._as_rela = as_rela
+        self._annotation_index, no_targets = _positions(self._annotations, wanted)
+        self._no_targets = no_targets if as_rela else frozenset()
+        if self._no_targets:
+            self._left_out[NO_TARGETS] += len(self._no_targets)
         self._images = _images(arrays["images"], {reference.image_id for reference in references})
         self._categories = _categories(arrays["categories"])
         self._references: list[Reference] = []
@@ -242,7 +247,11 @@ class ReferReader:
         ids = tuple(one for one in reference.annotation_ids if one in self._annotation_index)
         if reference.image_id not in self._images or (reference.annotation_ids and not ids):
             return None
-        return replace(reference, annotation_ids=ids)
+        if len(ids) < len(reference.annotation_ids):
+            self._left_out[MISSING_TARGETS] += len(reference.annotation_ids) - len(ids)
+        pairs = zip(reference.annotation_ids, reference.own_categories(), strict=True)
+        categories = tuple(category for one, category in pairs if one in self._annotation_index)
+        return replace(reference, annotation_ids=ids, category_ids=categories)
 
     def _problem(self, reference: Reference) -> str | None:
         where = self._where(reference)
@@ -263,27 +272,26 @@ class ReferReader:
         path = self._image_folder / image.file_name
         with blaming(self._where(reference)):
             width, height = image_wh(path)
-            if image.hw not in (None, (height, width)) and self._mask_size == "refuse":
+            if image.hw not in (None, (height, width)) and in_force().mask_size == "refuse":
                 assert image.hw is not None
-                raise UserError(
-                    f"image {path}: it is {height} x {width} (height x width), "
-                    f"but this file says {image.hw[0]} x {image.hw[1]}."
+                raise Fault(
+                    "mask_size",
+                    f"image {path}: it is {height} x {width} (height x width), but this file says "
+                    f"{image.hw[0]} x {image.hw[1]}; the option mask_size=resize brings masks to its size",
                 )
         masks, categories, targets = [], [], 0
-        for number, one in enumerate(reference.annotation_ids):
+        for one, category in zip(reference.annotation_ids, reference.own_categories(), strict=True):
             index = self._annotation_index[one]
             annotation = self._annotations[index]
             with blaming(f"{self._annotations.where(index)} (id {one})"):
-                mask = None if one in self._crowds else self._mask(annotation, image.hw, (height, width))
-                categories.append(self._category(annotation, reference, number))
-            targets += one in self._crowds or mask is not None
+                mask = None if one in self._no_targets else self._mask(annotation, image.hw, (height, width))
+                categories.append(self._categories.get(annotation.get("category_id", category), ""))
+            targets += one in self._no_targets or mask is not None
             if mask is not None:
                 masks.append(mask)
         tags = {"multiplicity": ("none", "one", "several")[min(targets, 2)]}
         if categories and categories[0] and len(set(categories)) == 1:
             tags["category"] = categories[0]
-        if image.hw not in (None, (height, width)):
-            tags["mask_size"] = "resized"
         return Sample(
             sample_id=f"{reference.reference_id}/{sentence}",
             dataset=self.name,
@@ -296,12 +304,6 @@ class ReferReader:
             instances=tuple(encode_rle(mask) for mask in masks),
             tags=tags,
         )
-
-    def _category(self, annotation: Mapping[str, Any], reference: Reference, number: int) -> str:
-        """The name of an annotation's category; "" when neither it nor its reference tells one."""
-        own = reference.category_ids
-        told = own[min(number, len(own) - 1)] if own else None
-        return self._categories.get(annotation.get("category_id", told), "")
 
     def _mask(
         self, annotation: Mapping[str, Any], stored_hw: tuple[int, int] | None, hw: tuple[int, int]
@@ -319,44 +321,39 @@ class ReferReader:
                 raise ValueError("it has no segmentation")
             mask = self._missing(annotation, hw)
             return mask if mask.any() else None
-        drawn_hw = hw
-        if self._mask_size == "resize":
-            drawn_hw = _rle_hw(segmentation) or stored_hw or hw
-        if self._overlap == "reference" and isinstance(segmentation, list):
-            parts = [one if isinstance(one, Mapping) else [one] for one in segmentation]
-            drawn = sum(annotation_to_mask(part, drawn_hw).astype(np.int64) for part in parts)
-            return _in_frame(np.asarray(drawn == 1), hw)
-        return _in_frame(annotation_to_mask(segmentation, drawn_hw), hw)
+        if self._as_rela:
+            segmentation = _rela_polygons(segmentation)
+        # Polygons are in the frame that the file gives the image, which is not always the image's.
+        is_drawn = isinstance(segmentation, list) and not isinstance(segmentation[0], Mapping)
+        frame = stored_hw if is_drawn and stored_hw is not None else hw
+        if self._overlap == "reference":
+            parts = annotation_parts(segmentation, frame)
+            return fitted(np.asarray(np.sum(parts, axis=0) == 1), hw)
+        return fitted(annotation_to_mask(segmentation, frame), hw)
 
 
-def _rle_hw(segmentation: Any) -> tuple[int, int] | None:
-    """The (height, width) that a run-length encoding, or the first of a list of them, is written for."""
-    first = segmentation[0] if isinstance(segmentation, list) else segmentation
-    if not isinstance(first, Mapping):
-        return None
-    height, width = first["size"]
-    return int(height), int(width)
-
-
-def _in_frame(mask: Mask, hw: tuple[int, int]) -> Mask:
-    """A mask in a frame of (height, width): itself, or resized by the nearest pixel."""
-    if mask.shape == tuple(hw):
-        return mask
-    return cv2.resize(mask.view(np.uint8), (hw[1], hw[0]), interpolation=cv2.INTER_NEAREST) != 0
+def _rela_polygons(segmentation: Any) -> Any:
+    """A segmentation without the polygons that ReLA passes over; encodings stay as they are."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [
+        part for part in segmentation if isinstance(part, Mapping) or (len(part) % 2 == 0 and len(part) >= 6)
+    ]
 
 
 def _positions(annotations: JsonArray, wanted: set[int]) -> tuple[dict[int, int], frozenset[int]]:
-    """Annotation id -> its position in the file, for the wanted ids; and those of them that are crowds."""
+    """Wanted annotation id -> its position in the file; and those of them that ReLA takes for no target."""
     positions: dict[int, int] = {}
-    crowds: set[int] = set()
+    no_targets: set[int] = set()
     for index, annotation in enumerate(annotations):
         with blaming(annotations.where(index)):
             identity = int(annotation["id"])
-        if identity in wanted:
-            positions[identity] = index
-            if annotation.get("iscrowd"):
-                crowds.add(identity)
-    return positions, frozenset(crowds)
+            if identity in wanted:
+                positions[identity] = index
+                segmentation = annotation.get("segmentation")
+                if annotation.get("iscrowd") or (segmentation and not _rela_polygons(segmentation)):
+                    no_targets.add(identity)
+    return positions, frozenset(no_targets)
 
 
 def _images(images: JsonArray, wanted: set[int]) -> dict[int, _Image]:
