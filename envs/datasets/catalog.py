@@ -27,6 +27,7 @@ class DatasetInfo:
         layout: the files expected below the root folder, as text to print.
         needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
         split_options: split -> options that hold unless the caller gives others.
+        reading: the same for the rules of reading (`envs.datasets.reading.rules`), in all splits.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DatasetInfo:
     layout: str = ""
     needs_files: bool = True
     split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 _REFCOCO_LAYOUT = """\
