@@ -27,6 +27,7 @@ class DatasetInfo:
         layout: the files expected below the root folder, as text to print.
         needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
         split_options: split -> options that hold unless the caller gives others.
+        reading: the same for the rules of reading (`envs.datasets.reading.rules`), in all splits.
         as_published: code base -> options that read odd records as it does, so that its samples are those
             that are evaluated; a code base that reads as we do without options is absent.
     """
@@ -42,6 +43,7 @@ class DatasetInfo:
     layout: str = ""
     needs_files: bool = True
     split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
     as_published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

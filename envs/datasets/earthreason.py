@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_label
+from envs.datasets.reading.hub import no_pixel
+from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import files_by_stem, find_root, not_found, only_file, table_place
 from envs.datasets.reading.table_samples import (
@@ -29,7 +30,6 @@ from envs.datasets.reading.table_samples import (
     Answer,
     ColumnNames,
     asked,
-    no_mask,
     open_flat_table,
 )
 from envs.datasets.reading.text import read_text
@@ -92,6 +92,7 @@ def open_earthreason(
             columns=columns,
             table_split=table_split,
             pick=rule.pick,
+            own="nonzero",
             decide=lambda answer, mask: _decide(answer, mask, empty_answer),
             skip_bad=skip_bad,
         )
@@ -125,6 +126,11 @@ def _open_folders(
 
 def _wanted(split: str) -> list[str]:
     return [f"{split}/images", f"{split}/{split}/images"]
+
+
+def _own_rule(label: Path) -> str:
+    """Any value that is not zero is target, as in the authors' code; in a lossy file that would be noise."""
+    return "two" if label.suffix.lower() in (".jpg", ".jpeg", ".webp") else "nonzero"
 
 
 def _decide(answer: Any, label: Mask, empty_answer: EmptyAnswer) -> Answer:
@@ -219,9 +225,10 @@ class _Folders:
         record = self.read(stem)
         path = only_file(self.images, stem, "image")
         wh = image_wh(path)
-        label = no_mask(wh)
+        label, ignored = no_pixel((wh[1], wh[0])), None
         if stem in self.labels:
-            label = np.asarray(read_label(only_file(self.labels, stem, "label"), wh) != 0)
+            label_path = only_file(self.labels, stem, "label")
+            label, ignored = read_mask(label_path, wh, _own_rule(label_path))
         with blaming(str(only_file(self.answers, stem, "questions file"))):
             decided = _decide(record.answer, label, empty_answer)
         return Sample(
@@ -232,6 +239,7 @@ class _Folders:
             image_wh=wh,
             load_image=ImageFile(str(path)),
             query=dict(record.questions)[number],
-            target=encode_rle(decided.target),
+            target=None if decided.target is None else encode_rle(decided.target),
+            ignore=None if ignored is None else encode_rle(ignored),
             tags=decided.tags,
         )

@@ -16,9 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from envs.datasets.reading.images import ImageFile, image_wh, read_label
+from envs.datasets.reading.images import ImageFile, image_wh, read_mask
 from envs.datasets.reading.json_index import index_records
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, first_existing
@@ -45,7 +43,7 @@ def open_geoseg_bench(
 
     Args:
         split: reasoning, referring or interactive.
-        root: the folder with one folder per kind. Label images: not zero is target.
+        root: the folder with one folder per kind. Label images hold 0 and 255.
         encoding: of the question files, where it is not UTF-8.
         skip_bad: leave bad records out, told in `.skipped`, instead of raising.
 
@@ -63,7 +61,7 @@ def open_geoseg_bench(
         with blaming(records.where(number)):
             image = folder / str(record["img"])
             wh = image_wh(image)
-            label = read_label(folder / str(record["mask"]), wh)
+            target, ignored = read_mask(folder / str(record["mask"]), wh)
             query = _question(folder / str(record["json"]), encoding)
         return Sample(
             sample_id=f"{number}",
@@ -73,7 +71,8 @@ def open_geoseg_bench(
             image_wh=wh,
             load_image=ImageFile(str(image)),
             query=query,
-            target=encode_rle(np.asarray(label != 0)),
+            target=encode_rle(target),
+            ignore=None if ignored is None else encode_rle(ignored),
             tags=_tags(split, query),
         )
 

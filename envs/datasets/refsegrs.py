@@ -67,7 +67,7 @@ def open_refsegrs(
             COLUMNS,
             columns=columns,
             table_split=table_split,
-            is_target=is_target,
+            own=is_target,
             skip_bad=skip_bad,
         )
     folder = find_root(NAME, root, names, NESTED)

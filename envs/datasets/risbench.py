@@ -47,7 +47,14 @@ def open_risbench(
     place = table_place(NAME, root, names, NESTED)
     if place is not None:
         return open_flat_table(
-            NAME, split, place, COLUMNS, columns=columns, table_split=table_split, skip_bad=skip_bad
+            NAME,
+            split,
+            place,
+            COLUMNS,
+            columns=columns,
+            table_split=table_split,
+            own="nonzero",
+            skip_bad=skip_bad,
         )
     folder = find_root(NAME, root, names, NESTED)
     return open_phrases(
@@ -57,7 +64,7 @@ def open_risbench(
         need_existing(NAME, folder, ["img_rgb", "images"]),
         need_existing(NAME, folder, ["mask", "masks"]),
         ".png",
-        lambda label: label > 0,
+        "nonzero",
         skip_bad,
         encoding,
     )

@@ -6,24 +6,31 @@ is decoded when it is asked for. `reading/table_samples.py` makes samples of the
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import label_values
 from envs.datasets.reading.json_index import JsonArray, index_lines
+from envs.datasets.reading.labels import (
+    OwnRule,
+    check_label_size,
+    check_size,
+    fitted,
+    label_masks,
+    read_label_image,
+)
+from envs.datasets.reading.pictures import read_header, read_rgb
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.rules import ReadingRules, applied, in_force
 from envs.datasets.reading.table_files import pick_split, table_files
 from envs.masks import Mask, as_mask
 from prompter.errors import UserError
@@ -32,8 +39,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_PREFIX = "hub:"
-IsTarget = Callable[[NDArray[Any]], Mask]
-"""Label values [height, width] -> mask [height, width]."""
+Masks = tuple[Mask, Mask | None]
+"""(target, ignored), bool [height, width] each; None where no pixel is ignored."""
 
 
 def is_hub_id(place: str | Path) -> bool:
@@ -106,24 +113,24 @@ class HubImage:
     number: int
     column: str
     folder: str | None
+    rules: ReadingRules = field(default_factory=in_force)
 
     def __call__(self) -> Image.Image:
-        with blaming(self._where()), self._open() as image:
-            return image.convert("RGB")
+        with applied(self.rules), blaming(self._where()):
+            return read_rgb(self._stored())
 
     def wh(self) -> tuple[int, int]:
         """(width, height) in pixels, from the header."""
-        with blaming(self._where()), self._open() as image:
-            return image.size
+        with applied(self.rules), blaming(self._where()):
+            return read_header(self._stored()).wh
 
     def stored(self) -> bytes | Path:
         """The encoded image, or the path of its file; names the image as well."""
         with blaming(self._where()):
-            return stored_image(self.rows.value(self.number, self.column), self.folder)
+            return self._stored()
 
-    def _open(self) -> Image.Image:
-        source = stored_image(self.rows.value(self.number, self.column), self.folder)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    def _stored(self) -> bytes | Path:
+        return stored_image(self.rows.value(self.number, self.column), self.folder)
 
     def _where(self) -> str:
         return f"{self.place}, row {self.number}, column {self.column!r}"
@@ -203,49 +210,67 @@ class HubTable:
             raise UserError(f"{self.where(number, column)}: it must be text, but is {text!r}.")
         return text.strip()
 
-    def mask(
-        self, number: int, column: str, wh: tuple[int, int], is_target: IsTarget = lambda label: label != 0
-    ) -> Mask:
-        """One mask [height, width] for an image of `wh` (width, height).
+    def mask(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+        """The first of `masks`."""
+        return self.masks(number, column, wh, own)[0]
 
-        It may be stored as an image or the path of one, of whose values `is_target` says which count; as
-        rows of numbers (not zero is target); as a run-length encoding or polygons, also written as text;
-        as a list of images, which are joined; or be missing for "no target".
+    def masks(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Masks:
+        """One target [height, width] for an image of `wh` (width, height), and the pixels to ignore.
+
+        It may be stored as an image or the path of one, of whose values `own` says which are target (see
+        `reading.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
+        polygons, also written as text; as a list of images, which are joined; or be missing for "no
+        target".
         """
         value = self.value(number, column)
         with blaming(self.where(number, column)):
-            mask = self._read_mask(value, wh, is_target)
-            if mask.shape != (wh[1], wh[0]):
-                raise ValueError(
-                    f"it is {mask.shape[0]} x {mask.shape[1]} (height x width), "
-                    f"but its image is {wh[1]} x {wh[0]}"
-                )
-            return mask
+            return self._read_masks(value, wh, own)
 
-    def _read_mask(self, value: Any, wh: tuple[int, int], is_target: IsTarget) -> Mask:
+    def _read_masks(self, value: Any, wh: tuple[int, int], own: OwnRule | str) -> Masks:
+        hw = (wh[1], wh[0])
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
             value = json.loads(value)
         if isinstance(value, list) and value and all(_is_image(one) for one in value):
-            masks = [self._read_mask(one, wh, is_target) for one in value]
-            if len({mask.shape for mask in masks}) > 1:
-                raise ValueError("its masks are of different sizes")
-            return np.logical_or.reduce(masks)
+            masks = [self._read_masks(one, wh, own) for one in value]
+            target = np.logical_or.reduce([mask for mask, _ in masks])
+            ignored = np.logical_or.reduce([no_pixel(hw) if one is None else one for _, one in masks])
+            return target, ignored & ~target if ignored.any() else None
         if _is_image(value):
             source = stored_image(value, self.folder)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return as_mask(is_target(label_values(image)))
-        if isinstance(value, list) and value and _is_grid(value, wh):
-            return as_mask(np.asarray(value))
-        return annotation_to_mask(value, (wh[1], wh[0]))
+            check_label_size(source, wh)
+            target, unsure = label_masks(read_label_image(source), own)
+            return fitted(target, hw), None if unsure is None else fitted(unsure, hw)
+        if isinstance(value, list) and value and _is_grid(value, hw):
+            grid = as_mask(np.asarray(value))
+            check_size((grid.shape[0], grid.shape[1]), hw, by_height=True)
+            return fitted(grid, hw), None
+        return annotation_to_mask(value, hw), None
 
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, bytes | str) or (isinstance(value, dict) and "counts" not in value)
 
 
-def _is_grid(value: list[Any], wh: tuple[int, int]) -> bool:
-    """Whether nested lists are rows of pixels, not polygons; both are lists of lists of numbers."""
-    return len(value) == wh[1] and isinstance(value[0], list) and len(value[0]) == wh[0]
+def _is_grid(value: list[Any], hw: tuple[int, int]) -> bool:
+    """Whether nested lists are rows of pixels, not polygons; both are lists of lists of numbers.
+
+    Rows are equally long, and as the image is; or, of another size, they hold booleans, or are many and
+    hold zeros and one other number, which polygons that have an area do not.
+    """
+    if not all(isinstance(row, list) and len(row) == len(value[0]) for row in value) or not value[0]:
+        return False
+    if (len(value), len(value[0])) == tuple(hw):
+        return True
+    pixels = {pixel if isinstance(pixel, bool | int | float) else None for row in value for pixel in row}
+    if None in pixels:
+        return False
+    is_boolean = all(isinstance(pixel, bool) for pixel in value[0])
+    return is_boolean or (min(len(value), len(value[0])) >= 8 and len(pixels - {0}) <= 1)
+
+
+def no_pixel(hw: tuple[int, int]) -> Mask:
+    """A mask of (height, width) with no pixel."""
+    return np.zeros(hw, dtype=np.bool_)
 
 
 def open_hub_table(

@@ -75,6 +75,12 @@ def read_label(path: Path | str, wh: tuple[int, int] | None = None) -> NDArray[A
         return read_label_image(path).values
 
 
+def check_mask_file(path: Path | str, wh: tuple[int, int]) -> None:
+    """Check by its header that a label image can be read for an image of `wh`; errors as `read_mask`."""
+    with blaming(f"mask {path}"):
+        check_label_size(path, wh)
+
+
 def read_mask(path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two") -> tuple[Mask, Mask | None]:
     """Read a label image as masks of an image of `wh` (width, height): (target, ignored).
 
@@ -94,3 +100,8 @@ def read_mask(path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two")
         target, ignored = label_masks(read_label_image(path), own)
         hw = (wh[1], wh[0])
         return fitted(target, hw), None if ignored is None else fitted(ignored, hw)
+
+
+def label_values(image: Image.Image) -> NDArray[Any]:
+    """The stored values of a label image that is open, [height, width]; see `read_label`."""
+    return read_label_image(image).values

@@ -97,9 +97,8 @@ def parse_ignored(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise UserError(
-            f"option 'mask_ignore' must be numbers such as 255 or nan, but is {text!r}."
-        ) from None
+        problem = f"option 'mask_ignore' must be numbers such as 255 or nan, but is {text!r}."
+        raise UserError(problem) from None
 
 
 def ignored_pixels(label: Label, values: tuple[float, ...]) -> Mask:
@@ -135,7 +134,7 @@ def _undecided(label: Label, distinct: NDArray[Any], are_colours: bool) -> str:
         indices = np.unique(label.values)[:_SHOWN].tolist()
         rest += f", by the indices {', '.join(map(str, indices))}"
     return (
-        f"it holds the {noun} {', '.join(shown)}{rest}, and which of them are the object is not clear; say it "
+        f"it holds the {noun} {', '.join(shown)}{rest}, and which are the object is not clear; say it "
         f"with the option mask_values ({hint}, or a list such as {shown[-1]}), and with mask_ignore which "
         f"values no metric counts"
     )

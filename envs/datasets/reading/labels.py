@@ -62,23 +62,26 @@ def fitted(mask: Mask, hw: tuple[int, int]) -> Mask:
     Raises:
         Fault: of kind "mask_size", where the rule refuses another size.
     """
-    check_size((mask.shape[0], mask.shape[1]), hw)
     if mask.shape == tuple(hw):
         return mask
+    check_size((mask.shape[0], mask.shape[1]), hw, by_height=True)
     resized = cv2.resize(mask.view(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST)
     return np.asarray(resized != 0)
 
 
-def check_size(mask_hw: tuple[int, int], hw: tuple[int, int]) -> None:
-    """Refuse or note a mask of (height, width) `mask_hw` for an image of `hw`; see `fitted`."""
+def check_size(mask_hw: tuple[int, int], hw: tuple[int, int], *, by_height: bool = False) -> None:
+    """Refuse or note a mask of (height, width) `mask_hw` for an image of `hw`; see `fitted`.
+
+    `by_height` names the height first in sentences, as run-length encodings do.
+    """
     if tuple(mask_hw) == tuple(hw):
         return
-    sizes = f"{mask_hw[1]} x {mask_hw[0]} (width x height), but its image is {hw[1]} x {hw[0]}"
+    step, order = (1, "height x width") if by_height else (-1, "width x height")
+    found, wanted = (" x ".join(map(str, one[::step])) for one in (mask_hw, hw))
+    sizes = f"{found} ({order}), but its image is {wanted}"
     if in_force().mask_size == "refuse":
         swapped = " (is one of them turned? see the option orientation)" if mask_hw == hw[::-1] else ""
-        raise Fault(
-            "mask_size", f"it is {sizes}{swapped}; the option mask_size=resize brings it to that size"
-        )
+        raise Fault("mask_size", f"it is {sizes}{swapped}; the option mask_size=resize makes it fit")
     note("resized", f"it is {sizes}, and was resized.")
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_label
+from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
+from envs.datasets.reading.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.text import text_lines
 from envs.masks import encode_rle
@@ -32,7 +28,7 @@ def open_phrases(
     images: Path,
     masks: Path,
     suffix: str,
-    is_target: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    own: OwnRule | str,
     skip_bad: bool,
     encoding: str | None = None,
 ) -> RecordSource[_Line]:
@@ -43,7 +39,7 @@ def open_phrases(
         phrases: the text file. Between name and phrase there may be any white space.
         images, masks: folders of image and label files; a pair shares its name.
         suffix: ".tif" is added to names that have no suffix of an image; names that have one keep it.
-        is_target: label values [height, width] -> mask.
+        own: the set's rule of which label values are target, as `reading.images.read_mask` has it.
         skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
         encoding: of the text file, where it is not UTF-8.
 
@@ -72,7 +68,7 @@ def open_phrases(
     def build(line: _Line) -> Sample:
         with blaming(f"{phrases}, line {line.number}"):
             wh = image_wh(images / line.name)
-            mask = is_target(read_label(masks / line.name, wh))
+            target, ignored = read_mask(masks / line.name, wh, own)
         return Sample(
             sample_id=f"line-{line.number}",
             dataset=name,
@@ -81,7 +77,8 @@ def open_phrases(
             image_wh=wh,
             load_image=ImageFile(str(images / line.name)),
             query=line.phrase,
-            target=encode_rle(mask),
+            target=encode_rle(target),
+            ignore=None if ignored is None else encode_rle(ignored),
         )
 
     return RecordSource(name, split, lines, build, skip_bad=skip_bad, skipped=skipped)

@@ -208,10 +208,8 @@ def _depth(image: Image.Image) -> tuple[str | None, bool]:
     for tile in getattr(image, "tile", ())[:1]:
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         layout = next((part for part in arguments if isinstance(part, str)), "")
-        if (
-            image.format == "PPM"
-            and max((part for part in arguments if isinstance(part, int)), default=0) > 255
-        ):
+        most = max((part for part in arguments if isinstance(part, int)), default=0)
+        if image.format == "PPM" and most > 255:
             return "16 bits", image.mode == "RGB"
     if image.mode == "F":
         return "floating-point numbers", False

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import operator
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
+from PIL import Image
+
+from envs.datasets.reading.faults import BadRecord, at, hearing, kind_of
+from envs.datasets.reading.rules import applied, in_force
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -26,13 +31,17 @@ class Records(Protocol[Record_co]):
 class RecordSource(Generic[Record]):
     """A `SampleSource` that holds an index of small records and builds a sample when it is asked for.
 
+    Samples are built by the rules of reading that were in force when the source was made. `skipped_kinds`
+    counts what is in `skipped` by kind, and `noted` holds what was read past so far: kind -> sentences (see
+    `envs.datasets.reading.faults`).
+
     Args:
         name, split: of the dataset.
         records: the index.
         build: turns a record into a sample; raises UserError naming file and record when it cannot.
         skip_bad: walk all records now and leave out those that do not build or whose image does not
             load; each is told in `skipped`. Without it the error is raised when the record is asked for.
-        skipped: what was already left out while the index was made, one sentence each.
+        skipped: what was already left out while the index was made, an error or a sentence each.
         left_out: what is left out by the set's own rule, because its authors' code leaves it out as well:
             what it is -> how many. No fault; `data check` and `eval` tell it.
 
@@ -48,12 +57,17 @@ class RecordSource(Generic[Record]):
         build: Callable[[Record], Sample],
         *,
         skip_bad: bool = False,
-        skipped: Iterable[str] = (),
+        skipped: Iterable[str | UserError] = (),
         left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.split = split
-        self.skipped: list[str] = list(skipped)
+        self.skipped: list[str] = []
+        self.skipped_kinds: Counter[str] = Counter()
+        self.noted: dict[str, set[str]] = {}
+        self._rules = in_force()
+        for one in skipped:
+            self._skip(one)
         self.left_out: dict[str, int] = dict(left_out or {})
         self._records = records
         self._build = build
@@ -66,61 +80,76 @@ class RecordSource(Generic[Record]):
         return len(self._kept)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._build(self._records[self._kept[operator.index(index)]])
+        return self._built(self._kept[operator.index(index)])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def _built(self, number: int) -> Sample:
+        with applied(self._rules), hearing(self._note):
+            return self._build(self._records[number])
+
+    def _note(self, kind: str, sentence: str) -> None:
+        self.noted.setdefault(kind, set()).add(sentence)
+
+    def _skip(self, problem: str | UserError) -> None:
+        self.skipped.append(str(problem))
+        self.skipped_kinds[kind_of(problem)] += 1
+
     def _good_records(self) -> list[int]:
         good: list[int] = []
-        images: dict[str, str | None] = {}  # image id -> why it does not load
+        images: dict[str, UserError | None] = {}  # image id -> why it does not load
+        problem: UserError | None
         for number in range(len(self._records)):
             try:
-                sample = self._build(self._records[number])
+                sample = self._built(number)
                 if sample.image_id not in images:
                     images[sample.image_id] = _image_problem(sample)
                 problem = images[sample.image_id]
             except UserError as error:
-                problem = str(error)
+                problem = error
             if problem is None:
                 good.append(number)
             else:
-                self.skipped.append(problem)
+                self._skip(problem)
         return good
 
 
-def _image_problem(sample: Sample) -> str | None:
+def _image_problem(sample: Sample) -> UserError | None:
     """Load a sample's image; None when it is whole and of the size the sample says."""
     try:
         wh = sample.load_image().size
     except UserError as error:
-        return str(error)
+        return error
     if wh != sample.image_wh:
-        return f"sample {sample.sample_id!r} says its image is {sample.image_wh}, but it is {wh}."
+        return BadRecord(f"sample {sample.sample_id!r} says its image is {sample.image_wh}, but it is {wh}.")
     return None
 
 
 @contextmanager
 def blaming(where: str) -> Iterator[None]:
-    """Turn what bad foreign data raises into a UserError "{where}: {reason}".
+    """Turn what bad foreign data raises into a `BadRecord` "{where}: {reason}", which keeps its kind.
 
     To be wrapped around the reading of one record only, so that `where` can name file and record.
-    Nested, the outer place comes first.
+    Nested, the outer place comes first. What is noted within is told with the same place.
     """
     try:
-        yield
+        with at(where):
+            yield
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise BadRecord(f"{where}: {error}", kind_of(error)) from error
     except FileNotFoundError as error:
-        raise UserError(f"{where}: there is no file {str(error.filename)!r}.") from error
+        raise BadRecord(f"{where}: there is no file {str(error.filename)!r}.") from error
     except KeyError as error:
-        raise UserError(f"{where}: the key {error} is missing.") from error
+        raise BadRecord(f"{where}: the key {error} is missing.") from error
     except RecursionError as error:
-        raise UserError(f"{where}: it is nested too deeply.") from error
+        raise BadRecord(f"{where}: it is nested too deeply.") from error
+    except Image.DecompressionBombError as error:
+        raise BadRecord(f"{where}: {_sentence(error)}", "huge") from error
     except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, OSError, EOFError) as error:
-        raise UserError(f"{where}: {_sentence(error)}") from error
+        raise BadRecord(f"{where}: {_sentence(error)}", kind_of(error)) from error
     except (struct.error, SyntaxError, MemoryError) as error:  # what Pillow raises on broken files
-        raise UserError(f"{where}: it cannot be read ({_sentence(error)}).") from error
+        raise BadRecord(f"{where}: it cannot be read ({_sentence(error)}).") from error
 
 
 def _sentence(error: BaseException) -> str:

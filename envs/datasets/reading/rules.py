@@ -64,7 +64,8 @@ def rule_types() -> dict[str, Any]:
     return get_type_hints(ReadingRules)
 
 
-_IN_FORCE: ContextVar[ReadingRules] = ContextVar("_IN_FORCE", default=ReadingRules())
+_DEFAULT = ReadingRules()
+_IN_FORCE: ContextVar[ReadingRules] = ContextVar("_IN_FORCE", default=_DEFAULT)
 
 
 def in_force() -> ReadingRules:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from envs.datasets.reading.hub import HubTable, IsTarget, open_hub_table
+from envs.datasets.reading.hub import HubTable, open_hub_table
+from envs.datasets.reading.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, encode_rle
 from envs.sample import Sample
@@ -57,11 +56,15 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is asked for: a target [height, width], or boxes (XYXY, pixels) where there is no mask."""
+    """What is asked for: a target [height, width], or boxes (XYXY, pixels) where there is no mask.
+
+    `ignored` are pixels that no metric counts, as a mask like the target.
+    """
 
     target: Mask | None
     boxes: tuple[Box, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mask | None = None
 
 
 class RowReader(Protocol):
@@ -146,6 +149,7 @@ def open_rows(
             load_image=image,
             query=dict(reader.questions(row))[number],
             target=None if answer.target is None else encode_rle(answer.target),
+            ignore=None if answer.ignored is None else encode_rle(answer.ignored),
             boxes=answer.boxes,
             tags=answer.tags,
         )
@@ -166,7 +170,7 @@ class FlatReader:
     text_column: str
     mask_column: str
     answer_column: str | None = None
-    is_target: IsTarget = lambda label: label != 0
+    own: OwnRule | str = "two"
     decide: Decide = lambda _, mask: Answer(mask)
 
     def questions(self, row: int) -> Sequence[tuple[int, str]]:
@@ -177,9 +181,9 @@ class FlatReader:
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
         """As `RowReader`."""
         said = None if self.answer_column is None else self.table.value(row, self.answer_column)
-        mask = self.table.mask(row, self.mask_column, wh, self.is_target)
+        mask, ignored = self.table.masks(row, self.mask_column, wh, self.own)
         with blaming(self.table.where(row, self.answer_column or self.mask_column)):
-            return self.decide(said, mask)
+            return replace(self.decide(said, mask), ignored=ignored)
 
 
 def open_flat_table(
@@ -191,7 +195,7 @@ def open_flat_table(
     columns: Mapping[str, str] | None = None,
     table_split: str | None = None,
     pick: Pick | None = None,
-    is_target: IsTarget = lambda label: label != 0,
+    own: OwnRule | str = "two",
     decide: Decide = lambda _, mask: Answer(mask),
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
@@ -204,7 +208,7 @@ def open_flat_table(
         columns: the user's choice, role -> column.
         pick: which of an image's questions to ask; then rows of one image are found, by `image_id` or by
             the bytes of the image, because some copies have a row for each question.
-        is_target: which values of a label image are target.
+        own: the set's rule of which values of a label image are target, as `reading.images.read_mask` has it.
         decide: what answer and mask say together.
         skip_bad: leave bad rows out, told in `.skipped`, instead of raising.
 
@@ -215,7 +219,7 @@ def open_flat_table(
     chosen = names.chosen(columns)
     found = {role: table.column(getattr(chosen, role), _REMEDY.format(role=role)) for role in ROLES[:3]}
     answer, image_id = (_optional(table, getattr(chosen, role), columns, role) for role in ROLES[3:])
-    reader = FlatReader(table, found["text"], found["mask"], answer, is_target, decide)
+    reader = FlatReader(table, found["text"], found["mask"], answer, own, decide)
 
     def image_key(row: int) -> Any:
         if image_id is not None:
@@ -256,8 +260,3 @@ def asked(value: Any) -> list[tuple[int, str]]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"it must be a question or a list of questions, but is {type(value).__name__}")
     return [(number, text.strip()) for number, text in enumerate(texts) if text.strip()]
-
-
-def no_mask(wh: tuple[int, int]) -> Mask:
-    """A mask [height, width] of nothing, for an image of `wh` (width, height)."""
-    return np.zeros((wh[1], wh[0]), dtype=np.bool_)

@@ -60,7 +60,10 @@ def test_a_list_of_encodings_is_their_union(value: Any, expected: np.ndarray) ->
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([compressed(FIRST), {"size": [13, 9], "counts": [117]}], "it is 13 x 9"),
+        (
+            [compressed(FIRST), {"size": [13, 9], "counts": [117]}],
+            "it is 13 x 9 .height x width., but its image is 9 x 13",
+        ),
         ([{"counts": [117]}], "needs `size`"),
         ([compressed(FIRST), "x"], "polygon 1 must be"),
     ],
