@@ -138,7 +138,8 @@ def _left_out(
         return WITHOUT_DESCRIPTION
     if outside == "leave_out":
         with blaming(f"{path}, object {index}"):
-            if _leaves(_sides(element), image_wh(images / _text(root, "filename"))):
+            wh = image_wh(images / _text(root, "filename"))
+            if _leaves(xyxy_box(_sides(element), wh), wh):
                 return OUTSIDE
     return None
 
@@ -147,14 +148,14 @@ def _sides(element: ElementTree.Element) -> list[float]:
     return [float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
 
 
-def _leaves(sides: Sequence[float], wh: tuple[int, int]) -> bool:
-    x1, y1, x2, y2 = sides
+def _leaves(box: Box, wh: tuple[int, int]) -> bool:
+    x1, y1, x2, y2 = box
     return min(x1, y1) < 0 or x2 > wh[0] or y2 > wh[1]
 
 
 def _read_box(sides: Sequence[float], wh: tuple[int, int], outside: Outside) -> tuple[Box, Mapping[str, str]]:
     """A box XYXY in pixels, half-open, and its tags; one without area after clipping is an error."""
-    box = xyxy_box(sides)
+    box = xyxy_box(sides, wh)
     if not _leaves(box, wh):
         return box, {}
     if outside == "clip":
@@ -214,19 +215,21 @@ class _ObjectRows:
         kept: list[tuple[int, str]] = []
         left: Counter[str] = Counter()
         for number, (box, caption, _) in enumerate(self._objects(row)):
-            with blaming(self.table.where(row, self.column)):
-                if not isinstance(caption, str) or not caption.strip():
-                    left[WITHOUT_DESCRIPTION] += 1
-                elif self.outside == "leave_out" and _leaves(
-                    xyxy_box(box), self.table.image(row, self.image_column).wh()
-                ):
-                    left[OUTSIDE] += 1
-                else:
-                    kept.append((number, caption.strip()))
+            if not isinstance(caption, str) or not caption.strip():
+                left[WITHOUT_DESCRIPTION] += 1
+            elif self.outside == "leave_out" and self._leaves(row, box):
+                left[OUTSIDE] += 1
+            else:
+                kept.append((number, caption.strip()))
         if row not in self.seen:
             self.seen.add(row)
             self.left_out.update(left)
         return kept
+
+    def _leaves(self, row: int, box: Any) -> bool:
+        wh = self.table.image(row, self.image_column).wh()
+        with blaming(self.table.where(row, self.column)):
+            return _leaves(xyxy_box(box, wh), wh)
 
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
         """As `reading.table_samples.RowReader`."""

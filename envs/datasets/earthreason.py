@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.datasets.reading.faults import note
 from envs.datasets.reading.hub import no_pixel
 from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
 from envs.datasets.reading.records import RecordSource, blaming
@@ -145,6 +146,7 @@ def _decide(answer: Any, label: Mask, empty_answer: EmptyAnswer) -> Answer:
             "holds by the option 'empty_answer' (no_target or label)"
         )
     is_target = empty_answer == "label"
+    note("contradiction", f"its answer is [], but its label is not empty; the {empty_answer} rule holds.")
     tags = {"target": "present" if is_target else "none", "answer": "contradicts the label"}
     return Answer(label if is_target else np.zeros_like(label), tags=tags)
 

@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "nothing_drawn": "objects whose shapes draw nothing",
     "shape": "shapes of a type that has no inside",
     "units": "coordinates that are not pixels, or boxes that are not corner to corner",
+    "contradiction": "records whose parts contradict each other",
     "count": "sizes that differ from those published",
     "empty_mask": 'empty masks that the set does not call "no target"',
     "box": "boxes that have no area or leave their image",

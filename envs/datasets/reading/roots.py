@@ -10,7 +10,7 @@ from pathlib import Path
 
 from envs.datasets.reading.hub import HUB_PREFIX, is_hub_id
 from envs.datasets.reading.table_files import SUFFIXES, holds_table
-from envs.datasets.registry import dataset_info
+from envs.datasets.registry import dataset_info, opener_options
 from prompter.errors import UserError, did_you_mean
 
 ROOT_VARIABLE = "PROMPTER_DATA"
@@ -69,7 +69,7 @@ def not_found(name: str, wanted: Sequence[str], folders: Iterable[Path]) -> User
     return UserError(
         f"dataset {name!r} was not found: no {' or '.join(wanted)} {where}; "
         f"give its folder as the option 'root', or put it into ${ROOT_VARIABLE}/{name}."
-        f"{_hint(places[0]) if places else ''}\n"
+        f"{_hint(places[0], 'table_split' in opener_options(name)) if places else ''}\n"
         f"Expected layout:\n{_indented(info.layout)}\nWhere to get it: {info.source}."
     )
 
@@ -130,13 +130,14 @@ def _holding(folders: Iterable[Path], wanted: Sequence[str]) -> Path | None:
     return next((folder for folder in folders if any((folder / path).exists() for path in wanted)), None)
 
 
-def _hint(base: Path) -> str:
+def _hint(base: Path, reads_tables: bool) -> str:
     """What else is seen at the place, that may be why the files are not."""
     if not base.exists():
         parent = base.parent
         names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
         close = did_you_mean(base.name, get_close_matches(base.name, names, n=1))
-        hub = f" A dataset on the hub is given as {HUB_PREFIX}OWNER/NAME." if len(base.parts) == 2 else ""
+        takes_id = reads_tables and len(base.parts) == 2
+        hub = f" A dataset on the hub is given as {HUB_PREFIX}OWNER/NAME." if takes_id else ""
         return f" There is no folder {str(base)!r}.{close}{hub}"
     archives = (
         sorted(path.name for path in base.iterdir() if path.suffix in _ARCHIVES) if base.is_dir() else []
