@@ -342,6 +342,7 @@ Images_val/<f>.png""",
         factory="envs.datasets.dior_rsvg:open_dior_rsvg",
         splits=("train", "val", "test"),
         counts={"train": 26991, "val": 3829, "test": 7500},
+        as_published={"others than its authors": {"outside": "leave_out"}},
         source="project RSVG (ZhanYang-nwpu/RSVG-pytorch)",
         licence="see the project; the DIOR images are for non-commercial use (second-hand)",
         layout="""\

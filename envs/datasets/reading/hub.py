@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -327,11 +328,26 @@ def _load_files(paths: Sequence[Path]) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    files = {"train": [str(path) for path in paths]}
     try:
-        return load_dataset(paths[0].suffix[1:], data_files={"train": [str(path) for path in paths]})["train"]
+        with _without_progress_bars():  # nothing is downloaded
+            return load_dataset(paths[0].suffix[1:], data_files=files)["train"]
     except (OSError, ValueError, DatasetsError, pyarrow.ArrowException) as error:
         culprit = _unreadable(paths) or paths[0].parent
         raise UserError(f"{culprit} cannot be loaded as a table: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were_shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_shown:
+            enable_progress_bars()
 
 
 def _unreadable(files: Sequence[Path]) -> Path | None:

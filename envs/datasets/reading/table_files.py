@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompter.errors import UserError, did_you_mean
+from prompter.errors import UserError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
 ALIASES = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
@@ -136,7 +136,7 @@ def pick_split(place: str, split: str, found: Iterable[str], *, is_exact: bool =
                 f"Say which by the option 'table_split'."
             )
     raise UserError(
-        f"{place} has no split {split!r}; it has: {', '.join(names)}.{did_you_mean(split, names)} "
+        f"{place} has no split {split!r}; it has: {', '.join(names)}. "
         f"If one of them is meant, say so by the option 'table_split'."
     )
 
