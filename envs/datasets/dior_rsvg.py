@@ -1,8 +1,8 @@
 """DIOR-RSVG: 38,320 expressions on 800 x 800 images with one box each, no masks (Acc@0.5).
 
 Each XML file describes the objects of one image; the split files hold numbers of objects, counted from 0
-through all XML files in the order of their names, as the authors' loader counts since October 2025. Before, it
-counted in the order in which the file system listed the folder. The copy as tables (a row for each image,
+through all XML files in the order of their names, as the authors' loader counts since October 2025. Before,
+it counted in the order in which the file system listed the folder. The copy as tables (a row for each image,
 with its boxes, captions and categories) was made by that older loader: its splits may not be the official
 ones, and its numbers of images and objects differ.
 

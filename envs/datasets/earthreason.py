@@ -135,8 +135,8 @@ def _decide(answer: Any, label: Mask, empty_answer: EmptyAnswer) -> Answer:
         return Answer(label, tags={"target": "present" if is_present else "none"})
     if empty_answer == "refuse":
         raise ValueError(
-            "its answer is [], which says that there is no target, but its label is not empty; say which holds "
-            "by the option 'empty_answer' (no_target or label)"
+            "its answer is [], which says that there is no target, but its label is not empty; say which "
+            "holds by the option 'empty_answer' (no_target or label)"
         )
     is_target = empty_answer == "label"
     tags = {"target": "present" if is_target else "none", "answer": "contradicts the label"}

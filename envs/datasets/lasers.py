@@ -100,8 +100,8 @@ def _refuse_unlabelled(records: JsonArray) -> None:
         has_target = has_target or SEGMENT_TOKEN in str(record.get("answer", ""))
     if has_target:
         raise UserError(
-            f"{records.path} holds no masks: it is of the competition's edition of LaSeRS, whose test labels are "
-            f"not given out, so nothing can be scored on it. The release (train.tar.gz, test.tar.gz) has them."
+            f"{records.path} holds no masks: it is of the competition's edition of LaSeRS, whose test labels "
+            f"are not given out, so nothing can be scored on it. The release (test.tar.gz) has them."
         )
 
 

@@ -105,9 +105,8 @@ def _describe(info: DatasetInfo) -> str:
     lines += [f"where to get it: {info.source}", f"licence: {info.licence}", "options:"]
     for option, kind in opener_options(info.name).items():
         lines.append(f"  {option}: {_type_name(kind)}")
-    if info.as_published:
-        options = " ".join(f"--dataset-option {one}={value}" for one, value in info.as_published.items())
-        lines.append(f"odd records as the published code treats them: {options}")
+    for code, chosen in info.as_published.items():
+        lines.append(f"as {code} reads it: {', '.join(f'{key}={value}' for key, value in chosen.items())}")
     return "\n".join(lines)
 
 

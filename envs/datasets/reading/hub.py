@@ -292,8 +292,8 @@ def _load_from_hub(place: str) -> Any:
         return load_dataset(place.removeprefix(HUB_PREFIX))
     except (OSError, ValueError, DatasetsError, pyarrow.ArrowException) as error:
         raise UserError(
-            f"there is no local folder {place.removeprefix(HUB_PREFIX)!r}, and as a dataset on the hub it cannot "
-            f"be loaded: {' '.join(str(error).split())}"
+            f"there is no local folder {place.removeprefix(HUB_PREFIX)!r}, and as a dataset on the hub it "
+            f"cannot be loaded: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -2,10 +2,10 @@
 
 `jxu124/refcoco-benchmark` has a row for each image: `image`, and `ref_list`, of which each entry holds COCO's
 annotation (`ann_info`, with polygons) and the reference (`ref_info`, with its sentences). One table holds
-all three sets; a split's name says set, splitting and split, as in `refcoco_unc_val`. `lmms-lab/RefCOCO`, `…plus`
-and `…g` have a row for each reference: `image`, the sentences in `answer` (the column `question` is the
-same prompt everywhere), and one flat polygon in `segmentation`. By its counts, the val split of RefCOCO there is
-that of `unc` and that of `google` in one (3,811 + 5,000 references).
+all three sets; a split's name says set, splitting and split, as in `refcoco_unc_val`. `lmms-lab/RefCOCO`,
+`…plus` and `…g` have a row for each reference: `image`, the sentences in `answer` (the column `question` is
+the same prompt everywhere), and one flat polygon in `segmentation`. By its counts, the val split of RefCOCO
+there is that of `unc` and that of `google` in one (3,811 + 5,000 references).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
         return data.decode(name).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); convert the file to UTF-8, or "
-            f"say which encoding it is by the option 'encoding' (encoding=gbk) of the sets that have it"
+            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); convert the file to UTF-8, "
+            f"or say which encoding it is by the option 'encoding' (encoding=gbk) of the sets that have it"
         ) from None
 
 
