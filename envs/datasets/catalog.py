@@ -123,7 +123,10 @@ and a mask in each row; the option `columns` names columns that are not found"""
 rrsisd/refs(unc).p
 rrsisd/instances.json                       "segmentation" is a list of one run-length encoding
 images/rrsisd/JPEGImages/<n>.jpg""",
-        as_published={"RMSIN": {"overlap": "reference", "mask_size": "resize"}},
+        as_published={
+            "RMSIN": {"overlap": "reference", "mask_size": "resize"},
+            "RSRefSeg2": {"mask_size": "resize"},
+        },
     ),
     DatasetInfo(
         name="refsegrs",
@@ -322,7 +325,7 @@ or a table: a folder of parquet or arrow files, or a hub id as the option `root`
         layout="""\
 labels/DRSeg_{train,val,test}.json          [{"id", "height", "width", "ann_list", "questions", ...}, ...]
 CODrone/DR{train,val,test}/<id>.jpg""",
-        as_published={"PixDLM": {"unusable": "next"}},
+        as_published={"PixDLM": {"unusable": "next", "mask_size": "resize"}},
     ),
     DatasetInfo(
         name="vrsbench",

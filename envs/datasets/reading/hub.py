@@ -211,10 +211,6 @@ class HubTable:
             raise UserError(f"{self.where(number, column)}: it must be text, but is {text!r}.")
         return text.strip()
 
-    def mask(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Mask:
-        """The first of `masks`."""
-        return self.masks(number, column, wh, own)[0]
-
     def masks(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Masks:
         """One target [height, width] for an image of `wh` (width, height), and the pixels to ignore.
 
