@@ -74,7 +74,7 @@ def open_dior_rsvg(split: str, *, root: Path | None = None, skip_bad: bool = Fal
                 load_image=ImageFile(str(image)),
                 query=_text(element, "description"),
                 target=None,
-                boxes=(xyxy_box(sides),),
+                boxes=(xyxy_box(sides, wh),),
                 tags={"category": _text(element, "name")},
             )
 

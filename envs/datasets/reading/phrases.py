@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.datasets.reading.images import ImageFile, image_wh, read_label
+from envs.datasets.reading.images import ImageFile, image_wh, read_mask
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import encode_rle
 from envs.sample import Sample
@@ -41,7 +41,7 @@ def open_phrases(
         phrases: the text file.
         images, masks: folders of image and label files; a pair shares its name.
         suffix: ".tif" is added to names that have no suffix; names that have one keep it.
-        is_target: label values [height, width] -> mask.
+        is_target: the set's rule, label values [height, width] -> mask; the option `mask_values` goes before.
         skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
 
     Raises:
@@ -69,7 +69,7 @@ def open_phrases(
     def build(line: _Line) -> Sample:
         with blaming(f"{phrases}, line {line.number}"):
             wh = image_wh(images / line.name)
-            mask = is_target(read_label(masks / line.name, wh))
+            mask, ignored = read_mask(masks / line.name, wh, is_target)
         return Sample(
             sample_id=f"line-{line.number}",
             dataset=name,
@@ -79,6 +79,7 @@ def open_phrases(
             load_image=ImageFile(str(images / line.name)),
             query=line.phrase,
             target=encode_rle(mask),
+            ignore=None if ignored is None else encode_rle(ignored),
         )
 
     return RecordSource(name, split, lines, build, skip_bad=skip_bad, skipped=skipped)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_to_mask, check_annotation
+from envs.datasets.reading.annotations import annotation_parts, annotation_to_mask
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
 from envs.datasets.reading.plain_pickle import load_plain_pickle
@@ -209,8 +209,7 @@ class ReferReader:
             mask = self._missing(annotation, hw)
             return mask if mask.any() else None
         if isinstance(segmentation, list) and self._overlap == "reference":
-            check_annotation(segmentation, hw)
-            drawn = sum(annotation_to_mask([part], hw).astype(np.int64) for part in segmentation)
+            drawn = sum((part.astype(np.int64) for part in annotation_parts(segmentation, hw)), np.zeros(hw))
             return np.asarray(drawn == 1)
         return annotation_to_mask(segmentation, hw)
 
