@@ -31,6 +31,7 @@ class CheckReport:
         no_target: samples whose target is empty.
         expected: published size in the catalog's `count_unit`, or None.
         problems: kind (a key of `KINDS`) -> sentences.
+        left_out: what the set's own rule leaves out -> how many; told, and no problem.
     """
 
     name: str
@@ -40,6 +41,7 @@ class CheckReport:
     no_target: int = 0
     expected: int | None = None
     problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -66,6 +68,7 @@ def check_split(name: str, split: str, options: dict[str, Any], progress: Any = 
     report = CheckReport(name, split, expected=info.counts.get(split))
     source = _open(name, split, options)
     report.problems["unreadable"].extend(getattr(source, "skipped", ()))
+    report.left_out.update(getattr(source, "left_out", {}))
     walk = _Walk(report)
     for index in progress(range(len(source))):
         try:

@@ -23,14 +23,13 @@ from typing import Any
 
 from envs.datasets.reading.annotations import (
     annotation_to_mask,
-    annotation_to_masks,
     annotation_to_rle,
     check_annotation,
     xyxy_box,
 )
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.masks import RLE, Mask, encode_rle, union
+from envs.masks import RLE, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
 from prompter.types import Box
@@ -124,11 +123,14 @@ class _Reader:
         with blaming(self._where(number, "instances")):
             instances = [annotation_to_mask(value, hw, folder) for value in self._list(record, "instances")]
         with blaming(self._where(number, "mask")):
-            target, ignored = self._target(record, instances, hw)
+            target: RLE | None
+            if "mask" in record:
+                target = annotation_to_rle(record["mask"], hw, folder)
+            else:
+                target = encode_rle(union(instances, hw)) if "instances" in record else None
         with blaming(self._where(number, "ignore")):
-            ignore = None if ignored is None else encode_rle(ignored)
-            if record.get("ignore") not in (None, []):
-                ignore = annotation_to_rle(record["ignore"], hw, folder)
+            has_ignore = record.get("ignore") not in (None, [])
+            ignore = annotation_to_rle(record["ignore"], hw, folder) if has_ignore else None
         return Sample(
             sample_id=self._id(record, number),
             dataset=NAME,
@@ -173,15 +175,6 @@ class _Reader:
         with blaming(self._where(number, "image")):
             width, height = image_wh(self.path.parent / record["image"])
         return height, width
-
-    def _target(
-        self, record: dict[str, Any], instances: list[Mask], hw: tuple[int, int]
-    ) -> tuple[RLE | None, Mask | None]:
-        """The target of a record, and the pixels of its label image that the rules ignore."""
-        if "mask" in record:
-            target, ignored = annotation_to_masks(record["mask"], hw, self.path.parent)
-            return encode_rle(target), ignored
-        return encode_rle(union(instances, hw)) if "instances" in record else None, None
 
     def _boxes(self, record: dict[str, Any], number: int, hw: tuple[int, int]) -> tuple[Box, ...]:
         with blaming(self._where(number, "boxes")):

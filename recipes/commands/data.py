@@ -105,6 +105,9 @@ def _describe(info: DatasetInfo) -> str:
     lines += [f"where to get it: {info.source}", f"licence: {info.licence}", "options:"]
     for option, kind in opener_options(info.name).items():
         lines.append(f"  {option}: {_type_name(kind)}")
+    for code, chosen in info.as_published.items():
+        options = " ".join(f"--dataset-option {option}={value}" for option, value in chosen.items())
+        lines.append(f"odd records as {code} treats them: {options}")
     return "\n".join(lines)
 
 
@@ -139,6 +142,7 @@ def _summary(report: CheckReport, most: int) -> str:
         f"{report.name}:{report.split}: {report.samples:,} samples on {report.images:,} images, "
         f"{report.no_target:,} without target"
     ]
+    lines += [f"left out, as the set's own code does: {n:,} {what}" for what, n in report.left_out.items()]
     for kind, meaning in KINDS.items():
         found = report.problems[kind]
         if found:

@@ -108,6 +108,8 @@ def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequenc
     skipped = list(getattr(source, "skipped", ()))
     if skipped:
         print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
+    for what, count in getattr(source, "left_out", {}).items():
+        print(f"  left out, as the set's own code does: {count:,} {what}")
     return write_evaluation_report(done.folder, samples=source)
 
 

@@ -9,6 +9,7 @@ holding "ignore" marks pixels that no metric counts; any other label is target.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.text import decode_text
 from envs.masks import MAX_COORDINATE, Mask, encode_rle
 from envs.sample import Sample
 
@@ -42,14 +44,19 @@ class LisaAnnotation:
         return target, ignore
 
 
-def read_lisa_annotation(path: Path) -> LisaAnnotation:
-    """Read one annotation file, in UTF-8 or, where that fails, in cp1252.
+def read_lisa_annotation(path: Path, encoding: str | None = None) -> LisaAnnotation:
+    """Read one annotation file.
+
+    Args:
+        path: the file.
+        encoding: of its text. Without it that is UTF-8, or cp1252 where that fails, as in LISA's own
+            loader; but what looks like Chinese GBK is refused, because cp1252 would read nonsense.
 
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     with blaming(f"annotation {path}"):
-        data = _load(path)
+        data = _load(path, encoding)
         texts = data["text"]
         if isinstance(texts, str):
             texts = [texts]
@@ -70,19 +77,36 @@ def read_lisa_annotation(path: Path) -> LisaAnnotation:
 
 
 def lisa_sample(
-    name: str, split: str, image: Path, annotation: Path, text_index: int, tags: dict[str, str]
+    dataset: str,
+    split: str,
+    image: Path,
+    annotation: Path,
+    text_index: int,
+    tags: dict[str, str],
+    *,
+    name: str | None = None,
+    encoding: str | None = None,
 ) -> Sample:
-    """Build the sample for one text of one annotated image; `tags` are added to those found here."""
-    found = read_lisa_annotation(annotation)
+    """Build the sample for one text of one annotated image.
+
+    Args:
+        dataset, split: it belongs to.
+        image, annotation: the files.
+        text_index: which of the texts is asked, from 0.
+        tags: added to those found here.
+        name: of the image within the split; None is the files' stems.
+        encoding: as for `read_lisa_annotation`.
+    """
+    found = read_lisa_annotation(annotation, encoding)
     width, height = image_wh(image)
     target, ignore = found.draw((height, width))
     with blaming(f"annotation {annotation}"):
         query = found.texts[text_index]
     return Sample(
-        sample_id=f"{annotation.stem}/{text_index}",
-        dataset=name,
+        sample_id=f"{name or annotation.stem}/{text_index}",
+        dataset=dataset,
         split=split,
-        image_id=image.stem,
+        image_id=name or image.stem,
         image_wh=(width, height),
         load_image=ImageFile(str(image)),
         query=query,
@@ -92,16 +116,27 @@ def lisa_sample(
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, encoding: str | None) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = decode_text(raw, encoding)
+    except ValueError:
+        if encoding is not None or _looks_chinese(raw):
+            raise
         text = raw.decode("cp1252")
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("it must be a JSON object")
     return data
+
+
+def _looks_chinese(raw: bytes) -> bool:
+    """Whether bytes that are not UTF-8 fit GBK, and hold two of its characters in a row somewhere."""
+    try:
+        raw.decode("gbk")
+    except UnicodeDecodeError:
+        return False
+    return re.search(rb"(?:[\xb0-\xf7][\xa1-\xfe]){2}", raw) is not None
 
 
 def _fill(points: np.ndarray, hw: tuple[int, int]) -> Mask:
