@@ -227,10 +227,10 @@ class _Folders:
         record = self.read(stem)
         path = only_file(self.images, stem, "image")
         wh = image_wh(path)
-        label, ignored = no_pixel((wh[1], wh[0])), None
+        label = no_pixel((wh[1], wh[0]))
         if stem in self.labels:
             label_path = only_file(self.labels, stem, "label")
-            label, ignored = read_mask(label_path, wh, _own_rule(label_path))
+            label = read_mask(label_path, wh, _own_rule(label_path))
         with blaming(str(only_file(self.answers, stem, "questions file"))):
             decided = _decide(record.answer, label, empty_answer)
         return Sample(
@@ -242,6 +242,5 @@ class _Folders:
             load_image=ImageFile(str(path)),
             query=dict(record.questions)[number],
             target=None if decided.target is None else encode_rle(decided.target),
-            ignore=None if ignored is None else encode_rle(ignored),
             tags=decided.tags,
         )

@@ -61,7 +61,7 @@ def open_geoseg_bench(
         with blaming(records.where(number)):
             image = folder / str(record["img"])
             wh = image_wh(image)
-            target, ignored = read_mask(folder / str(record["mask"]), wh)
+            target = read_mask(folder / str(record["mask"]), wh)
             query = _question(folder / str(record["json"]), encoding)
         return Sample(
             sample_id=f"{number}",
@@ -72,7 +72,6 @@ def open_geoseg_bench(
             load_image=ImageFile(str(image)),
             query=query,
             target=encode_rle(target),
-            ignore=None if ignored is None else encode_rle(ignored),
             tags=_tags(split, query),
         )
 

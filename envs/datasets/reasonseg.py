@@ -132,7 +132,6 @@ def _open_port(split: str, place: str, table_split: str | None, skip_bad: bool) 
     def build(row: int) -> Sample:
         image = table.image(row, image_column)
         wh = image.wh()
-        target, ignored = table.masks(row, mask_column, wh)
         return Sample(
             sample_id=f"row-{row}",
             dataset=NAME,
@@ -141,8 +140,7 @@ def _open_port(split: str, place: str, table_split: str | None, skip_bad: bool) 
             image_wh=wh,
             load_image=image,
             query=table.text(row, text_column),
-            target=encode_rle(target),
-            ignore=None if ignored is None else encode_rle(ignored),
+            target=encode_rle(table.mask(row, mask_column, wh)),
         )
 
     return RecordSource(NAME, split, range(len(table)), build, skip_bad=skip_bad)

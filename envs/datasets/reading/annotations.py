@@ -36,13 +36,6 @@ def annotation_to_mask(value: Any, hw: tuple[int, int], folder: Path | None = No
         ValueError: if the value is none of these, or does not fit the image.
         UserError: if a label image cannot be read or has another size.
     """
-    return annotation_to_masks(value, hw, folder)[0]
-
-
-def annotation_to_masks(
-    value: Any, hw: tuple[int, int], folder: Path | None = None
-) -> tuple[Mask, Mask | None]:
-    """`annotation_to_mask`, and which pixels of a label image the rules ignore, or None."""
     check_annotation(value, hw, folder)
     if isinstance(value, str) and folder is not None:
         return read_mask(folder / value, (hw[1], hw[0]))
@@ -51,7 +44,7 @@ def annotation_to_masks(
         if in_force().empty_object == "refuse":
             raise Fault("nothing_drawn", _why_nothing(value, hw))
         note("nothing_drawn", _why_nothing(value, hw))
-    return mask, None
+    return mask
 
 
 def annotation_parts(value: Any, hw: tuple[int, int]) -> list[Mask]:

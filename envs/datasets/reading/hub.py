@@ -20,28 +20,21 @@ import numpy as np
 from PIL import Image
 
 from envs.datasets.reading.annotations import annotation_to_mask
+from envs.datasets.reading.images import not_zero
 from envs.datasets.reading.json_index import JsonArray, index_lines
-from envs.datasets.reading.labels import (
-    OwnRule,
-    check_label_size,
-    check_size,
-    fitted,
-    label_masks,
-    read_label_image,
-)
+from envs.datasets.reading.label_rule import Label
+from envs.datasets.reading.labels import OwnRule, read_label_image, target_of
 from envs.datasets.reading.pictures import read_header, read_rgb
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import ReadingRules, applied, in_force
 from envs.datasets.reading.table_files import pick_split, table_files
-from envs.masks import Mask, as_mask
+from envs.masks import Mask, union
 from prompter.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_PREFIX = "hub:"
-Masks = tuple[Mask, Mask | None]
-"""(target, ignored), bool [height, width] each; None where no pixel is ignored."""
 
 
 def is_hub_id(place: str | Path) -> bool:
@@ -211,8 +204,8 @@ class HubTable:
             raise UserError(f"{self.where(number, column)}: it must be text, but is {text!r}.")
         return text.strip()
 
-    def masks(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Masks:
-        """One target [height, width] for an image of `wh` (width, height), and the pixels to ignore.
+    def mask(self, number: int, column: str, wh: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+        """One mask [height, width] for an image of `wh` (width, height).
 
         It may be stored as an image or the path of one, of whose values `own` says which are target (see
         `reading.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
@@ -221,27 +214,18 @@ class HubTable:
         """
         value = self.value(number, column)
         with blaming(self.where(number, column)):
-            return self._read_masks(value, wh, own)
+            return self._read_mask(value, (wh[1], wh[0]), own)
 
-    def _read_masks(self, value: Any, wh: tuple[int, int], own: OwnRule | str) -> Masks:
-        hw = (wh[1], wh[0])
+    def _read_mask(self, value: Any, hw: tuple[int, int], own: OwnRule | str) -> Mask:
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
             value = json.loads(value)
         if isinstance(value, list) and value and all(_is_image(one) for one in value):
-            masks = [self._read_masks(one, wh, own) for one in value]
-            target = np.logical_or.reduce([mask for mask, _ in masks])
-            ignored = np.logical_or.reduce([no_pixel(hw) if one is None else one for _, one in masks])
-            return target, ignored & ~target if ignored.any() else None
+            return union((self._read_mask(one, hw, own) for one in value), hw)
         if _is_image(value):
-            source = stored_image(value, self.folder)
-            check_label_size(source, wh)
-            target, unsure = label_masks(read_label_image(source), own)
-            return fitted(target, hw), None if unsure is None else fitted(unsure, hw)
+            return target_of(read_label_image(stored_image(value, self.folder)), hw, own)
         if isinstance(value, list) and value and _is_grid(value, hw):
-            grid = as_mask(np.asarray(value))
-            check_size((grid.shape[0], grid.shape[1]), hw, by_height=True)
-            return fitted(grid, hw), None
-        return annotation_to_mask(value, hw), None
+            return target_of(Label(np.asarray(value)), hw, not_zero)
+        return annotation_to_mask(value, hw)
 
 
 def _is_image(value: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import cv2
@@ -33,15 +35,16 @@ def read_label_image(source: Source) -> Label:
     return _label(image) if isinstance(image, Image.Image) else _of_channels(image)
 
 
-def label_masks(label: Label, own: OwnRule | str = "two") -> tuple[Mask, Mask | None]:
-    """What a label image says: (target, ignored), bool [height, width]; None where nothing is ignored.
+def target_of(label: Label, hw: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+    """What a label image calls target, bool [height, width]; what is to be ignored goes to `ignoring`.
 
     Args:
         label: the image.
+        hw: (height, width) of its image.
         own: the set's rule, which holds unless the rules in force have another `mask_values`.
 
     Raises:
-        Fault: of kind "mask_values", where the rule does not decide.
+        Fault: of kind "mask_values", where the rule does not decide; of kind "mask_size".
     """
     rules = in_force()
     ignored = ignored_pixels(label, parse_ignored(rules.mask_ignore))
@@ -53,7 +56,28 @@ def label_masks(label: Label, own: OwnRule | str = "two") -> tuple[Mask, Mask | 
         text = rules.mask_values if rules.mask_values is not None else own
         assert isinstance(text, str)  # a callable went the other way
         target = parse_label_rule(text).target(label, ignored)
-    return target, ignored if ignored.any() else None
+    if ignored.any():
+        for heard in _IGNORED.get():
+            heard.append(fitted(ignored, hw))
+    return fitted(target, hw)
+
+
+_IGNORED: ContextVar[tuple[list[Mask], ...]] = ContextVar("_IGNORED", default=())
+
+
+@contextmanager
+def ignoring() -> Iterator[list[Mask]]:
+    """Collect the pixels that the rule `mask_ignore` leaves uncounted in the labels read within.
+
+    Yields:
+        A list that is filled with bool masks [height, width] of the image.
+    """
+    found: list[Mask] = []
+    token = _IGNORED.set((*_IGNORED.get(), found))
+    try:
+        yield found
+    finally:
+        _IGNORED.reset(token)
 
 
 def fitted(mask: Mask, hw: tuple[int, int]) -> Mask:

@@ -68,7 +68,7 @@ def open_phrases(
     def build(line: _Line) -> Sample:
         with blaming(f"{phrases}, line {line.number}"):
             wh = image_wh(images / line.name)
-            target, ignored = read_mask(masks / line.name, wh, own)
+            target = read_mask(masks / line.name, wh, own)
         return Sample(
             sample_id=f"line-{line.number}",
             dataset=name,
@@ -78,7 +78,6 @@ def open_phrases(
             load_image=ImageFile(str(images / line.name)),
             query=line.phrase,
             target=encode_rle(target),
-            ignore=None if ignored is None else encode_rle(ignored),
         )
 
     return RecordSource(name, split, lines, build, skip_bad=skip_bad, skipped=skipped)

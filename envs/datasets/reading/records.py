@@ -7,12 +7,15 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
 from envs.datasets.reading.faults import BadRecord, at, hearing, kind_of
+from envs.datasets.reading.labels import ignoring
 from envs.datasets.reading.rules import applied, in_force
+from envs.masks import decode_rle, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -86,8 +89,13 @@ class RecordSource(Generic[Record]):
         return (self[index] for index in range(len(self)))
 
     def _built(self, number: int) -> Sample:
-        with applied(self._rules), hearing(self._note):
-            return self._build(self._records[number])
+        with applied(self._rules), hearing(self._note), ignoring() as ignored:
+            sample = self._build(self._records[number])
+        if not ignored:
+            return sample
+        if sample.ignore is not None:
+            ignored.append(decode_rle(sample.ignore, sample.mask_hw))
+        return replace(sample, ignore=encode_rle(union(ignored, sample.mask_hw)))
 
     def _note(self, kind: str, sentence: str) -> None:
         self.noted.setdefault(kind, set()).add(sentence)

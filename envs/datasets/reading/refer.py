@@ -326,8 +326,8 @@ class ReferReader:
         # Polygons are in the frame that the file gives the image, which is not always the image's.
         is_drawn = isinstance(segmentation, list) and not isinstance(segmentation[0], Mapping)
         frame = stored_hw if is_drawn and stored_hw is not None else hw
-        if self._overlap == "reference":
-            parts = annotation_parts(segmentation, frame)
+        parts = annotation_parts(segmentation, frame) if self._overlap == "reference" else []
+        if parts:
             return fitted(np.asarray(np.sum(parts, axis=0) == 1), hw)
         return fitted(annotation_to_mask(segmentation, frame), hw)
 

@@ -91,8 +91,7 @@ class _StarReader:
                 tags["reasoning"] = str(kind).strip()
         value = self.table.value(row, self.mask_column)
         if not _is_stack(value):
-            target, ignored = self.table.masks(row, self.mask_column, wh)
-            return Answer(target, tags=tags, ignored=ignored)
+            return Answer(self.table.mask(row, self.mask_column, wh), tags=tags)
         with blaming(self.table.where(row, self.mask_column)):
             stack = np.asarray(value, dtype=np.bool_)
             if stack.shape[1:] != (wh[1], wh[0]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,15 +56,11 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is asked for: a target [height, width], or boxes (XYXY, pixels) where there is no mask.
-
-    `ignored` are pixels that no metric counts, as a mask like the target.
-    """
+    """What is asked for: a target [height, width], or boxes (XYXY, pixels) where there is no mask."""
 
     target: Mask | None
     boxes: tuple[Box, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    ignored: Mask | None = None
 
 
 class RowReader(Protocol):
@@ -149,7 +145,6 @@ def open_rows(
             load_image=image,
             query=dict(reader.questions(row))[number],
             target=None if answer.target is None else encode_rle(answer.target),
-            ignore=None if answer.ignored is None else encode_rle(answer.ignored),
             boxes=answer.boxes,
             tags=answer.tags,
         )
@@ -181,9 +176,9 @@ class FlatReader:
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
         """As `RowReader`."""
         said = None if self.answer_column is None else self.table.value(row, self.answer_column)
-        mask, ignored = self.table.masks(row, self.mask_column, wh, self.own)
+        mask = self.table.mask(row, self.mask_column, wh, self.own)
         with blaming(self.table.where(row, self.answer_column or self.mask_column)):
-            return replace(self.decide(said, mask), ignored=ignored)
+            return self.decide(said, mask)
 
 
 def open_flat_table(
