@@ -79,7 +79,7 @@ def open_lasers(
                 sample_id=f"{number}:{record['id']}",
                 dataset=NAME,
                 split=split,
-                image_id=path.stem,
+                image_id=Path(record["image_name"]).with_suffix("").as_posix(),
                 image_wh=(width, height),
                 load_image=ImageFile(str(path)),
                 query=query,

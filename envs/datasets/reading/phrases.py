@@ -73,7 +73,7 @@ def open_phrases(
             sample_id=f"line-{line.number}",
             dataset=name,
             split=split,
-            image_id=Path(line.name).stem,
+            image_id=Path(line.name).with_suffix("").as_posix(),
             image_wh=wh,
             load_image=ImageFile(str(images / line.name)),
             query=line.phrase,
