@@ -177,11 +177,9 @@ def json_lines(root: Path, draw: random.Random) -> tuple[str, str, Truth, dict[s
         elif form == "gone":
             mask = "data/gone.png"
         texts = [draw.choice([*WORDS, "", " "]) for _ in range(draw.randrange(1, 3))]
-        line = {
-            "image": f"data/{number}.png",
-            "questions": texts,
-            **({"mask": mask} if form != "absent" else {}),
-        }
+        line = {"image": f"data/{number}.png", "questions": texts, "mask": mask}
+        if form == "absent" and number:  # the first line says which columns there are
+            del line["mask"]
         lines.append(json.dumps(line, ensure_ascii=draw.random() < 0.5))
         asked = [text.strip() for text in texts if text.strip()]
         shown = target if form in ("path", "rows") else np.zeros_like(target)
