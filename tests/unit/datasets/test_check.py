@@ -136,6 +136,13 @@ def test_the_list_tells_all_about_one_set(capsys: pytest.CaptureFixture[str]) ->
     assert "texts: first | all" in printed
 
 
+def test_the_list_tells_how_published_code_treats_odd_records(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("ls", "earthreason") == 0
+    printed = capsys.readouterr().out
+    assert "odd records as SegEarth-R1 treats them: --dataset-option question=first" in printed
+    assert "--dataset-option empty_answer=label" in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
