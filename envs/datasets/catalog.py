@@ -207,6 +207,7 @@ gres_images/{train,val,test}/<id>.jpg""",
 new_refs(unc).p
 new_instances.json
 image/image/<f>.jpg""",
+        as_published={"a loader of others": {"targets": "single"}},
     ),
     DatasetInfo(
         name="reasonseg",

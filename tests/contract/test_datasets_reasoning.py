@@ -13,6 +13,7 @@ import pytest
 
 from envs.datasets import open_dataset
 from envs.datasets.reading.answer_lists import WITHOUT_OBJECT
+from envs.datasets.reading.table_samples import WITHOUT_QUESTION
 from envs.masks import union
 from envs.sample import SampleSource
 from prompter.errors import UserError
@@ -124,6 +125,12 @@ class TestAnswerLists:
         assert source.left_out == {WITHOUT_OBJECT: 1}
         assert [len(sample.instances) for sample in source] == [1, 3] * 12
         assert {sample.tags["granularity"] for sample in source} == {"part"}
+
+    def test_records_without_questions_are_counted(self, tmp_path: Path) -> None:
+        options = FIXTURES["muse"].build(tmp_path)
+        change(tmp_path / "MUSE" / "muse_test_less.json", 3, questions=[], answers=[])
+        source = open_dataset("muse", "test_less", **options)
+        assert (len(source), source.left_out) == (22, {WITHOUT_QUESTION: 1})
 
     def test_answers_that_do_not_match_their_questions_are_named(self, tmp_path: Path) -> None:
         options = FIXTURES["mmr"].build(tmp_path)

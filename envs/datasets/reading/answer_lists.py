@@ -15,6 +15,7 @@ from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import not_found
+from envs.datasets.reading.table_samples import WITHOUT_QUESTION
 from envs.masks import encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -94,6 +95,8 @@ def open_answer_lists(
                 raise
             skipped.append(error)
             continue
+        if not answers:
+            left_out[WITHOUT_QUESTION] += 1
         asked = [question for question, answer in enumerate(answers) if answer or not leave_out_empty]
         records.extend((number, question) for question in asked)
         if len(asked) < len(answers):
