@@ -23,7 +23,7 @@ from tests.fixtures.layouts import FIXTURES, Fixture
 
 def mutations(key: str) -> int:
     """How often a fixture is damaged; tables are slow to load."""
-    return 4 if FIXTURES[key].annotations.endswith(".parquet") else 10
+    return 4 if FIXTURES[key].annotations.endswith((".parquet", ".arrow")) else 10
 
 
 def truncate(data: bytes, draw: random.Random) -> bytes:
