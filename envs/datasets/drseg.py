@@ -11,6 +11,7 @@ archive has a folder of its own on top.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,8 +99,7 @@ def open_drseg(
                 found = sample((number + step) % len(file), 0)
             except UserError:
                 continue
-            tags = {**found.tags, "record": "repeated"}
-            return Sample(**{**found.__dict__, "sample_id": f"{number}/{text}", "tags": tags})
+            return replace(found, sample_id=f"{number}/{text}", tags={**found.tags, "record": "repeated"})
         raise UserError(f"{file.path}: it holds no usable record.")
 
     return RecordSource(NAME, split, records, build, skip_bad=skip_bad, skipped=skipped)

@@ -142,7 +142,7 @@ def _summary(report: CheckReport, most: int) -> str:
         f"{report.name}:{report.split}: {report.samples:,} samples on {report.images:,} images, "
         f"{report.no_target:,} without target"
     ]
-    lines += [f"left out, as the set's own code does: {n:,} {what}" for what, n in report.left_out.items()]
+    lines += [f"left out by the set's rule: {n:,} {what}" for what, n in report.left_out.items()]
     for kind, meaning in KINDS.items():
         found = report.problems[kind]
         if found:

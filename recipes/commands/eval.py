@@ -109,7 +109,7 @@ def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequenc
     if skipped:
         print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
     for what, count in getattr(source, "left_out", {}).items():
-        print(f"  left out, as the set's own code does: {count:,} {what}")
+        print(f"  left out by the set's rule: {count:,} {what}")
     return write_evaluation_report(done.folder, samples=source)
 
 

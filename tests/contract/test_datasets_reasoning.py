@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import pytest
 from envs.datasets import open_dataset
 from envs.datasets.reading.answer_lists import WITHOUT_OBJECT
 from envs.datasets.reading.table_samples import WITHOUT_QUESTION
-from envs.masks import union
+from envs.masks import encode_rle, union
 from envs.sample import SampleSource
 from prompter.errors import UserError
 from tests.fixtures.layouts import FIXTURES, lisa_file
 from tests.fixtures.reasoning_layouts import build_star_table
 from tests.fixtures.scenes import HEIGHT, WIDTH, make_scene, write_json
 from tests.fixtures.tables import write_parquet
+
+CASES = int(os.environ.get("PROMPTER_GENERATED_SETS", "40"))
 
 
 def change(path: Path, number: int, **values: Any) -> None:
@@ -260,3 +264,103 @@ class TestPairsOfFiles:
 def test_vrsbench_tells_unique_by_a_boolean_or_its_text(tmp_path: Path) -> None:
     source = open_dataset("vrsbench", "val", **FIXTURES["vrsbench"].build(tmp_path))
     assert [sample.tags["unique"] for sample in source][:4] == ["yes", "no", "yes", "no"]
+
+
+# --- generated sets: what is read is right, what cannot be is refused by name, what draws nothing counted ---
+
+
+def generated_target(draw: random.Random, polygon: list[float]) -> tuple[Any, str]:
+    """A target of DRSeg as it may be written, and what becomes of it: drawn, nothing, or refused."""
+    beside = [value + 1.0 for value in polygon]
+    nothing = [[5.0, 5.0], [5.0, 5.0, 9.0, 9.0], [7.0, 7.0] * 4, [value + 900.0 for value in polygon]]
+    return draw.choice(
+        [
+            (polygon, "drawn"),
+            ([polygon], "drawn"),
+            ([polygon, beside], "drawn"),
+            ([polygon, [3.0, 3.0]], "drawn"),
+            (draw.choice(nothing), "nothing"),
+            ([draw.choice(nothing), polygon], "nothing"),
+            (draw.choice(["", [], None, 7, {"counts": ""}, [*polygon, 1.0], ["x"] * 6]), "refused"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_a_generated_drseg_is_read_as_it_was_meant(pictures: Path, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    records, expected, refused = [], {}, 0
+    for number in range(8):
+        things = make_scene(number % 4).things
+        written = [(thing, *generated_target(draw, thing.polygon())) for thing in draw.sample(things, 2)]
+        questions = draw.choice([[f"Which of {number}?"], [f" Which of {number}?\n", "And that?"], [], [" "]])
+        record = {
+            "id": draw.choice([str, int])(number % 4),
+            "height": HEIGHT,
+            "width": WIDTH,
+            "ann_list": [{"segmentation": shape} for _, shape, _ in written],
+            "questions": questions,
+            "answers": [],
+            "reasoning_types": draw.choice([["scene"], "scene", []]),
+        }
+        records.append(record)
+        outcomes = {outcome for _, _, outcome in written}
+        is_asked = questions not in ([], [" "])
+        if is_asked and "refused" not in outcomes and "drawn" in outcomes:
+            masks = [thing.mask() for thing, _, outcome in written if outcome == "drawn"]
+            expected[f"Which of {number}?"] = union(masks, (HEIGHT, WIDTH)).tolist()
+        else:
+            refused += 1
+    encoding = draw.choice(["utf-8", "utf-8-sig"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "DRSeg_val.json").write_text(json.dumps(records), encoding=encoding)
+    (tmp_path / "CODrone").mkdir()
+    (tmp_path / "CODrone" / "DRval").symlink_to(pictures)
+    if not expected:
+        with pytest.raises(UserError, match="holds no usable record"):
+            open_dataset("drseg", "val", root=tmp_path, skip_bad=True)
+        return
+    source = open_dataset("drseg", "val", root=tmp_path, skip_bad=True)
+    assert {sample.query: sample.target_mask().tolist() for sample in source} == expected
+    assert len(source.skipped) == refused
+    assert all("DRSeg_val.json, record " in sentence for sentence in source.skipped)
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_a_generated_mmr_is_read_as_it_was_meant(pictures: Path, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    records, expected, refused, left_out = [], {}, 0, Counter()
+    for number in range(8):
+        things = make_scene(number % 4).things
+        answers = [draw.sample(things, draw.randrange(4)) for _ in range(draw.randrange(3))]
+        questions = [f"What is {number}.{index}?" for index in range(len(answers))]
+        is_whole = draw.random() < 0.8
+        objects = [[{"segmentation": encode_rle(one.mask())} for one in answer] for answer in answers]
+        record = {
+            "file_name": f"train2017/{number % 4}.jpg",
+            "questions": questions if is_whole else [*questions, "One more?"],
+            "answers": objects,
+        }
+        records.append(record)
+        if not is_whole:
+            refused += 1
+            continue
+        left_out[WITHOUT_QUESTION] += not answers
+        left_out[WITHOUT_OBJECT] += sum(not answer for answer in answers)
+        for question, answer in zip(questions, answers, strict=True):
+            if answer:
+                expected[question] = union([one.mask() for one in answer], (HEIGHT, WIDTH)).tolist()
+    write_json(tmp_path / "MMR_val.json", records)
+    (tmp_path / "train2017").symlink_to(pictures)
+    source = open_dataset("mmr", "val", root=tmp_path, skip_bad=True)
+    assert {sample.query: sample.target_mask().tolist() for sample in source} == expected
+    assert len(source.skipped) == refused
+    assert Counter(source.left_out) == +left_out
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(4):
+        make_scene(number).save(folder / f"{number}.jpg")
+    return folder

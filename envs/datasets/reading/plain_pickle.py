@@ -14,7 +14,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.text import decode_text
@@ -57,30 +57,35 @@ def _latin1_bytes(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+class _Function:
+    """A function that a pickle may call, and whose state it cannot set: that would outlive the pickle."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it sets the state of a function")
+
+
 # What may be named. Building these from plain data runs nothing else.
 _ANSWERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("numpy", "dtype"): _NumberType,
-    ("numpy.core.multiarray", "scalar"): _number,
-    ("numpy._core.multiarray", "scalar"): _number,  # NumPy 2
-    ("_codecs", "encode"): _latin1_bytes,
+    ("numpy.core.multiarray", "scalar"): _Function(_number),
+    ("numpy._core.multiarray", "scalar"): _Function(_number),  # NumPy 2
+    ("_codecs", "encode"): _Function(_latin1_bytes),
 }
 
 
 # The unpickler written in Python, because the one in C allocates memory as the file dictates: one
 # wrong byte in a memo index would ask for many gigabytes.
 class _PlainUnpickler(pickle._Unpickler):
-    dispatch: ClassVar[dict[int, Callable[[pickle._Unpickler], None]]] = dict(pickle._Unpickler.dispatch)
-
-    def load_build(self) -> None:
-        # State may be set on a number type only: on one of this module's functions it would stay there.
-        if not isinstance(self.stack[-2], _NumberType):
-            raise pickle.UnpicklingError("it sets the state of an object")
-        super().load_build()
-
-    dispatch[pickle.BUILD[0]] = load_build
-
     def find_class(self, module: str, name: str) -> Any:
         # Python 2 wrote "__builtin__".
         key = (module.replace("__builtin__", "builtins"), name)

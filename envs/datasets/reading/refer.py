@@ -39,7 +39,7 @@ EMPTY_SENTENCES = "empty sentences"
 UNKNOWN_ANNOTATION = "references to an annotation or image that the instances do not hold"
 MISSING_TARGETS = "targets of a kept reference that the instances do not hold"
 NO_TARGETS = "annotations of crowds (`iscrowd`), or without a polygon of three points, as ReLA has it"
-"""What readers leave out by a set's own rule; keys of `left_out`."""
+"""What is left out by a set's own rule; keys of `left_out`."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class _StarReader:
                     f"its masks are {stack.shape[1]} x {stack.shape[2]} (height x width), "
                     f"but its image is {wh[1]} x {wh[0]}"
                 )
-            return Answer(stack.any(axis=0), tags=tags)
+            return Answer(np.asarray(stack.any(axis=0)), tags=tags)
 
 
 def _is_stack(value: Any) -> bool:
