@@ -12,11 +12,11 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from envs.datasets.reading.faults import BadRecord, at, hearing, kind_of
+from envs.datasets.reading.faults import KINDS, NOTES, BadRecord, at, hearing, kind_of
 from envs.datasets.reading.labels import ignoring
 from envs.datasets.reading.rules import applied, in_force
 from envs.masks import decode_rle, encode_rle, union
-from envs.sample import Sample
+from envs.sample import Sample, SampleSource
 from prompter.errors import UserError
 
 Record = TypeVar("Record")
@@ -34,9 +34,9 @@ class Records(Protocol[Record_co]):
 class RecordSource(Generic[Record]):
     """A `SampleSource` that holds an index of small records and builds a sample when it is asked for.
 
-    Samples are built by the rules of reading that were in force when the source was made. `skipped_kinds`
-    counts what is in `skipped` by kind, and `noted` holds what was read past so far: kind -> sentences (see
-    `envs.datasets.reading.faults`).
+    Samples are built by the rules of reading that were in force when the source was made. `faults` holds
+    what was left out, (kind, sentence) each, and `noted` what was read past so far, kind -> sentences; the
+    kinds are those of `envs.datasets.reading.faults`.
 
     Args:
         name, split: of the dataset.
@@ -65,19 +65,21 @@ class RecordSource(Generic[Record]):
     ) -> None:
         self.name = name
         self.split = split
-        self.skipped: list[str] = []
-        self.skipped_kinds: Counter[str] = Counter()
+        self.faults: list[tuple[str, str]] = [(kind_of(one), str(one)) for one in skipped]
         self.noted: dict[str, set[str]] = {}
         self._rules = in_force()
-        for one in skipped:
-            self._skip(one)
         self.left_out: dict[str, int] = dict(left_out or {})
         self._records = records
         self._build = build
         self._kept: Sequence[int] = self._good_records() if skip_bad else range(len(records))
         if not len(self._kept):
-            reason = f"; the first problem: {self.skipped[0]}" if self.skipped else "."
+            reason = f"; the first problem: {self.faults[0][1]}" if self.faults else "."
             raise UserError(f"split {split!r} of dataset {name!r} holds no usable record{reason}")
+
+    @property
+    def skipped(self) -> list[str]:
+        """The sentences of `faults`."""
+        return [sentence for _, sentence in self.faults]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -100,10 +102,6 @@ class RecordSource(Generic[Record]):
     def _note(self, kind: str, sentence: str) -> None:
         self.noted.setdefault(kind, set()).add(sentence)
 
-    def _skip(self, problem: str | UserError) -> None:
-        self.skipped.append(str(problem))
-        self.skipped_kinds[kind_of(problem)] += 1
-
     def _good_records(self) -> list[int]:
         good: list[int] = []
         images: dict[str, UserError | None] = {}  # image id -> why it does not load
@@ -119,7 +117,7 @@ class RecordSource(Generic[Record]):
             if problem is None:
                 good.append(number)
             else:
-                self._skip(problem)
+                self.faults.append((kind_of(problem), str(problem)))
         return good
 
 
@@ -132,6 +130,24 @@ def _image_problem(sample: Sample) -> UserError | None:
     if wh != sample.image_wh:
         return BadRecord(f"sample {sample.sample_id!r} says its image is {sample.image_wh}, but it is {wh}.")
     return None
+
+
+def told(source: SampleSource) -> list[str]:
+    """What a source left out and read past so far, a line each, for the end of a command; kinds are counted.
+
+    A source of the user's own need not have `faults`, `left_out` or `noted`.
+    """
+    lines = []
+    faults = getattr(source, "faults", ())
+    if faults:
+        kinds = Counter(kind for kind, _ in faults)
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        lines.append(f"{len(faults):,} records left out ({counted}); the first: {faults[0][1]}")
+    for what, count in getattr(source, "left_out", {}).items():
+        lines.append(f"left out by the set's rule: {count:,} {what}")
+    for kind, sentences in getattr(source, "noted", {}).items():
+        lines.append(f"{len(sentences):,} {(KINDS | NOTES)[kind]}; the first: {min(sentences)}")
+    return lines
 
 
 @contextmanager

@@ -65,10 +65,9 @@ def test_everything_wrong_is_found(folder: Path) -> None:
         {"image": "1.png", "query": "b", "mask": {"size": [HEIGHT, WIDTH], "counts": [3]}},
     )
     report = check_split("manifest", "all", {"path": path})
-    found = {kind: len(sentences) for kind, sentences in report.problems.items()}
+    found = {kind: len(sentences) for kind, sentences in report.problems.items() if sentences}
     assert found == {
         "unreadable": 2,
-        "count": 0,
         "empty_mask": 1,
         "box": 1,
         "duplicate_question": 1,
