@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets import may_open, open_dataset, split_name
+from envs.datasets.reading.records import told
 from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
@@ -147,9 +148,8 @@ def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequenc
     """Score a finished run, print its tables, write its report with pictures of the first segmenter."""
     results = rescore(done.folder, protocols)
     print(f"{benchmark}\n{results_text(results)}")
-    skipped = list(getattr(source, "skipped", ()))
-    if skipped:
-        print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
+    for line in told(source):
+        print(f"  {line}")
     return write_evaluation_report(done.folder, samples=source)
 
 
