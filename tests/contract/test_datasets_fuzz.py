@@ -20,7 +20,6 @@ from envs.datasets.check import check_split
 from prompter.errors import UserError
 from tests.fixtures.layouts import FIXTURES, Fixture
 
-
 TABLES = (".parquet", ".arrow")
 
 
