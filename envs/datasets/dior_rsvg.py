@@ -159,9 +159,10 @@ def _read_box(sides: Sequence[float], wh: tuple[int, int], outside: Outside) -> 
     if not _leaves(box, wh):
         return box, {}
     if outside == "clip":
-        x1, y1, x2, y2 = box
-        box = xyxy_box((max(x1, 0.0), max(y1, 0.0), min(x2, float(wh[0])), min(y2, float(wh[1]))))
-        return box, {"box": "clipped"}
+        x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], wh[0]), min(box[3], wh[1])
+        if x1 >= x2 or y1 >= y2:
+            raise ValueError(f"its box {box} lies outside its image of {wh[0]} x {wh[1]} (width x height)")
+        return (x1, y1, float(x2), float(y2)), {"box": "clipped"}
     return box, {"box": "leaves its image"}
 
 

@@ -102,7 +102,8 @@ def open_rows(
         image_key: row -> what tells its image from others; rows of one key are about one image. None
             makes each row an image of its own.
         skip_bad: leave bad rows out, told in `.skipped`, instead of raising.
-        left_out: what the reader leaves out, counted; filled while its questions are read.
+        left_out: what the reader leaves out, counted; filled while its questions are read. Without it,
+            rows that ask nothing are counted here.
 
     Raises:
         UserError: if a row is bad.
@@ -119,7 +120,7 @@ def open_rows(
                 raise
             skipped.append(str(error))
             continue
-        empty += not questions
+        empty += not questions and left_out is None
         if questions:
             images.setdefault(key, []).extend((row, number) for number, _ in questions)
     first_rows: dict[int, int] = {}
