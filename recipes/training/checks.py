@@ -12,7 +12,6 @@ from prompter.checkpoint import LORA_TARGETS, Checkpoint
 from prompter.errors import UserError, did_you_mean
 from recipes.config import TrainConfig
 
-
 _VISION = re.compile(
     r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
 )
