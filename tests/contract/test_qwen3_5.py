@@ -1,9 +1,6 @@
-"""Qwen3.5 is a family of the table: a tiny one opens, is shown what it should be, and answers with transformers."""
+"""Qwen3.5 is a family of the table: a tiny one opens and answers with transformers."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,16 +20,12 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Three of four layers carry a state from token to token, as in the real ones."""
     from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
-    root = tmp_path_factory.mktemp("qwen35")
-    base = build_small_policy(root / "base", ["the largest building"], size=SIZE, max_new_tokens=16)
-    return save_qwen35(base, root / "policy", Qwen3_5Config, Qwen3_5ForConditionalGeneration)
-
-
-def save_qwen35(base: Checkpoint, folder: Path, config_class: Any, model_class: Any) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("qwen35")
+    base = build_small_policy(folder / "base", ["the largest building"], size=SIZE)
     tokenizer = base.processor.tokenizer
     identifier = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-    config = config_class(
+    config = Qwen3_5Config(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": 64,
@@ -67,9 +60,9 @@ def save_qwen35(base: Checkpoint, folder: Path, config_class: Any, model_class: 
         vision_end_token_id=identifier("<|vision_end|>"),
     )
     torch.manual_seed(0)
-    model_class(config).save_pretrained(folder)
-    base.processor.save_pretrained(folder)
-    return load_policy(folder, {"image": {"side": 64}, "max_new_tokens": 16})
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(folder / "policy")
+    base.processor.save_pretrained(folder / "policy")
+    return load_policy(folder / "policy", {"image": {"side": 64}, "max_new_tokens": 16})
 
 
 def test_it_speaks_thousandths_and_sees_the_image_it_is_sent(policy: Checkpoint) -> None:
