@@ -33,6 +33,7 @@ from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
 from eval.runner import EvaluationRun, evaluate
+from prompter.dialects import DIALECTS
 from prompter.errors import UserError
 from prompter.prompt_text import read_prompt_file
 from prompter.runs.memory import peak_memory_mb
@@ -66,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not ask a policy of unknown frame or dialect for squares first (see `prompter probe`)",
     )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
-    parser.epilog = f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}"
+    parser.epilog = (
+        f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}\n\n"
+        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
