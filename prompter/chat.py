@@ -77,12 +77,17 @@ def plain_question(query: str, special_tokens: Iterable[str] = ()) -> str:
         query: the question, as the dataset gives it. One without such things comes back unchanged.
         special_tokens: those of the policy's tokenizer, where it is known.
     """
-    mark = _LEADING_IMAGE.match(query)
-    text = _TAG.sub("< ", query if mark is None else query[mark.end() :])
+    text = _TAG.sub("< ", without_image_mark(query))
     for token in special_tokens:
         while len(token) > 1 and token.strip() and token in text:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+def without_image_mark(text: str) -> str:
+    """Drop `<image>` at the start of a text: the image's place is a part of the chat, not of a text."""
+    mark = _LEADING_IMAGE.match(text)
+    return text if mark is None else text[mark.end() :]
 
 
 def build_messages(query: str, system: str, *, question: QuestionPosition = "after") -> list[dict[str, Any]]:

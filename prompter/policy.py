@@ -20,6 +20,7 @@ from prompter.chat import (
     build_messages,
     plain_question,
     system_prompt,
+    without_image_mark,
 )
 from prompter.coords import Frame, FrameKind, fit_size
 from prompter.dialects import DIALECTS, Dialect
@@ -219,6 +220,7 @@ class Policy:
         asked = plain_question(self.dialect.question(query) if self.prompt else query, self.special_tokens)
         if self.prompt:
             system, asked = fill_prompt(self.prompt, asked)
+            asked = without_image_mark(asked)
         messages = build_messages(asked, system, question=self.settings.question)
         return messages if system else messages[1:]
 

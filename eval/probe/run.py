@@ -167,8 +167,9 @@ def report_text(report: ProbeReport) -> str:
         dialects.append([one.name, str(one.read), str(one.prompts), described])
     wordings = ", ".join(repr(wording) for wording in report.wordings)
     lines = [
-        f"{len(report.asked)} questions about drawn squares ({wordings}); set: frame "
-        f"{report.policy.frame_kind}, reads {report.policy.settings.reads}; read so: {verdict.read_as_set}.",
+        f"{len(report.asked)} questions about drawn squares ({wordings}), judged by {verdict.asked} answers. "
+        f"As it is set (frame {report.policy.frame_kind}, reads {report.policy.settings.reads}) "
+        f"{verdict.read_as_set} of these are read.",
         "",
         *text_table(frames),
         "",

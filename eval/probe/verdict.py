@@ -109,6 +109,7 @@ class Verdict:
         dialect: the dialect they are in, or None.
         same_dialects: dialects that read as much in these answers.
         reasons: why something cannot be told; sentences.
+        asked: answers that were judged.
         read_as_set: answers that are read with the policy's own settings.
         failures: kind -> how many are not, and why.
         frames, dialects: all that were supposed, the best first.
@@ -119,6 +120,7 @@ class Verdict:
     dialect: str | None
     same_dialects: tuple[str, ...]
     reasons: tuple[str, ...]
+    asked: int
     read_as_set: int
     failures: dict[str, int]
     frames: tuple[FrameFit, ...]
@@ -196,6 +198,7 @@ def judge(asked: Sequence[Asked], policy: Policy) -> Verdict:
         dialect,
         same_dialects,
         tuple(reasons + more),
+        len(asked),
         len(asked) - sum(failures.values()),
         dict(failures.most_common()),
         tuple(fits),
@@ -296,6 +299,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "dialect": verdict.dialect,
         "same_dialects": list(verdict.same_dialects),
         "reasons": list(verdict.reasons),
+        "judged": verdict.asked,
         "read_as_set": verdict.read_as_set,
         "failures": verdict.failures,
         "frames": [

@@ -134,12 +134,12 @@ def _probed(
     """Probe a policy whose frame or dialect nobody stated, once; warn where it contradicts its settings.
 
     Returns:
-        What to keep beside each evaluation; nothing if the policy is known or all folders have it.
+        What to keep beside each evaluation; nothing if the policy is known or all of them are resumed.
     """
     policy = policy_of(answerer)
     if skip or policy is None or is_known(policy, options):
         return {}
-    if all((folder / PROBE_FILE).exists() for folder in folders):
+    if all(RunFolder(folder).config_path.exists() for folder in folders):
         return {}
     report = probe(answerer)
     print(f"probe: {verdict_sentence(report)}", file=sys.stderr)

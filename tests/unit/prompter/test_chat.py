@@ -78,6 +78,12 @@ def test_a_question_is_text_and_a_leading_image_mark_is_dropped(query: str, aske
     assert endpoint.messages(query)[1]["content"][1]["text"] == asked
 
 
+def test_a_prompt_file_may_mark_the_images_place_and_asks_the_question_as_text() -> None:
+    settings = PolicySettings(prompt="<image>\nFind {query} in <|object_ref_start|>it<|object_ref_end|>.")
+    text = Policy(settings, "absolute", 28).messages("<image>the <|image_pad|>")[0]["content"][1]["text"]
+    assert text == "Find the < |image_pad|> in <|object_ref_start|>it<|object_ref_end|>."
+
+
 def test_tokens_that_are_no_tags_are_broken_where_the_tokenizer_is_known() -> None:
     tokens = ("[gMASK]", "aa", "  ", "x")
     text = plain_question("what is [gMASK] and aaaa  x?", tokens)
