@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from envs.rollout import Rollout
 from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
 from eval.mask_views import View
-from eval.protocols import PROTOCOLS, apply, covered
+from eval.protocols import PROTOCOLS, apply, covered, needs
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import Outcome, QueryTable, build_table
 from prompter.errors import UserError
@@ -44,7 +44,7 @@ def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryT
 
 def table_for(rollouts: Iterable[Rollout], protocols: Iterable[ScoringProtocol]) -> QueryTable:
     """The table that the given protocols need, of rollouts that are read one by one."""
-    return build_table(rollouts, dict.fromkeys([View.NATIVE, *(protocol.view for protocol in protocols)]))
+    return build_table(rollouts, *needs(protocols))
 
 
 def summarise(
@@ -53,7 +53,8 @@ def summarise(
     """Compute everything that is reported about one file of rollouts, as a JSON-ready dict.
 
     Keys: `queries`, `images`, `executor_failures` (left out of every metric), `parse_failures`
-    (by kind), `no_target` (queries whose target is empty), `mean_tokens`, `mean_executor_score`
+    (by kind), `mended` (answers that reading mended, by how; left out where there is none), `no_target`
+    (queries whose target is empty), `mean_tokens`, `mean_executor_score`
     (None if unknown), `protocols` (name -> `queries`, `metrics` -> name -> `value`, `by_query`,
     `by_image`: bootstrap intervals drawing queries or whole images), and `breakdown`
     (tag -> value -> `queries` and strict metrics).
@@ -72,6 +73,7 @@ def summarise(
         "images": len(np.unique(table.images)),
         "executor_failures": int((table.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "parse_failures": dict(sorted(table.failures.items())),
+        **({"mended": dict(sorted(table.mended.items()))} if table.mended else {}),
         "no_target": int((~table.has_target).sum()),
         "mean_tokens": float(table.tokens.mean()) if table.tokens.any() else None,
         "mean_executor_score": float(scores.mean()) if scores.size else None,

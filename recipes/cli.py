@@ -42,6 +42,9 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "probe": Command(
+        "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
+    ),
     "score": Command("recipes.commands.score", "score predictions that any program made"),
     "export": Command("recipes.commands.export", "write a run's predictions for other programs"),
     "lmms-task": Command("recipes.commands.lmms_task", "write a benchmark as a task of lmms-eval"),

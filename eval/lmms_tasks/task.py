@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from envs.datasets import open_dataset, split_name
 from envs.datasets.reading.records import blaming
@@ -20,11 +20,10 @@ from envs.executors import open_executor
 from envs.executors.base import Executor
 from envs.executors.config import ExecutorConfig
 from envs.sample import Sample, SampleSource
-from eval.answerers.endpoint import EndpointSettings
-from prompter.checkpoint import load_policy
+from eval.answerers.endpoint import asked_policy
 from prompter.errors import UserError
 from prompter.policy import Policy
-from prompter.runs.config import StrictModel, describe_validation_error
+from prompter.runs.config import StrictModel
 
 
 class TaskSettings(StrictModel):
@@ -71,21 +70,6 @@ class OpenTask:
         return sample
 
 
-def asked_policy(options: dict[str, Any]) -> Policy:
-    """How models are asked and read, from the options of an endpoint.
-
-    Raises:
-        UserError: if an option is unknown or bad.
-    """
-    try:
-        settings = EndpointSettings.model_validate(options)
-    except ValidationError as error:
-        raise UserError(f"Policy options: {describe_validation_error(error)}") from None
-    if settings.protocol_from is not None:
-        return load_policy(settings.protocol_from)
-    return Policy(settings, settings.frame, settings.factor)
-
-
 def open_benchmark(settings: TaskSettings) -> SampleSource:
     """Open the benchmark of a task.
 
@@ -110,6 +94,6 @@ def open_task(settings_file: str) -> OpenTask:
     return OpenTask(
         settings,
         open_benchmark(settings),
-        asked_policy(settings.policy_options),
+        asked_policy(settings.policy_options)[1],
         open_executor(settings.executor),
     )

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from envs.sample import SampleSource
+from eval.answerers.endpoint import asked_policy
 from eval.lmms_tasks.functions import metric_name
-from eval.lmms_tasks.task import TaskSettings, asked_policy
+from eval.lmms_tasks.task import TaskSettings
 from eval.metrics import table_for
 from eval.protocols import get_protocols
 from prompter.errors import UserError, did_you_mean
@@ -60,7 +61,7 @@ def write_task(folder: Path, settings: TaskSettings, source: SampleSource, limit
         UserError: if a policy option is bad.
     """
     name = task_name(settings.benchmark)
-    policy = asked_policy(settings.policy_options)
+    _, policy = asked_policy(settings.policy_options)
     settings_file, records = (folder / f"{name}{ending}" for ending in (".json", ".jsonl"))
     total = len(source) if limit is None else min(limit, len(source))
     with atomic_write(settings_file) as handle:

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import numpy as np
-from PIL import Image
 
 from envs.datasets.reading.json_index import JsonArray, index_arrays, index_records
+from envs.datasets.reading.labels import read_label_image
 from envs.datasets.reading.records import blaming
 from envs.masks import encode_rle
 from prompter.errors import UserError
@@ -126,7 +126,7 @@ class LinesForm(Form):
 
 
 class PngFolder(Form):
-    """A folder of PNG masks, named after their samples; non-zero is foreground, and all zero is "nothing".
+    """A folder of PNG masks, named after their samples: zero and the object; all zero is "nothing".
 
     A file is ID.png or, of a sample's several objects, ID_1.png, ID_2.png, …. What a file's name cannot hold
     is written as in an address, `%2F` for a slash; a slash may be a folder as well.
@@ -181,10 +181,8 @@ class PngFolder(Form):
         file = self._files[position]
         if not self._labels:
             return {"segmentation": file.relative_to(self.path).as_posix()}
-        with blaming(str(file)), Image.open(file) as image:
-            label = np.asarray(image)
-            if label.ndim != 2:
-                raise ValueError(f"a label image has one channel, but it has {len(image.getbands())}")
+        with blaming(str(file)):
+            label = read_label_image(file).values
         values = [value for value in np.unique(label) if value != 0]
         return {"instances": [{"segmentation": encode_rle(label == value)} for value in values]}
 

@@ -12,27 +12,28 @@ A record is a JSON object in the manner of COCO's results: one object found for 
 `segmentation` is a run-length encoding (compressed or not), polygons, or the path of a PNG beside the file.
 `bbox` is COCO's [x, y, width, height] in pixels. `prompts` is ours: what the segmenter was told, as
 `prompter.types.Instance.to_json` writes it; an object where the record is the mask of these prompts alone,
-a list where it is the union of the masks of several. `text` is the model's answer as it gave it, and `tokens`
-its length; both belong to the sample. Keys that say nothing to us are passed over.
+a list where it is the union of the masks of several. Of the sample as a whole are `text`, the model's answer
+as it gave it, `tokens`, its length, and `mended`, what reading it mended (`prompter.types.PromptSet`).
+Keys that say nothing to us are passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import image_wh
+from envs.datasets.reading.faults import hearing
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.rules import ReadingRules, applied
 from envs.masks import RLE, Mask, encode_rle, mask_to_box
 from envs.rollout import Rollout
 from prompter.errors import UserError
-from prompter.types import FailureKind, Instance, ParseFailure, PromptSet, Reading
+from prompter.types import FailureKind, Instance, ParseFailure, PromptSet, Reading, reading_to_json
 
 ANSWER_KEYS = ("segmentation", "instances", "failure", "error")
 """Each record has one of these."""
@@ -70,10 +71,12 @@ class RecordRules:
         resize: take masks of another size than the image, resized to it (nearest pixel); otherwise they are
             an error.
         min_score: leave out objects with a lower score; None keeps all.
+        mask_values: which values of a PNG are the object (`envs.datasets.reading.rules.ReadingRules`).
     """
 
     resize: bool = False
     min_score: float | None = None
+    mask_values: str | None = None
 
 
 @dataclass
@@ -83,6 +86,15 @@ class Notes:
     resized: int = 0
     below_score: int = 0
     empty_beside_others: int = 0
+    parts: int = 0
+    nothing_drawn: int = 0
+
+    def add(self, told: Iterable[tuple[str, str]]) -> None:
+        """Count what the reading of one mask told (`envs.datasets.reading.faults.note`), (kind, sentence)."""
+        kinds = [kind for kind, _ in set(told)]  # the same sentence twice is the same finding
+        self.resized += kinds.count("resized")
+        self.parts += kinds.count("part")
+        self.nothing_drawn += kinds.count("nothing_drawn")
 
     def lines(self) -> list[str]:
         """One sentence for each kind that happened."""
@@ -90,6 +102,8 @@ class Notes:
             "masks had another size than their image and were resized": self.resized,
             "objects had a lower score than asked for and were left out": self.below_score,
             "empty masks beside other objects of their sample were left out": self.empty_beside_others,
+            "parts of polygons have no area and were left out": self.parts,
+            "objects have polygons that draw no pixel": self.nothing_drawn,
         }
         return [f"{count} {what}" for what, count in said.items() if count]
 
@@ -150,7 +164,12 @@ def read_prediction(
             one = _read(record, hw, folder, rules, notes)
         if one is not None:
             found.append((where, one))
-    return replace(_prediction(found, notes), tokens=tokens, text=text)
+    prediction = replace(_prediction(found, notes), tokens=tokens, text=text)
+    mended = next((record["mended"] for _, record in records if record.get("mended")), None)
+    if mended is None or not isinstance(prediction.reading, PromptSet):
+        return prediction
+    with blaming(first_where):
+        return replace(prediction, reading=PromptSet(prediction.reading.instances, **mended))
 
 
 def _read(
@@ -216,27 +235,22 @@ def _prediction(found: Sequence[tuple[str, _Found]], notes: Notes) -> Prediction
 
 
 def _mask(value: Any, hw: tuple[int, int], folder: Path | None, rules: RecordRules, notes: Notes) -> Mask:
-    """Read a segmentation as a bool mask [height, width]."""
-    if isinstance(value, str) and folder is not None:
-        if Path(value).is_absolute() or ".." in Path(value).parts:
-            raise ValueError(f"the path {value!r} must lead to a file beside the predictions")
-        width, height = image_wh(folder / value) if rules.resize else (hw[1], hw[0])
-        own_hw = (height, width)
-    else:
-        own_hw = _rle_hw(value) if rules.resize and isinstance(value, Mapping) else hw
-    if own_hw != hw:
-        notes.resized += 1
-        own = Image.fromarray(annotation_to_mask(value, own_hw, folder))
-        return np.asarray(own.resize((hw[1], hw[0]), Image.Resampling.NEAREST))
+    """Read a segmentation as a bool mask [height, width], by the rules that files of masks are read by."""
+    if isinstance(value, str) and (Path(value).is_absolute() or ".." in Path(value).parts):
+        raise ValueError(f"the path {value!r} must lead to a file beside the predictions")
     if isinstance(value, list) and value and not isinstance(value[0], Mapping):
         _check_polygons(value, hw)
-    return annotation_to_mask(value, hw, folder)
-
-
-def _rle_hw(value: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) that a run-length encoding gives itself."""
-    height, width = value["size"]
-    return int(height), int(width)
+    files = ReadingRules(
+        mask_size="resize" if rules.resize else "refuse",
+        mask_values=rules.mask_values,
+        empty_object="keep",
+        units="pixels",
+    )
+    told: list[tuple[str, str]] = []
+    with applied(files), hearing(lambda kind, sentence: told.append((kind, sentence))):
+        mask = annotation_to_mask(value, hw, folder)
+    notes.add(told)
+    return mask
 
 
 def _check_polygons(polygons: Sequence[Any], hw: tuple[int, int]) -> None:
@@ -318,6 +332,8 @@ def prediction_records(prediction: Prediction) -> list[dict[str, Any]]:
     if isinstance(prediction.reading, ParseFailure):
         return [{"failure": prediction.reading.to_json(), **base}]
     instances = prediction.reading.instances
+    mended = reading_to_json(prediction.reading).get("mended")
+    base |= {"mended": mended} if mended else {}
     if not instances:
         return [{"segmentation": [], "prompts": [], **base}]
     if not prediction.has_instances:

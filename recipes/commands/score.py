@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="files",
         help="several objects of a sample: a PNG each, ID_1.png …, or values of one PNG (default: files)",
     )
+    parser.add_argument(
+        "--mask-values",
+        metavar="RULE",
+        help="values of a PNG that are the object: nonzero, above:127, 1,2 …",
+    )
     parser.add_argument("--min-score", type=float, metavar="S", help="leave out objects with a lower score")
     parser.add_argument("--label", help="name in leaderboards (default: the file's name)")
     parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
@@ -97,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         "training": arguments.training,
         **{
             name: getattr(arguments, name)
-            for name in ("missing", "unknown", "wrong_size", "png_objects", "min_score")
+            for name in ("missing", "unknown", "wrong_size", "png_objects", "mask_values", "min_score")
         },
         "ids": None if arguments.ids is None else str(arguments.ids),
     }
@@ -111,7 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
             missing=arguments.missing,
             unknown=arguments.unknown,
             numbering=arguments.png_objects,
-            reading=RecordRules(resize=arguments.wrong_size == "resize", min_score=arguments.min_score),
+            reading=RecordRules(
+                resize=arguments.wrong_size == "resize",
+                min_score=arguments.min_score,
+                mask_values=arguments.mask_values,
+            ),
         ),
         id_map=None if arguments.ids is None else read_id_map(arguments.ids),
         limit=arguments.limit,

@@ -21,7 +21,7 @@ from eval.submission.records import Notes, Prediction, RecordRules, prediction_r
 from eval.submission.scoring import NOT_GIVEN, SubmissionRules, submit
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
-from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from prompter.types import FailureKind, Instance, ParseFailure, PromptSet, mends
 from rewards.replay import read_rollouts
 
 HW = (20, 30)
@@ -293,7 +293,7 @@ def predictions() -> list[Prediction]:
     point = Instance(positive_points=((17.0, 9.0),))
     one, two, none = encode_rle(ONE), encode_rle(TWO), encode_rle(NONE)
     return [
-        Prediction(PromptSet((corner, point)), (one, two), (0.5, 0.25), tokens=7),
+        Prediction(PromptSet((corner, point), clipped=2), (one, two), (0.5, 0.25), tokens=7),
         Prediction(
             PromptSet((corner, point)), (encode_rle(ONE | TWO),), (0.5, 0.25), tokens=7, has_instances=False
         ),
@@ -309,7 +309,8 @@ def predictions() -> list[Prediction]:
 def test_records_of_a_prediction_are_read_back_as_it(prediction: Prediction) -> None:
     records = json.loads(json.dumps(prediction_records(prediction)))
     notes = Notes()
-    assert read_prediction([("", record) for record in records], HW, None, notes=notes) == prediction
+    found = read_prediction([("", record) for record in records], HW, None, notes=notes)
+    assert found == prediction and mends(found.reading) == mends(prediction.reading)
     assert notes.lines() == []
 
 
@@ -317,6 +318,23 @@ def test_polygons_of_the_first_pixel_are_no_shares_of_the_image() -> None:
     mask = box_mask(0, 0, 1, 1)
     found = read_prediction([("", {"segmentation": mask_to_polygons(mask)})], HW, None)
     assert (decode_rle(found.masks[0]) == mask).all()
+
+
+def test_parts_without_area_are_counted_and_grey_masks_refused(tmp_path: Path) -> None:
+    notes = Notes()
+    polygons = [*mask_to_polygons(ONE), [1.0, 1.0, 5.0, 5.0], [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]]
+    found = read_prediction([("", {"segmentation": polygons})], HW, None, notes=notes)
+    assert (decode_rle(found.masks[0]) == ONE).all() and notes.parts == 2
+    found = read_prediction([("", {"segmentation": polygons[1:]})], HW, None, notes=notes)
+    assert found.reading == PromptSet() and notes.nothing_drawn == 1
+    grey = np.where(ONE, 255, 0).astype(np.uint8)
+    grey[0, :3] = (10, 20, 130)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="10"):
+        read_prediction([("", {"segmentation": "x.png"})], HW, tmp_path)
+    rules = RecordRules(mask_values="above:127")
+    found = read_prediction([("", {"segmentation": "x.png"})], HW, tmp_path, rules)
+    assert decode_rle(found.masks[0]).sum() == ONE.sum() + 1
 
 
 def test_an_empty_mask_beside_others_is_left_out_and_counted() -> None:

@@ -27,6 +27,7 @@ NEEDED = {
     "data check": ["some:test"],
     "data show": ["some:test"],
     "replay": ["x.jsonl"],
+    "probe": ["some/policy"],
     "ceiling": [],
     "leaderboard": [],
     "score": [],
@@ -68,13 +69,16 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         BOX,
     ),
     "--policy-option": (
-        EVALUATIONS | {"lmms-task"},
+        EVALUATIONS | {"probe", "lmms-task"},
         ["image.side=84"],
         lambda arguments: read_options(arguments.policy_option, "--policy-option"),
         {"image": {"side": 84}},
     ),
     "--out": (
-        {*EVALUATIONS, "ceiling", "leaderboard", "replay", "data show", "score", "export", "lmms-task"},
+        {
+            *EVALUATIONS,
+            *("probe", "ceiling", "leaderboard", "replay", "data show", "score", "export", "lmms-task"),
+        },
         ["there"],
         lambda arguments: arguments.out,
         Path("there"),
