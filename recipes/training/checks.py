@@ -34,6 +34,12 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
         raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
 
 
+def window_steps(arguments: Any) -> int:
+    """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
+    updates = arguments.steps_per_generation * arguments.num_iterations
+    return max(1, int(updates) // int(arguments.gradient_accumulation_steps))
+
+
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
     """Refuse what TRL would accept and then do something else with.
 
@@ -62,10 +68,8 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
             "lower trainer.per_device_train_batch_size"
         )
-    window = (
-        arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
-    )
-    if window > 1 and arguments.save_steps % window:
+    window = window_steps(arguments)
+    if arguments.save_steps % window:
         raise UserError(
             f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
             f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on "
