@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from prompter.action import ActionSpace, write_answer
 from prompter.coords import Frame
+from prompter.dialects import DIALECTS
+from prompter.dialects.base import FREE
 from prompter.parse import parse_completion
 from prompter.types import (
     FailureKind,
