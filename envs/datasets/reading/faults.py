@@ -65,8 +65,8 @@ class BadRecord(UserError):
         return type(self), (str(self), self.kind)
 
 
-def kind_of(error: BaseException) -> str:
-    """The kind of an error, a key of `KINDS`; "unreadable" for those that carry none."""
+def kind_of(error: BaseException | str) -> str:
+    """The kind of an error, a key of `KINDS`; "unreadable" for those that carry none, and for sentences."""
     return getattr(error, "kind", "unreadable")
 
 
