@@ -3,8 +3,8 @@
 Image frame: pixels of the original image (see `prompter.types`). Model frame: the whole numbers a
 model family speaks:
 
-- `absolute`: pixels of the resized image the model sees (Qwen2-VL, Qwen2.5-VL);
-- `thousandths`: 0 to 1000 along each side, whatever the size (Qwen3-VL).
+- `absolute`: pixels of the resized image the model sees (Qwen2.5-VL);
+- `thousandths`: 0 to 1000 along each side, whatever the size (Qwen2-VL, Qwen3-VL, Qwen3.5).
 
 Whole numbers survive model -> image -> model exactly; image -> model -> image moves a coordinate
 by at most half a unit of the model frame.

@@ -15,7 +15,13 @@ from typing import Any
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import newest_checkpoint, newest_step, save_trained
-from recipes.training.checks import check_sizes, executor_configs, grpo_arguments, window_steps
+from recipes.training.checks import (
+    check_adapted_modules,
+    check_sizes,
+    executor_configs,
+    grpo_arguments,
+    window_steps,
+)
 from recipes.training.quiet import quiet
 
 
@@ -54,6 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     set_seed(config.seed)
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
+    check_adapted_modules(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     held_out = config.open_held_out()

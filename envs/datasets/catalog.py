@@ -27,6 +27,8 @@ class DatasetInfo:
         layout: the files expected below the root folder, as text to print.
         needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
         split_options: split -> options that hold unless the caller gives others.
+        copies_images: True where each question has an image file of its own, so that equal pictures are no
+            fault.
         reading: the same for the rules of reading (`envs.datasets.reading.rules`), in all splits.
         as_published: code base -> options that read odd records as it does, so that its samples are those
             that are evaluated; a code base that reads as we do without options is absent.
@@ -44,6 +46,7 @@ class DatasetInfo:
     needs_files: bool = True
     split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    copies_images: bool = False
     as_published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -148,6 +151,7 @@ or as the option `root` a hub id, or a folder of tables with image, phrase and m
         factory="envs.datasets.risbench:open_risbench",
         splits=("train", "val", "test"),
         counts={"train": 26300, "val": 10013, "test": 16159},
+        copies_images=True,
         source="project CroBIM (HIT-SIRS/CroBIM)",
         licence="see the project",
         layout="""\

@@ -72,7 +72,7 @@ def check_split(name: str, split: str, options: dict[str, Any], progress: Any = 
     for kind, sentence in getattr(source, "faults", ()):
         report.problems[kind].append(sentence)
     report.left_out.update(getattr(source, "left_out", {}))
-    walk = _Walk(report)
+    walk = _Walk(report, info.copies_images)
     with hearing(report.hear):
         for index in progress(range(len(source))):
             try:
@@ -99,8 +99,9 @@ def _open(name: str, split: str, options: dict[str, Any]) -> SampleSource:
 class _Walk:
     """Keeps what is needed to notice repetitions: hashes, not samples."""
 
-    def __init__(self, report: CheckReport) -> None:
+    def __init__(self, report: CheckReport, copies_images: bool) -> None:
         self._report = report
+        self._kind_of_copy = "copied_image" if copies_images else "duplicate_image"
         self._questions: set[int] = set()
         self._images: set[str] = set()
         self._pixels: dict[str, str] = {}
@@ -134,8 +135,9 @@ class _Walk:
             )
         key = content_hash(pixels)
         if key in self._pixels:
-            self._report.problems["duplicate_image"].append(
-                f"images {self._pixels[key]!r} and {sample.image_id!r} have the same pixels."
+            self._report.hear(
+                self._kind_of_copy,
+                f"images {self._pixels[key]!r} and {sample.image_id!r} have the same pixels.",
             )
         self._pixels.setdefault(key, sample.image_id)
 

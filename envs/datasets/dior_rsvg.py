@@ -81,7 +81,7 @@ def open_dior_rsvg(
     with blaming(str(listing)):
         wanted = {int(word) for word in read_text(listing).split()}
     records: list[_Object] = []
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     left_out: Counter[str] = Counter()
     number = 0
     for path in sorted(annotations.glob("*.xml")):
@@ -93,7 +93,7 @@ def open_dior_rsvg(
             except UserError as error:
                 if not skip_bad:
                     raise
-                skipped.append(str(error))
+                skipped.append(error)
                 continue
             if reason is None:
                 records.append(_Object(number + index, path.name, index))
@@ -101,9 +101,11 @@ def open_dior_rsvg(
                 left_out[reason] += 1
         number += len(objects)
     missing = sorted(one for one in wanted if not 0 <= one < number)
-    skipped += [f"{listing}: object {one} does not exist; the files hold {number}." for one in missing]
+    skipped += [
+        UserError(f"{listing}: object {one} does not exist; the files hold {number}.") for one in missing
+    ]
     if missing and not skip_bad:
-        raise UserError(skipped[0])
+        raise skipped[0]
 
     def build(record: _Object) -> Sample:
         path = annotations / record.file

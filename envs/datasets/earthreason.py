@@ -104,7 +104,7 @@ def _open_folders(
     split: str, folders: _Folders, rule: _QuestionRule, empty_answer: EmptyAnswer, skip_bad: bool
 ) -> SampleSource:
     records: list[tuple[str, int]] = []
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     empty = 0
     for stem in folders.stems():
         try:
@@ -112,7 +112,7 @@ def _open_folders(
         except UserError as error:
             if not skip_bad:
                 raise
-            skipped.append(str(error))
+            skipped.append(error)
             continue
         empty += not questions
         picked = rule.pick(stem, len(questions)) if questions else ()

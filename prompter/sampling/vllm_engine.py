@@ -195,6 +195,17 @@ class VllmSampler(TokenSampler):
             finish_reason=output.finish_reason,
         )
 
+    def forget(self) -> None:
+        """Drop the engine's keys and values of earlier prompts, and its encoded and preprocessed images.
+
+        Raises:
+            RuntimeError: if vLLM does not let go of them.
+        """
+        self._engine.reset_mm_cache()
+        self._engine.llm_engine.reset_encoder_cache()
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache: it still holds blocks of a request")
+
     def close(self) -> None:
         """Free the engine's memory. Safe to call twice."""
         if self._engine is None:

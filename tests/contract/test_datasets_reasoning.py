@@ -352,6 +352,10 @@ def test_a_generated_mmr_is_read_as_it_was_meant(pictures: Path, tmp_path: Path,
                 expected[question] = union([one.mask() for one in answer], (HEIGHT, WIDTH)).tolist()
     write_json(tmp_path / "MMR_val.json", records)
     (tmp_path / "train2017").symlink_to(pictures)
+    if not expected:
+        with pytest.raises(UserError, match="holds no usable record"):
+            open_dataset("mmr", "val", root=tmp_path, skip_bad=True)
+        return
     source = open_dataset("mmr", "val", root=tmp_path, skip_bad=True)
     assert {sample.query: sample.target_mask().tolist() for sample in source} == expected
     assert len(source.skipped) == refused

@@ -37,6 +37,7 @@ NOTES: dict[str, str] = {
     "turned": "images turned by their orientation tag",
     "stretched": "images of more than 8 bits a channel, stretched by the rule that was given",
     "resized": "masks brought to the size of their image",
+    "copied_image": "images that lie there under several names, which is how the set is published",
     "full_mask": "masks that cover their whole image",
 }
 """What a rule of reading did, or what is unusual; told and no fault."""
@@ -64,8 +65,8 @@ class BadRecord(UserError):
         return type(self), (str(self), self.kind)
 
 
-def kind_of(error: BaseException) -> str:
-    """The kind of an error, a key of `KINDS`; "unreadable" for those that carry none."""
+def kind_of(error: BaseException | str) -> str:
+    """The kind of an error, a key of `KINDS`; "unreadable" for those that carry none, and for sentences."""
     return getattr(error, "kind", "unreadable")
 
 

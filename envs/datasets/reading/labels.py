@@ -150,7 +150,8 @@ def _of_channels(pixels: NDArray[Any]) -> Label:
 
 def _packed(rgb: NDArray[np.uint8]) -> Colours:
     red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-    return (red << 16) | (green << 8) | blue
+    packed: Colours = ((red << 16) | (green << 8) | blue).astype(np.uint32)
+    return packed
 
 
 def _with_alpha(label: Label, alpha: NDArray[np.uint8]) -> Label:

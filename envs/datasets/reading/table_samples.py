@@ -109,7 +109,7 @@ def open_rows(
         UserError: if a row is bad.
     """
     images: dict[Any, list[tuple[int, int]]] = {}
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     empty = 0
     for row in range(len(table)):
         try:
@@ -118,7 +118,7 @@ def open_rows(
         except UserError as error:
             if not skip_bad:
                 raise
-            skipped.append(str(error))
+            skipped.append(error)
             continue
         empty += not questions and left_out is None
         if questions:

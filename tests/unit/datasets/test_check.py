@@ -159,3 +159,12 @@ def test_the_list_tells_how_published_code_treats_odd_records(capsys: pytest.Cap
 def test_mistakes_are_one_sentence(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(*words)
+
+
+def test_pictures_under_several_names_are_no_fault_where_the_set_has_them(tmp_path: Path) -> None:
+    """RISBench has a file for each expression."""
+    options = FIXTURES["risbench"].build(tmp_path)
+    (tmp_path / "img_rgb" / "test_1_0.png").write_bytes((tmp_path / "img_rgb" / "test_0_0.png").read_bytes())
+    report = check_split("risbench", "test", options)
+    assert report.problems["duplicate_image"] == []
+    assert report.notes["copied_image"] == ["images 'test_0_0' and 'test_1_0' have the same pixels."]
