@@ -257,7 +257,8 @@ def _strange_tiff(source: Path | str | bytes, rules: ReadingRules) -> Header | N
     depth = f"{bits}-bit floating-point numbers" if is_float else f"{bits} bits"
     tag, wh = tags.get(_ORIENTATION, 1), (tags[_WIDTH], tags[_HEIGHT])
     turn = tag if rules.orientation == "apply" else 1
-    return Header(wh[::-1] if turn >= 5 else wh, tag, turn, depth, True, _number(tags.get(_NODATA)))
+    nodata, is_inverted = _number(tags.get(_NODATA)), channels == 1 and tags.get(_PHOTOMETRIC) == 0
+    return Header(wh[::-1] if turn >= 5 else wh, tag, turn, depth, True, nodata, is_inverted)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
