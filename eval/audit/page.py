@@ -198,10 +198,8 @@ def outline(rle: RLE, wh: tuple[int, int]) -> str:
         rle: the mask, of an image of `wh` (width, height) pixels.
     """
     mask = decode_rle(rle).astype(np.uint8)
-    shown = _shown_wh(wh)
-    if shown != wh:
-        mask = cv2.resize(mask, shown, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    shown = cv2.resize(mask, _shown_wh(wh), interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parts = []
     for contour in contours:
         points = contour[:, 0, :] + 0.5  # centres of the border's pixels

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +91,9 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise UserError("The runs share no query; evaluate them on the same benchmark.")
     source = open_as_run(audited.asked, trust=arguments.trust)
     samples = _ById([] if source is None else source, [one.sample_id for one in evidence])
-    config = None
-    if arguments.executor is not None:
-        config = parse_executor(arguments.executor, **arguments.executor_fields)
-    with nullcontext({}) if config is None else opened_executors([config]) as executors:
+    named = arguments.executor
+    config = None if named is None else parse_executor(named, **arguments.executor_fields)
+    with opened_executors([] if config is None else [config]) as executors:
         executor = next(iter(executors.values()), None)
         if executor is not None:
             evidence = list(redraw(evidence, samples, executor))
