@@ -163,31 +163,25 @@ def _shown(entry: Entry, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(entry: Entry, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The rows of evidence: (what, figure)."""
     policies = len(facts["policies"])
+    known = [value for value in entry.ious if value is not None]
     rows = [
         ("policies that agree", f"{entry.policies} of {policies}"),
         ("predictions that agree", f"{sum(entry.members)} of {len(entry.members)}"),
-        ("agreement, mean IoU of pairs", percent(entry.agreement)),
-        (
-            "their IoU with the label",
-            f"{percent(entry.consensus_iou)}, expected {percent(entry.expected_iou)}",
-        ),
+        ("mean IoU of pairs of predictions", percent(entry.agreement)),
+        ("their IoU with the label", f"{percent(entry.consensus_iou)}, usual {percent(entry.expected_iou)}"),
+        ("highest IoU of one of them", percent(max(known, default=None))),
     ]
     if entry.redrawn_iou is not None:
-        expected = percent(entry.expected_redrawn_iou)
-        rows.append(("segmenter's IoU with the label", f"{percent(entry.redrawn_iou)}, expected {expected}"))
-    said = [name for name in ("label", "consensus") if _says_none(entry, name)]
+        usual = percent(entry.expected_redrawn_iou)
+        rows.append(("segmenter's IoU with the label", f"{percent(entry.redrawn_iou)}, usual {usual}"))
+    sides = (("the label", entry.label), ("the predictions", entry.consensus))
+    said = [name for name, rle in sides if _empty(rle)]
     if said:
-        rows.append(
-            (
-                "“no target” is said by",
-                " and ".join("the predictions" if n == "consensus" else "the label" for n in said),
-            )
-        )
+        rows.append(("“no target” is said by", " and ".join(said)))
     return rows
 
 
-def _says_none(entry: Entry, name: str) -> bool:
-    rle = entry.label if name == "label" else entry.consensus
+def _empty(rle: RLE | None) -> bool:
     return rle is not None and not decode_rle(rle).any()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.executors.base import Executor
 from envs.sample import Sample
@@ -26,9 +27,9 @@ HEAD = 0.1
 """The head of a queue: the share of it whose worth is measured."""
 
 
-def order_of(suspicion: Suspicion) -> list[int]:
-    """Positions of the queries, the most suspicious first; equals keep the order of the split."""
-    return [int(position) for position in np.argsort(-suspicion.total, kind="stable")]
+def order_of(suspicion: NDArray[np.float64]) -> list[int]:
+    """Positions of the queries, the most suspicious first, of float64 [queries]; equals keep their order."""
+    return [int(position) for position in np.argsort(-suspicion, kind="stable")]
 
 
 def build_queue(
@@ -45,7 +46,7 @@ def build_queue(
     suspicion = suspect(evidence)
     entries = [
         _entry(rank, evidence[position], suspicion, position)
-        for rank, position in enumerate(order_of(suspicion), start=1)
+        for rank, position in enumerate(order_of(suspicion.total), start=1)
     ]
     facts: dict[str, Any] = {
         "key": queue_key(entries),
@@ -72,7 +73,6 @@ def _giou(path: Path, queries: int) -> float:
 
 def _entry(rank: int, one: Evidence, suspicion: Suspicion, position: int) -> Entry:
     by_segmenter = suspicion.by_segmenter[position] > suspicion.by_predictions[position]
-    total = suspicion.total[position]
     label = one.decoded(one.label)
     against = one.redrawn if by_segmenter else one.consensus
     other = label if against is None else one.decoded(against)
@@ -85,7 +85,7 @@ def _entry(rank: int, one: Evidence, suspicion: Suspicion, position: int) -> Ent
         image_id=one.image_id,
         image_wh=one.image_wh,
         query=one.query,
-        suspicion=-1.0 if math.isinf(total) else round(float(total), 4),
+        suspicion=round(float(suspicion.total[position]), 4),
         kind=kind_of(label, other),
         because="segmenter" if by_segmenter else "predictions",
         agreement=number_or_none(one.agreement),
@@ -131,29 +131,49 @@ def measure_planted(
         executor: draws from the spoilt labels' boxes, if the others' were drawn, too.
 
     Returns:
-        `head` (queries), `rounds`, `found` (share over all rounds), `found_per_round`, and `kinds`: kind ->
-        `planted`, `found`.
+        `head` (queries), `rounds`, `found` (share over all rounds), `found_per_round`, `kinds`: kind ->
+        `planted`, `found`, and `orders`: another order of the queue -> the share it finds: by
+        `disagreement` (mean IoU of all predictions with the label, the lowest first), by `consensus` (its
+        IoU with the label), by each of the two kinds of evidence alone, and by `both`.
     """
     labels = [Label(one.sample_id, one.image_id, one.label) for one in evidence]
     head = max(1, round(HEAD * len(evidence)))
     counts = {kind: Found() for kind in FAULTS}
     per_round = []
+    by_order: dict[str, list[float]] = {}
     for seed in seeds:
         planted = plant_faults(labels, share, seed)
         spoilt = [one.with_label(planted[one.sample_id].rle) for one in evidence if one.sample_id in planted]
         if executor is not None:
             spoilt = list(redraw(spoilt, samples, executor))
         by_id = {one.sample_id: one for one in spoilt}
-        order = order_of(suspect([by_id.get(one.sample_id, one) for one in evidence]))
-        shown = {evidence[position].sample_id for position in order[:head]}
+        shown: set[str] = set()
+        for order, keys in _orders([by_id.get(one.sample_id, one) for one in evidence]).items():
+            shown = {evidence[position].sample_id for position in order_of(keys)[:head]}
+            by_order.setdefault(order, []).append(len(shown & planted.keys()) / len(planted))
         for name, fault in planted.items():
             counts[fault.kind].planted += 1
             counts[fault.kind].found += name in shown
-        per_round.append(len(shown & planted.keys()) / len(planted))
+        per_round.append(by_order["both"][-1])
     return {
         "head": head,
         "rounds": len(per_round),
         "found": float(np.mean(per_round)),
         "found_per_round": per_round,
         "kinds": {kind: vars(one) for kind, one in counts.items()},
+        "orders": {name: float(np.mean(found)) for name, found in by_order.items()},
+    }
+
+
+def _orders(evidence: Sequence[Evidence]) -> dict[str, NDArray[np.float64]]:
+    """What a queue could be ordered by, each float64 [queries], higher first; the queue's own is the last."""
+    suspicion = suspect(evidence)
+    ious = np.nan_to_num([one.ious for one in evidence], nan=0.0)
+    agreed = np.array([one.consensus_iou for one in evidence])
+    return {
+        "disagreement": 1 - ious.mean(axis=1),
+        "consensus": 1 - np.nan_to_num(agreed, nan=1.0),
+        "predictions": suspicion.by_predictions,
+        "segmenter": suspicion.by_segmenter,
+        "both": suspicion.total,
     }

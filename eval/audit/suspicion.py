@@ -1,17 +1,19 @@
-"""How suspicious a label is: how far its IoU with what speaks against it lies below what this split shows.
+"""How suspicious a label is: what speaks against it, weighed by what that is worth on this split.
 
-Most disagreement with labels is the predictions' fault, so disagreement alone says little. Two things are
-compared with what is usual on the split itself, most of whose labels are right:
+Most disagreement with labels is the predictions' fault, so disagreement alone says little. Two kinds of
+evidence are held against what is usual on the split itself, most of whose labels are right:
 
-    predictions   IoU of the consensus with the label, against the IoU that is usual where predictions agree
-                  as they do here (agreement across policies and across segmenters, the segmenter's own
-                  confidence, size; nothing of the label). Policies that are wrong together agree without
-                  being right, which lowers what agreement is worth.
-    segmenter     IoU of what the segmenter draws from the label's own boxes with the label, against what is
-                  usual for labels of this size.
+    predictions   The IoU with labels that is usual where predictions agree as they do here: across policies,
+                  across segmenters, and in number. Policies that are wrong together agree without being
+                  right, which lowers what agreement is worth. It counts as far as no prediction at all sides
+                  with the label: one that does clears it, because hitting a wrong label by chance is rare.
+    segmenter     What part of the IoU that is usual for labels of this size the segmenter falls short of when
+                  it draws from the label's own boxes.
 
 What is usual is a ridge regression, fitted on four fifths of the images and read on the last one, so that a
-label has no part in what is expected of it. The suspicion is the larger of the two shortfalls.
+label has no part in what is expected of it. Both are between 0 and 1, and either suffices: the suspicion is
+1 - (1 - predictions)(1 - segmenter). Weak policies are expected little of, so they say little, and the
+segmenter decides.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class Suspicion:
     Args:
         expected: usual IoU of the consensus with the label; NaN where there is no consensus.
         expected_redrawn: usual IoU of the segmenter's mask with the label; NaN where there is none.
-        by_predictions, by_segmenter: the shortfalls, -inf where there is nothing to compare.
-        total: the larger of the two.
+        by_predictions, by_segmenter: the two kinds of evidence, 0 to 1; 0 where there is none.
+        total: both together, 0 to 1.
     """
 
     expected: Float
@@ -53,33 +55,24 @@ def suspect(evidence: Sequence[Evidence]) -> Suspicion:
     """Weigh a split's evidence up; a query's images are told apart by `image_id`."""
     numbers: dict[str, int] = {}
     images = np.array([numbers.setdefault(one.image_id, len(numbers)) for one in evidence])
-    found = np.array([one.consensus_iou for one in evidence])
+    expected = usual(_agreement_features(evidence), np.array([one.consensus_iou for one in evidence]), images)
+    best = np.array([np.nan_to_num(one.ious, nan=0.0).max() for one in evidence])
+    by_predictions = np.nan_to_num(expected, nan=0.0) * (1 - best)
     redrawn = np.array([one.redrawn_iou for one in evidence])
-    expected = usual(_agreement_features(evidence), found, images)
     expected_redrawn = usual(_label_features(evidence), redrawn, images)
-    by_predictions, by_segmenter = (
-        np.where(np.isnan(iou), -np.inf, would_be - iou)
-        for would_be, iou in ((expected, found), (expected_redrawn, redrawn))
-    )
-    return Suspicion(
-        expected, expected_redrawn, by_predictions, by_segmenter, np.maximum(by_predictions, by_segmenter)
-    )
+    lacking = 1 - redrawn / np.maximum(expected_redrawn, 1e-9)
+    by_segmenter = np.clip(np.nan_to_num(lacking, nan=0.0), 0.0, 1.0)
+    total = 1 - (1 - by_predictions) * (1 - by_segmenter)
+    return Suspicion(expected, expected_redrawn, by_predictions, by_segmenter, total)
 
 
 def _agreement_features(evidence: Sequence[Evidence]) -> Float:
-    """What the predictions show among themselves, float64 [queries, features]; NaN where unknown."""
-    rows = []
-    for one in evidence:
-        mask = None if one.consensus is None else one.decoded(one.consensus)
-        size = np.log(1e-4 + (0.0 if mask is None else float(mask.mean())))
-        is_empty = mask is not None and not mask.any()
-        share = float(np.mean(one.members))
-        rows.append([one.across, one.within, share, one.policies, one.confidence, is_empty, size, size**2])
-    return np.array(rows, dtype=np.float64)
+    """What the predictions show among themselves, float64 [queries, 3]; NaN where unknown."""
+    return np.array([[one.across, one.within, float(np.mean(one.members))] for one in evidence])
 
 
 def _label_features(evidence: Sequence[Evidence]) -> Float:
-    """The label's size and its square, float64 [queries, 2]."""
+    """The logarithm of the label's share of the image, and its square, float64 [queries, 2]."""
     sizes = np.log([1e-4 + float(one.decoded(one.label).mean()) for one in evidence])
     return np.stack([sizes, sizes**2], axis=1)
 

@@ -164,6 +164,7 @@ def _plant(
 ) -> int:
     """Measure the queue on planted faults; print the table, and write `planted.json` if there is a folder."""
     from eval.audit.ranking import measure_planted
+    from eval.results import percent
     from prompter.runs.files import atomic_write
 
     seeds = range(arguments.seed, arguments.seed + arguments.rounds)
@@ -173,6 +174,8 @@ def _plant(
         share = f"{100 * counts['found'] / counts['planted']:.0f} %" if counts["planted"] else "-"
         rows.append([kind, str(counts["planted"]), str(counts["found"]), share])
     print("\n".join(text_table(rows, numbers=True)))
+    rows = [["ordered by", "found"], *([name, percent(one)] for name, one in found["orders"].items())]
+    print("\n".join(["", *text_table(rows, numbers=True), ""]))
     print(
         f"{len(evidence)} queries, {found['rounds']} rounds of {100 * arguments.plant:g} % spoilt labels each"
     )

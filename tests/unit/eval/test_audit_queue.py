@@ -96,7 +96,7 @@ class TestQueue:
     def test_planted_faults_come_first_where_predictions_are_right(self, seed: int) -> None:
         evidence = evidence_of([answers(120, 1.0, policy) for policy in range(3)])
         changed, kinds = spoilt(evidence, 0.1, seed)
-        order = order_of(suspect(changed))
+        order = order_of(suspect(changed).total)
         assert {changed[place].sample_id for place in order[: len(kinds)]} == set(kinds)
 
     def test_agreement_tells_a_wrong_label_from_a_wrong_answer(self) -> None:
@@ -108,30 +108,35 @@ class TestQueue:
             return len({changed[place].sample_id for place in order[:40]} & kinds.keys()) / len(kinds)
 
         by_disagreement = np.argsort([np.mean(one.ious) for one in changed], kind="stable")
-        assert in_head(order_of(suspect(changed))) > 0.75 > in_head([int(n) for n in by_disagreement])
+        assert in_head(order_of(suspect(changed).total)) > 0.75 > in_head([int(n) for n in by_disagreement])
 
     def test_policies_that_err_alike_gain_nothing_by_agreeing(self) -> None:
-        # Agreement that is no better than chance at hitting labels is worth no suspicion.
-        same = answers(200, 0.3, 0)
-        alike = suspect(evidence_of([same, same]))
-        apart = suspect(evidence_of([answers(200, 0.9, 1), answers(200, 0.9, 2)]))
-        assert (
-            np.nanmax(alike.total)
-            < 0.6
-            < np.nanmax(
-                suspect(spoilt(evidence_of([answers(200, 0.9, 1), answers(200, 0.9, 2)]), 0.05, 0)[0]).total
-            )
-        )
-        assert np.nanmean(alike.expected) < np.nanmean(apart.expected)
+        # Twice the same answers: they always agree, and hit labels no more often for that.
+        same, other = answers(200, 0.4, 0), answers(200, 0.4, 1)
+        alike, apart = (suspect(evidence_of([same, one])) for one in (same, other))
+        assert np.nanmax(alike.expected) < 0.6 < np.nanmax(apart.expected)
 
-    def test_unanswered_queries_come_last_and_ties_keep_their_order(self) -> None:
+    def test_one_prediction_that_sides_with_the_label_clears_it(self) -> None:
+        evidence = evidence_of([answers(120, 1.0, policy) for policy in range(3)])
+        label = encode_rle(disc(8, 40, 6))
+        against = evidence[4].with_label(label)
+        cleared = replace(against, ious=(0.0, 0.0, 1.0))
+        found = suspect([*evidence[:4], against, cleared, *evidence[6:]]).total
+        assert found[4] > 0.5 and found[5] == 0.0
+
+    def test_silence_is_no_evidence_and_ties_keep_their_order(self) -> None:
         silent = [rollout(number, None) for number in range(4)]
         evidence = evidence_of([silent, silent])
-        assert order_of(suspect(evidence)) == [0, 1, 2, 3]
+        assert order_of(suspect(evidence).total) == [0, 1, 2, 3]
         right = [rollout(number, thing(number)) for number in range(1, 5)]
         mixed = evidence_of([[silent[0], *right], [silent[0], *right]])
-        assert order_of(suspect(mixed))[-1] == 0
-        assert order_of(suspect(mixed))[:4] == [1, 2, 3, 4]
+        assert suspect(mixed).total.tolist() == [0.0] * 5 and order_of(suspect(mixed).total) == [
+            0,
+            1,
+            2,
+            3,
+            4,
+        ]
 
     def test_entries_say_what_speaks_against_a_label(self, tmp_path: Path) -> None:
         wrong = {0: EMPTY, 8: disc(20, 20, 8)}  # a target that the label lacks, and one that it has too many
@@ -209,6 +214,7 @@ class TestPlanting:
         found = measure_planted(evidence, 0.05, range(3), {}, None)
         assert found["found"] == 1.0 and found["rounds"] == 3 and found["head"] == 12
         assert sum(one["planted"] for one in found["kinds"].values()) == 18
+        assert found["orders"]["both"] == 1.0 and found["orders"]["segmenter"] < 0.5
 
 
 class TestKinds:
@@ -271,7 +277,7 @@ class TestRedraw:
         assert [one.sample_id for one in drawn] == [one.sample_id for one in evidence]
         assert np.isnan(drawn[8].redrawn_iou)  # no target, no box
         assert drawn[1].redrawn_iou == 1.0
-        assert order_of(suspect(drawn))[0] == 4
+        assert order_of(suspect(drawn).total)[0] == 4
 
     def test_specks_get_no_box(self) -> None:
         mask = disc(30, 24, 15)
