@@ -4,9 +4,10 @@ Most disagreement with labels is the predictions' fault, so disagreement alone s
 evidence are held against what is usual on the split itself, most of whose labels are right:
 
     predictions   The IoU with labels that is usual where predictions agree as they do here: across policies,
-                  across segmenters, and in number. Policies that are wrong together agree without being
-                  right, which lowers what agreement is worth. It counts as far as no prediction at all sides
-                  with the label: one that does clears it, because hitting a wrong label by chance is rare.
+                  across segmenters, in number, and on a mask or on "no target". Policies that are wrong
+                  together agree without being right, which lowers what agreement is worth. It counts as far
+                  as no prediction at all sides with the label: one that does clears it, because hitting a
+                  wrong label by chance is rare.
     segmenter     What part of the IoU that is usual for labels of this size the segmenter falls short of when
                   it draws from the label's own boxes.
 
@@ -67,8 +68,15 @@ def suspect(evidence: Sequence[Evidence]) -> Suspicion:
 
 
 def _agreement_features(evidence: Sequence[Evidence]) -> Float:
-    """What the predictions show among themselves, float64 [queries, 3]; NaN where unknown."""
-    return np.array([[one.across, one.within, float(np.mean(one.members))] for one in evidence])
+    """What the predictions show among themselves, float64 [queries, 4]; NaN where unknown.
+
+    Whether they say "no target" is one of them: that is easily agreed on.
+    """
+    rows = []
+    for one in evidence:
+        says_none = one.consensus is not None and not one.decoded(one.consensus).any()
+        rows.append([one.across, one.within, float(np.mean(one.members)), float(says_none)])
+    return np.array(rows)
 
 
 def _label_features(evidence: Sequence[Evidence]) -> Float:

@@ -90,6 +90,8 @@ def _audit(arguments: argparse.Namespace) -> int:
     if not evidence:
         raise UserError("The runs share no query; evaluate them on the same benchmark.")
     source = open_as_run(audited.asked, trust=arguments.trust)
+    if source is None and arguments.executor is not None:
+        raise UserError("A segmenter needs the images of the benchmark; add --trust if you know its code.")
     samples = _ById([] if source is None else source, [one.sample_id for one in evidence])
     named = arguments.executor
     config = None if named is None else parse_executor(named, **arguments.executor_fields)
@@ -237,7 +239,7 @@ class _ById(Mapping[str, Any]):
     """The samples of a source by id, each made when it is asked for.
 
     Args:
-        source: the split, in the order of `names`; a sample that is not where its name is, is missing.
+        source: the split, in the order of `names`; those beyond its end are missing.
         names: sample ids in the order of the rollouts.
     """
 
@@ -248,7 +250,10 @@ class _ById(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Sample:
         sample = self._source[self._places[name]]
         if sample.sample_id != name:
-            raise KeyError(name)
+            raise UserError(
+                f"The runs ask about sample {name!r} where the benchmark now holds {sample.sample_id!r}; "
+                f"was it changed since they were evaluated?"
+            )
         return sample
 
     def __iter__(self) -> Iterator[str]:

@@ -28,6 +28,7 @@ NEEDED = {
     "replay": ["x.jsonl"],
     "ceiling": [],
     "leaderboard": [],
+    "audit": [],
 }
 """What else a command has to be given before it can be parsed."""
 
@@ -57,7 +58,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     ),
     "--root": (MEASURES | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
     "--skip-bad": (MEASURES | LOOKS, [], dataset_options, {"skip_bad": True}),
-    "--executor": (MEASURES, ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"], executor, BOX),
+    "--executor": (MEASURES | {"audit"}, ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"], executor, BOX),
     "--policy-option": (
         EVALUATIONS,
         ["image.side=84"],
@@ -65,14 +66,14 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         {"image": {"side": 84}},
     ),
     "--out": (
-        {*EVALUATIONS, "ceiling", "leaderboard", "replay", "data show"},
+        {*EVALUATIONS, "ceiling", "leaderboard", "replay", "data show", "audit"},
         ["there"],
         lambda arguments: arguments.out,
         Path("there"),
     ),
     "--limit": ({*EVALUATIONS, "ceiling"}, ["7"], lambda arguments: arguments.limit, 7),
     "--chunk": (EVALUATIONS, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": ({"bench", "data show", "audit"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 
