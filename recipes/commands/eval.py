@@ -25,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from envs.datasets import may_open, open_dataset, split_name
+from envs.datasets import split_name
 from envs.datasets.reading.records import told
 from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
