@@ -274,10 +274,11 @@ class ReferReader:
             width, height = image_wh(path)
             if image.hw not in (None, (height, width)) and in_force().mask_size == "refuse":
                 assert image.hw is not None
+                turned = " (is it turned? see the option orientation)" if image.hw == (width, height) else ""
                 raise Fault(
                     "mask_size",
                     f"image {path}: it is {height} x {width} (height x width), but this file says "
-                    f"{image.hw[0]} x {image.hw[1]}; the option mask_size=resize brings masks to its size",
+                    f"{image.hw[0]} x {image.hw[1]}{turned}; the option mask_size=resize makes masks fit",
                 )
         masks, categories, targets = [], [], 0
         for one, category in zip(reference.annotation_ids, reference.own_categories(), strict=True):
