@@ -54,6 +54,9 @@ COMMANDS: dict[str, Command] = {
     "ceiling": Command(
         "recipes.commands.ceiling", "how far a segmenter could go, by oracle prompts; no policy"
     ),
+    "audit": Command(
+        "recipes.commands.audit", "find wrong labels by what predictions agree on; repair a split"
+    ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),

@@ -33,6 +33,7 @@ NEEDED = {
     "score": [],
     "export": ["run", "--out", "x"],
     "lmms-task": ["--out", "x"],
+    "audit": [],
 }
 """What else a command has to be given before it can be parsed."""
 
@@ -63,7 +64,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     "--root": (TAKES_SETS | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
     "--skip-bad": (TAKES_SETS | LOOKS, [], dataset_options, {"skip_bad": True}),
     "--executor": (
-        MEASURES | {"lmms-task"},
+        MEASURES | {"lmms-task", "audit"},
         ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"],
         executor,
         BOX,
@@ -77,7 +78,17 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     "--out": (
         {
             *EVALUATIONS,
-            *("probe", "ceiling", "leaderboard", "replay", "data show", "score", "export", "lmms-task"),
+            *(
+                "probe",
+                "ceiling",
+                "leaderboard",
+                "replay",
+                "data show",
+                "score",
+                "export",
+                "lmms-task",
+                "audit",
+            ),
         },
         ["there"],
         lambda arguments: arguments.out,
@@ -85,7 +96,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     ),
     "--limit": ({*EVALUATIONS, "ceiling", "score", "lmms-task"}, ["7"], lambda arguments: arguments.limit, 7),
     "--chunk": (EVALUATIONS, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": ({"bench", "data show", "audit"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 
