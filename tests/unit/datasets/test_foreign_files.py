@@ -18,7 +18,7 @@ import pytest
 from envs.datasets import open_dataset
 from envs.datasets.check import CheckReport, check_split
 from envs.datasets.reading.faults import kind_of
-from envs.datasets.reading.pictures import read_rgb
+from envs.datasets.reading.pixels.pictures import read_rgb
 from envs.datasets.reading.rules import ReadingRules, applied
 from prompter.errors import UserError
 from tests.fixtures.foreign_images import IMAGE_KINDS, ForeignImage

@@ -12,8 +12,8 @@ from PIL import Image
 
 from envs.datasets import open_dataset
 from envs.datasets.reading.faults import BadRecord, Fault, kind_of
-from envs.datasets.reading.images import ImageFile, image_wh
-from envs.datasets.reading.pictures import read_rgb
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.pictures import read_rgb
 from envs.datasets.reading.records import told
 from envs.datasets.reading.rules import ReadingRules, applied
 from prompter.errors import UserError

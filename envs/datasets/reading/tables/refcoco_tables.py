@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.hub import HubTable, open_hub_table
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.datasets.reading.table_samples import Answer, asked, open_rows
+from envs.datasets.reading.tables.hub import HubTable, open_hub_table
+from envs.datasets.reading.tables.table_samples import Answer, asked, open_rows
 
 IN_TABLES = {"refcoco": "refcoco", "refcoco+": "refcoco_plus", "refcocog": "refcocog"}
 """Our name -> the one in `jxu124/refcoco-benchmark`."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from envs.datasets.reading.hub import HubTable, open_hub_table
-from envs.datasets.reading.labels import OwnRule
+from envs.datasets.reading.pixels.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.tables.hub import HubTable, open_hub_table
 from envs.masks import Mask, encode_rle
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean

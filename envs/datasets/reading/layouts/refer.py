@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_parts, annotation_to_mask
 from envs.datasets.reading.faults import Fault
-from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
-from envs.datasets.reading.labels import fitted
+from envs.datasets.reading.pixels.annotations import annotation_parts, annotation_to_mask
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.labels import fitted
 from envs.datasets.reading.plain_pickle import load_plain_pickle, pickled_text
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.rules import in_force

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
-from envs.datasets.reading.labels import OwnRule
+from envs.datasets.reading.pixels.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
+from envs.datasets.reading.pixels.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.text import text_lines
 from envs.masks import encode_rle
