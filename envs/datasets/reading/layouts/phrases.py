@@ -39,7 +39,7 @@ def open_phrases(
         phrases: the text file. Between name and phrase there may be any white space.
         images, masks: folders of image and label files; a pair shares its name.
         suffix: ".tif" is added to names that have no suffix of an image; names that have one keep it.
-        own: the set's rule of which label values are target, as `reading.images.read_mask` has it.
+        own: the set's rule of which label values are target, as `reading.pixels.images.read_mask` has it.
         skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
         encoding: of the text file, where it is not UTF-8.
 
