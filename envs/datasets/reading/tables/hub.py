@@ -208,7 +208,7 @@ class HubTable:
         """One mask [height, width] for an image of `wh` (width, height).
 
         It may be stored as an image or the path of one, of whose values `own` says which are target (see
-        `reading.pixels.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
+        `pixels.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
         polygons, also written as text; as a list of images, which are joined; or be missing for "no
         target".
         """

@@ -204,7 +204,7 @@ def open_flat_table(
         columns: the user's choice, role -> column.
         pick: which of an image's questions to ask; then rows of one image are found, by `image_id` or by
             the bytes of the image, because some copies have a row for each question.
-        own: the set's rule of which values of a label image are target, as `reading.pixels.images.read_mask` has it.
+        own: the set's rule of which values of a label image are target, as `pixels.images.read_mask` has it.
         decide: what answer and mask say together.
         skip_bad: leave bad rows out, told in `.skipped`, instead of raising.
 
