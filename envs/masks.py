@@ -170,6 +170,14 @@ def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
+def check_coordinates(polygon: Sequence[float], number: int) -> None:
+    """Refuse a polygon with a value that is not finite or beyond any image; `number` names it."""
+    if not all(abs(float(value)) <= MAX_COORDINATE for value in polygon):  # False for NaN
+        raise ValueError(
+            f"polygon {number} has a coordinate that is not finite or beyond {MAX_COORDINATE} pixels"
+        )
+
+
 def polygons_to_mask(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> Mask:
     """Fill polygons, each a flat list x0, y0, x1, y1, … in pixels, into one mask of (height, width).
 
@@ -185,10 +193,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -
                 f"polygon {number} needs at least three x, y pairs in a flat list, "
                 f"but has {len(polygon)} values"
             )
-        if not all(abs(float(value)) <= MAX_COORDINATE for value in polygon):  # False for NaN
-            raise ValueError(
-                f"polygon {number} has a coordinate that is not finite or beyond {MAX_COORDINATE} pixels"
-            )
+        check_coordinates(polygon, number)
     if not polygons:
         return np.zeros(hw, dtype=np.bool_)
     encoded = coco.frPyObjects([[float(v) for v in polygon] for polygon in polygons], *hw)

@@ -108,6 +108,7 @@ class Rollout:
         if "image_size" in fields:  # what the key was called before
             fields["image_wh"] = fields.pop("image_size")
         read = {name: fields.pop(name) for name in ("prompts", "failure")}
+        read["mended"] = fields.pop("mended", None)
         reading = reading_from_json(read, fields["completion"])
         for name in ("image_wh", "instances", "predicted_ious", "predicted_instances"):
             fields[name] = tuple(fields[name])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
 from eval.mask_views import View
-from eval.protocols import PROTOCOLS, apply, covered
+from eval.protocols import PROTOCOLS, apply, covered, needs
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import Outcome, QueryTable, build_table
 from prompter.errors import UserError
@@ -35,8 +35,7 @@ def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryT
     Raises:
         UserError: if the file cannot be read, holds no rollout, or a line is not a rollout.
     """
-    views = dict.fromkeys([View.NATIVE, *(protocol.view for protocol in protocols)])
-    table = build_table(read_rollouts(path), views)
+    table = build_table(read_rollouts(path), *needs(protocols))
     if not len(table):
         raise UserError(f"{path} holds no rollouts; was the evaluation run?")
     return table
@@ -48,7 +47,8 @@ def summarise(
     """Compute everything that is reported about one file of rollouts, as a JSON-ready dict.
 
     Keys: `queries`, `images`, `executor_failures` (left out of every metric), `parse_failures`
-    (by kind), `no_target` (queries whose target is empty), `mean_tokens`, `mean_executor_score`
+    (by kind), `mended` (answers that reading mended, by how; left out where there is none), `no_target`
+    (queries whose target is empty), `mean_tokens`, `mean_executor_score`
     (None if unknown), `protocols` (name -> `queries`, `metrics` -> name -> `value`, `by_query`,
     `by_image`: bootstrap intervals drawing queries or whole images), and `breakdown`
     (tag -> value -> `queries` and strict metrics).
@@ -67,6 +67,7 @@ def summarise(
         "images": len(np.unique(table.images)),
         "executor_failures": int((table.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "parse_failures": dict(sorted(table.failures.items())),
+        **({"mended": dict(sorted(table.mended.items()))} if table.mended else {}),
         "no_target": int((~table.has_target).sum()),
         "mean_tokens": float(table.tokens.mean()) if table.tokens.any() else None,
         "mean_executor_score": float(scores.mean()) if scores.size else None,

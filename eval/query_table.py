@@ -16,13 +16,13 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.boxes import pairwise_box_iou
 from envs.masks import Mask, mask_to_box
 from envs.rollout import Rollout
+from eval.box_cases import BoxCase, BoxJudge, Verdicts, case_of, enclosing, iou_with
 from eval.instance_scores import rollout_instance_score
 from eval.mask_views import Counts, MaskPair, View, count
-from prompter.types import Box, ParseFailure
-from rewards.box import answered_boxes, target_boxes
+from prompter.types import Box, ParseFailure, mends
+from rewards.box import answered_boxes
 from rewards.mask import score_counts
 
 
@@ -75,7 +75,10 @@ class QueryTable:
         tokens: completion tokens, int64 [queries].
         tag_sets: the distinct sets of breakdown keys, in order of appearance.
         tags: each query's position in `tag_sets`, int64 [queries].
+        mended: answers that reading mended, by how (`clipped`, `sorted`; see `PromptSet`).
         failures: parse failures by kind.
+        objects: how many target objects are told apart, int64 [queries]; 0 without a target.
+        verdicts: what rules about boxes make of the queries, by the name of the protocol.
     """
 
     samples: NDArray[np.int64]
@@ -92,7 +95,10 @@ class QueryTable:
     tokens: NDArray[np.int64] = field(repr=False)
     tags: NDArray[np.int64] = field(repr=False)
     tag_sets: Sequence[Mapping[str, str]] = field(repr=False)
+    objects: NDArray[np.int64] = field(repr=False)
+    mended: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, Verdicts] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -101,7 +107,7 @@ class QueryTable:
         """Return the table of some rows (a bool mask or indices [rows]); `failures` is kept whole."""
         if rows.dtype == np.bool_ and rows.all():
             return self  # no copy of a long table for nothing
-        indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        indices: NDArray[np.intp] = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.intp)
         areas = {
             view: Areas(
                 all_areas.intersection[indices],
@@ -126,7 +132,10 @@ class QueryTable:
             tokens=self.tokens[indices],
             tags=self.tags[indices],
             tag_sets=self.tag_sets,
+            objects=self.objects[indices],
+            mended=self.mended,
             failures=self.failures,
+            verdicts={name: one.select(indices) for name, one in self.verdicts.items()},
         )
 
     def answered(self) -> QueryTable:
@@ -139,10 +148,17 @@ class TableBuilder:
 
     Args:
         views: the views whose pixel counts are needed.
+        judges: rules about boxes whose verdicts are needed, by the name of their protocol.
     """
 
-    def __init__(self, views: Iterable[View] = (View.NATIVE,)) -> None:
+    def __init__(
+        self, views: Iterable[View] = (View.NATIVE,), judges: Mapping[str, BoxJudge] | None = None
+    ) -> None:
         self._views = list(dict.fromkeys(views))
+        self._judges = dict(judges or {})
+        self._box_ious_of: dict[str, array[float]] = {name: array("d") for name in self._judges}
+        self._centres_of: dict[str, array[int]] = {name: array("b") for name in self._judges}
+        self._read_of: dict[str, array[int]] = {name: array("b") for name in self._judges}
         self._areas: dict[View, array[int]] = {view: array("q") for view in self._views}
         self._samples: array[int] = array("q")
         self._images: array[int] = array("q")
@@ -156,7 +172,9 @@ class TableBuilder:
         self._pixels: array[int] = array("q")
         self._tokens: array[int] = array("q")
         self._tags: array[int] = array("q")
+        self._objects: array[int] = array("q")
         self._tag_sets: dict[tuple[tuple[str, str], ...], int] = {}
+        self._mended: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
 
     def add(self, rollout: Rollout) -> None:
@@ -187,7 +205,9 @@ class TableBuilder:
         self._has_target.append(has_target)
         self._has_mask.append(pair is not None)
         self._scores.append(score)
-        self._box_ious.append(_enclosing_box_iou(rollout, pair) if has_target else np.nan)
+        case = case_of(rollout)
+        self._objects.append(case.objects)
+        self._box_ious.append(_enclosing_box_iou(rollout, case) if has_target else np.nan)
         self._executor_scores.append(
             float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
         )
@@ -200,8 +220,14 @@ class TableBuilder:
         self._pixels.append(rollout.image_wh[0] * rollout.image_wh[1])
         self._tokens.append(rollout.completion_tokens)
         self._tags.append(self._tag_sets.setdefault(tags, len(self._tag_sets)))
+        self._mended.update(mends(rollout.reading))
         if isinstance(rollout.reading, ParseFailure):
             self._failures[str(rollout.reading.kind)] += 1
+        for name, judge in self._judges.items():
+            verdict = judge(case)
+            self._box_ious_of[name].append(verdict.iou)
+            self._centres_of[name].append(verdict.centre)
+            self._read_of[name].append(verdict.read)
 
     def build(self) -> QueryTable:
         """Return the table of everything added; nothing can be added afterwards."""
@@ -225,7 +251,17 @@ class TableBuilder:
             tokens=np.frombuffer(self._tokens, dtype=long),
             tags=np.frombuffer(self._tags, dtype=long),
             tag_sets=[dict(tags) for tags in self._tag_sets],
+            objects=np.frombuffer(self._objects, dtype=long),
+            mended=dict(self._mended),
             failures=dict(self._failures),
+            verdicts={
+                name: Verdicts(
+                    np.frombuffer(self._box_ious_of[name], dtype=double),
+                    np.frombuffer(self._centres_of[name], dtype=np.bool_),
+                    np.frombuffer(self._read_of[name], dtype=np.bool_),
+                )
+                for name in self._judges
+            },
         )
 
 
@@ -242,9 +278,13 @@ def _numbered(digests: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers[codes]
 
 
-def build_table(rollouts: Iterable[Rollout], views: Iterable[View] = (View.NATIVE,)) -> QueryTable:
-    """Read rollouts one by one into a table with the pixel counts of the given views."""
-    builder = TableBuilder(views)
+def build_table(
+    rollouts: Iterable[Rollout],
+    views: Iterable[View] = (View.NATIVE,),
+    judges: Mapping[str, BoxJudge] | None = None,
+) -> QueryTable:
+    """Read rollouts one by one into a table with the pixel counts of the views and the judges' verdicts."""
+    builder = TableBuilder(views, judges)
     for rollout in rollouts:
         builder.add(rollout)
     return builder.build()
@@ -270,18 +310,9 @@ def _mask_pair(rollout: Rollout) -> MaskPair:
     return MaskPair(prediction, target, rollout.ignore_mask, instances, answered_boxes(rollout))
 
 
-def _enclosing_box_iou(rollout: Rollout, pair: MaskPair | None) -> float:
+def _enclosing_box_iou(rollout: Rollout, case: BoxCase) -> float:
     """IoU of the box around the answer (its boxes, else its mask) and the box around the target."""
-    boxes: Sequence[Box] = answered_boxes(rollout)
-    if not boxes and rollout.prediction_mask is not None:
-        tight = mask_to_box(rollout.prediction_mask)
-        boxes = () if tight is None else (tight,)
-    wanted = target_boxes(rollout)
-    if not boxes or not wanted:
-        return 0.0
-    return float(pairwise_box_iou([_enclosing(boxes)], [_enclosing(wanted)])[0, 0])
-
-
-def _enclosing(boxes: Sequence[Box]) -> Box:
-    columns = list(zip(*boxes, strict=True))
-    return (min(columns[0]), min(columns[1]), max(columns[2]), max(columns[3]))
+    box = enclosing(case.boxes or ())
+    if box is None and rollout.prediction_mask is not None:
+        box = mask_to_box(rollout.prediction_mask)
+    return 0.0 if box is None else iou_with(box, case.target)

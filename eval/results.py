@@ -111,6 +111,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         if summary["parse_failures"]:
             kinds = ", ".join(f"{kind} {count}" for kind, count in summary["parse_failures"].items())
             lines.append(f"  parse failures: {kinds}")
+        if mended := summary.get("mended"):
+            lines.append("  answers mended: " + ", ".join(f"{how} {count}" for how, count in mended.items()))
         rows = [["", *protocols]]
         for name in shown:
             row = [name]

@@ -10,6 +10,7 @@ byte for byte as if nothing had happened. At no time is more than one chunk in m
 from __future__ import annotations
 
 import itertools
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
 from eval.answerers.base import Answerer
 from prompter.errors import UserError
+from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
@@ -38,6 +40,7 @@ from prompter.types import (
 from rewards.mask import mask_iou
 
 COMPLETIONS = "completions.jsonl"
+POLICY = "policy.json"
 
 _IMAGE_BYTES = 256 * 2**20
 """Images of a chunk kept decoded at one time; larger chunks are segmented in parts."""
@@ -76,6 +79,7 @@ def evaluate(
     keep_instances: bool = False,
     step: int = -1,
     progress: bool = True,
+    notes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> EvaluationRun:
     """Answer and segment every sample; resume if `out` holds an unfinished run of the same config.
 
@@ -93,6 +97,7 @@ def evaluate(
         keep_instances: store one mask per predicted instance.
         step: optimiser step stored in the rollouts.
         progress: show a progress bar on stderr.
+        notes: file name -> what to keep in it beside the run's config as JSON, unless the folder has it.
 
     Raises:
         UserError: if `out` holds something else, or a run with another config; or if a sample
@@ -105,6 +110,15 @@ def evaluate(
         raise UserError("There is nothing to evaluate: the benchmark holds no sample, or the limit is 0.")
     identity = {**config, "samples": total, "chunk": chunk, "keep_instances": keep_instances}
     folder = _open_folder(out, identity)
+    for name, content in (notes or {}).items():
+        if not (folder.path / name).exists():
+            with atomic_write(folder.path / name) as handle:
+                json.dump(content, handle, indent=1, ensure_ascii=False)
+                handle.write("\n")
+    describe = getattr(answerer, "describe", None)
+    if callable(describe):
+        with atomic_write(folder.path / POLICY) as handle:
+            json.dump(describe(), handle, indent=2)
     completions = folder.path / COMPLETIONS
     files = {name: folder.rollouts_path(name) for name in executors}
     if len(set(files.values())) < len(files):

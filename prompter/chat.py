@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,11 +61,40 @@ def system_prompt(
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+_LEADING_IMAGE = re.compile(r"(\s*<image>)+\s*")
+_TAG = re.compile(r"<(?=[^<>\s]+>)")
+
+
+def plain_question(query: str, special_tokens: Iterable[str] = ()) -> str:
+    """Return a question as text that no tokenizer takes for anything else.
+
+    `<image>` at the start, with which datasets of conversations mark the image's place, is dropped. What
+    looks like a tag (`<|image_pad|>`, `</s>`, `<think>`) gets a space behind its `<`, and so does, behind
+    its first character, every one of `special_tokens` that is still there. That is done in the text and
+    not in the tokenizer, so that an endpoint, which tokenises what it is sent, is asked the same.
+
+    Args:
+        query: the question, as the dataset gives it. One without such things comes back unchanged.
+        special_tokens: those of the policy's tokenizer, where it is known.
+    """
+    text = _TAG.sub("< ", without_image_mark(query))
+    for token in special_tokens:
+        while len(token) > 1 and token.strip() and token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def without_image_mark(text: str) -> str:
+    """Drop `<image>` at the start of a text: the image's place is a part of the chat, not of a text."""
+    mark = _LEADING_IMAGE.match(text)
+    return text if mark is None else text[mark.end() :]
+
+
 def build_messages(query: str, system: str, *, question: QuestionPosition = "after") -> list[dict[str, Any]]:
     """Return the chat for one query: a system turn, then a user turn with one image and the query.
 
     Args:
-        query: the question, as the dataset gives it.
+        query: the question, as `plain_question` gives it.
         system: `system_prompt(...)`.
         question: whether the query stands after the image (as Qwen-VL models expect) or before it
             (a small model trained from scratch then reads the image knowing what to look for).

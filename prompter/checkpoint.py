@@ -2,22 +2,26 @@
 
 A checkpoint is a Hugging Face folder or hub id. If the folder holds `prompter.json`
 (`PolicySettings`), that says how the checkpoint was trained to be asked; otherwise the defaults
-suit the instruction-tuned Qwen2-VL, Qwen2.5-VL and Qwen3-VL models.
+suit the instruction-tuned Qwen-VL models.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from prompter.coords import largest_area
+from prompter.coords import FrameKind, largest_area
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import POLICY_FAMILIES, Policy, PolicySettings
+from prompter.registry import is_import
 from prompter.runs.files import atomic_write
+from prompter.types import Completion
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +34,12 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 
 SETTINGS_FILE = "prompter.json"
 """Where a checkpoint of ours says how it was trained to be asked (`PolicySettings`)."""
+
+_FRAME_BEFORE: dict[str, FrameKind] = {"qwen2_vl": "absolute"}
+"""What a settings file without a frame meant when it was written, where the family's table says otherwise
+today. Settings are saved with their frame now (`Checkpoint.save_protocol`)."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,19 +56,65 @@ class Checkpoint(Policy):
     family: str
     processor: Any
 
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer takes for more than text, longest first."""
+        tokenizer = self.processor.tokenizer
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        return tuple(sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True))
+
+    @cached_property
+    def thought_opened(self) -> bool:
+        """As the setting says, or as the chat template does."""
+        given = self.settings.thought_opened
+        if given is not None:
+            return given
+        if not getattr(self.processor, "chat_template", None):
+            return False
+        text = self.processor.apply_chat_template(
+            self.messages(""), add_generation_prompt=True, tokenize=False
+        )
+        return str(text).rstrip().endswith("<think>")
+
+    def text_of(self, completion: Completion) -> str:
+        """See `Policy.text_of`: samplers drop all special tokens, so the text is decoded again if need be."""
+        if not self.dialect.special_tokens:
+            return completion.text
+        tokenizer = self.processor.tokenizer
+        added = tokenizer.added_tokens_decoder
+        kept = {number for number, token in added.items() if str(token) in self.dialect.special_tokens}
+        if kept.isdisjoint(completion.token_ids):
+            return completion.text
+        dropped = {number for number, token in added.items() if token.special} | set(
+            tokenizer.all_special_ids
+        )
+        ids = [number for number in completion.token_ids if number in kept or number not in dropped]
+        return str(tokenizer.decode(ids))
+
     def save_protocol(self, folder: Path | str) -> None:
-        """Write processor and settings into a checkpoint folder, so that it can be asked the same way."""
+        """Write processor and settings into a checkpoint folder, so that it can be asked the same way.
+
+        The frame is written out even where it was the family's: what was trained stays what it was, whatever
+        the table of families says later.
+        """
         self.processor.save_pretrained(folder)
+        settings = self.settings.model_copy(update={"frame": self.frame_kind})
         with atomic_write(Path(folder) / SETTINGS_FILE) as handle:
-            json.dump(self.settings.model_dump(mode="json"), handle, indent=2)
+            json.dump(settings.model_dump(mode="json"), handle, indent=2)
 
 
-def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> Checkpoint:
+def load_policy(
+    source: str | Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    assumed_frame: FrameKind | None = None,
+) -> Checkpoint:
     """Load a checkpoint's processor and protocol from a local folder or the hub.
 
     Args:
         source: local folder or hub id such as `Qwen/Qwen2.5-VL-3B-Instruct`.
         overrides: settings that replace the checkpoint's own, by field name.
+        assumed_frame: the frame to ask in where neither a setting nor the family tells it; None refuses.
 
     Raises:
         UserError: if there is no such checkpoint, its settings are bad, or it is not known in which
@@ -71,12 +127,15 @@ def load_policy(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     try:
         # The bare file: a family that this transformers does not know is refused by name, too.
         family = str(PreTrainedConfig.get_config_dict(name)[0].get("model_type"))
-        settings = _load_settings(Path(name), overrides or {})
+        settings = _load_settings(Path(name), overrides or {}, family)
+        if family not in POLICY_FAMILIES and settings.frame is None and assumed_frame is not None:
+            settings = settings.model_copy(update={"frame": assumed_frame})
         if family not in POLICY_FAMILIES and settings.frame is None:
             raise UserError(
                 f"policy {name!r} is of model family {family!r}, which is not supported."
                 f"{did_you_mean(family, POLICY_FAMILIES)} "
-                f"If you know the coordinates it speaks, give its setting `frame`: absolute or thousandths."
+                f"If you know the coordinates it speaks, give its setting `frame`: absolute or thousandths; "
+                f"`prompter probe` finds out which."
             )
         processor = AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -128,7 +187,7 @@ def resolve_source(source: str, kind: Literal["policy", "adapter"] = "policy") -
     return str(SHIPPED / name)
 
 
-def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
+def _load_settings(folder: Path, overrides: dict[str, Any], family: str) -> PolicySettings:
     path = folder / SETTINGS_FILE
     saved: dict[str, Any] = {}
     if path.is_file():
@@ -138,12 +197,33 @@ def _load_settings(folder: Path, overrides: dict[str, Any]) -> PolicySettings:
             raise UserError(f"{path} is not JSON: {error}") from None
         if not isinstance(saved, dict):
             raise UserError(f"{path} should be a JSON object, but is a {type(saved).__name__}")
+        _refuse_reaching_out(path, saved, overrides)
+        if saved.get("frame") is None and family in _FRAME_BEFORE and "frame" not in overrides:
+            saved["frame"] = _FRAME_BEFORE[family]
+            _LOG.warning(
+                "%s names no frame: it is read as when such files were written, frame %s; "
+                "give the setting `frame` if it was trained otherwise",
+                path,
+                saved["frame"],
+            )
     try:
-        return PolicySettings.model_validate({**saved, **overrides})
+        return PolicySettings.model_validate({**saved, **overrides}).resolved()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"policy settings {where}: {first['msg']}") from None
+
+
+def _refuse_reaching_out(path: Path, saved: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """A checkpoint is data: it may neither have a file of this machine read nor a module imported."""
+    if saved.get("prompt_file") is not None:
+        raise UserError(f"{path} names a prompt_file; a checkpoint carries its prompt's text, as `prompt`.")
+    reads = saved.get("reads")
+    if isinstance(reads, str) and is_import(reads) and "reads" not in overrides:
+        raise UserError(
+            f"{path} says that its answers are read by {reads!r}, which is code. If you trust it, give the "
+            f"setting yourself: reads={reads}."
+        )
 
 
 def _pin_pixel_limits(policy: Checkpoint) -> None:

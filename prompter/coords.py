@@ -3,8 +3,8 @@
 Image frame: pixels of the original image (see `prompter.types`). Model frame: the whole numbers a
 model family speaks:
 
-- `absolute`: pixels of the resized image the model sees (Qwen2-VL, Qwen2.5-VL);
-- `thousandths`: 0 to 1000 along each side, whatever the size (Qwen3-VL).
+- `absolute`: pixels of the resized image the model sees (Qwen2.5-VL);
+- `thousandths`: 0 to 1000 along each side, whatever the size (Qwen2-VL, Qwen3-VL, Qwen3.5).
 
 Whole numbers survive model -> image -> model exactly; image -> model -> image moves a coordinate
 by at most half a unit of the model frame.
@@ -84,8 +84,8 @@ def _keep_apart(low: int, high: int, limit: int) -> tuple[int, int]:
     return (low, low + 1) if low < limit else (limit - 1, limit)
 
 
-_MAX_ASPECT = 200
-"""Longer side over shorter side that the Qwen-VL image processors still take."""
+MAX_ASPECT = 200
+"""Longer side over shorter side that the Qwen-VL image processors still take; thinner images are widened."""
 
 
 def fit_size(image_wh: tuple[int, int], *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -96,14 +96,11 @@ def fit_size(image_wh: tuple[int, int], *, factor: int, min_pixels: int, max_pix
     `smart_resize` of the Qwen-VL image processors; resizing to its result beforehand makes the
     processor's own resize the identity, so both sides agree on the frame.
 
-    Raises:
-        ValueError: if the aspect ratio exceeds 200, which the processors refuse too.
+    The processors refuse a longer side of more than `MAX_ASPECT` times the shorter, in the image and in what
+    is made of it. Here such an image is widened, and the result brought within that: each axis maps for
+    itself, so coordinates stay right.
     """
-    width, height = image_wh
-    if max(width, height) / min(width, height) > _MAX_ASPECT:
-        raise ValueError(
-            f"the image's aspect ratio must be at most {_MAX_ASPECT}, but its size is {image_wh}"
-        )
+    width, height = (max(float(side), max(image_wh) / MAX_ASPECT) for side in image_wh)
     fitted_width = round(width / factor) * factor
     fitted_height = round(height / factor) * factor
     if fitted_width * fitted_height > max_pixels:
@@ -114,6 +111,14 @@ def fit_size(image_wh: tuple[int, int], *, factor: int, min_pixels: int, max_pix
         grow = math.sqrt(min_pixels / (width * height))
         fitted_width = math.ceil(width * grow / factor) * factor
         fitted_height = math.ceil(height * grow / factor) * factor
+    short, long = sorted((fitted_width, fitted_height))
+    if long > MAX_ASPECT * short:
+        # Both are multiples of the factor, and so is what the longer side is cut to.
+        if MAX_ASPECT * short * short >= min_pixels:
+            long = MAX_ASPECT * short
+        else:
+            short += factor
+        fitted_width, fitted_height = (long, short) if width > height else (short, long)
     return fitted_width, fitted_height
 
 
@@ -123,7 +128,7 @@ def largest_area(*, factor: int, min_pixels: int, max_pixels: int) -> int:
     It is more than `max_pixels` where the range is narrow or small: rounding up to `min_pixels` adds
     up to `factor` pixels a side, and a thin image keeps a side of `factor` when it is shrunk.
     """
-    length = math.sqrt(_MAX_ASPECT)
+    length = math.sqrt(MAX_ASPECT)
     grown = min_pixels + factor * math.sqrt(min_pixels) * (length + 1 / length) + factor**2
     shrunk = factor * math.sqrt(max_pixels) * length
     return max(max_pixels, math.ceil(grown), math.ceil(shrunk))

@@ -20,6 +20,20 @@ class InfrastructureError(RuntimeError):
     """
 
 
+class RunStopped(BaseException):
+    """A run was asked to stop and did so with nothing lost. The command line says how to go on: exit code 0.
+
+    It may come up anywhere, like KeyboardInterrupt, so it is no `Exception`: nobody takes it for a fault.
+
+    Args:
+        signal_name: what asked, such as "SIGTERM".
+    """
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" or " Known: a, b, c." to append to a message about `name`."""
     choices = sorted(known)

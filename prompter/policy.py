@@ -6,25 +6,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prompter.action import ActionSpace, write_answer
-from prompter.chat import Instructions, QuestionPosition, SamplingRequest, build_messages, system_prompt
+from prompter.chat import (
+    Instructions,
+    QuestionPosition,
+    SamplingRequest,
+    build_messages,
+    plain_question,
+    system_prompt,
+    without_image_mark,
+)
 from prompter.coords import Frame, FrameKind, fit_size
-from prompter.parse import parse_completion
+from prompter.dialects import DIALECTS, Dialect
+from prompter.errors import UserError
+from prompter.parse import OutOfFrame, SwappedCorners, parse_completion
+from prompter.prompt_text import check_prompt, fill_prompt, read_prompt_file, split_prompt
 from prompter.runs.config import StrictModel
 from prompter.types import Answer, Completion, PromptSet, Reading
 
 POLICY_FAMILIES: dict[str, FrameKind] = {
-    "qwen2_vl": "absolute",
+    "qwen2_vl": "thousandths",
     "qwen2_5_vl": "absolute",
     "qwen3_vl": "thousandths",
     "qwen3_vl_moe": "thousandths",
+    "qwen3_5": "thousandths",
+    "qwen3_5_moe": "thousandths",
 }
-"""Model family (the checkpoint's `model_type`) -> the frame it speaks."""
+"""Model family (the checkpoint's `model_type`) -> the frame it speaks, each by its authors' word.
+
+- Qwen2-VL: 0 to 1000. The authors' data tool writes its boxes as `round(x / width * 1000)`
+  (`convert_to_qwen2vl_format` in QwenLM/Qwen3-VL, qwen-vl-finetune/tools/process_bbox.ipynb).
+- Qwen2.5-VL: pixels of the image as it enters the model (the same notebook; a maintainer in
+  QwenLM/Qwen3-VL issues 940 and 957).
+- Qwen3-VL: 0 to 1000, by the original sides (its README; maintainers in issue 1659).
+- Qwen3.5: 0 to 1000 still, as a maintainer says of it and its successor in
+  QwenLM/Qwen3.8-Flash-Next issue 4; of these six the one without a document of its own.
+
+A checkpoint that was fine-tuned may speak otherwise: `prompter probe` asks it.
+"""
 
 
 class ImageSettings(StrictModel):
@@ -65,10 +90,81 @@ class PolicySettings(StrictModel):
     """Whether the query stands before or after the image."""
 
     frame: FrameKind | None = None
-    """Coordinates it is asked for; null takes those its family was trained to speak."""
+    """Coordinates it is asked for; null takes those that its family speaks (`prompter probe` tells)."""
 
     max_new_tokens: int = Field(default=512, ge=8)
     """Longest completion, in tokens."""
+
+    reads: str = "prompter"
+    """How its answers are written: `prompter`, or another checkpoint's dialect: `qwen`, `visionreasoner`,
+    `seg-zero`, `think2seg`, `box-tokens`, or one of your own as "module:NAME". A dialect brings its own
+    prompt, and defaults for `action_space`, `image`, `frame`, `max_new_tokens`, `out_of_frame` and
+    `swapped_corners` where they are not given."""
+
+    prompt_file: str | None = None
+    """A text file with what is asked in the place of the dialect's own prompt; `{query}` stands for the
+    query, and a system prompt may come first, between lines `[system]` and `[user]`. Read at once: its text
+    is kept as `prompt`."""
+
+    prompt: str | None = None
+    """The text of `prompt_file`; null asks as the dialect does."""
+
+    out_of_frame: OutOfFrame = "refuse"
+    """What becomes of an answer with numbers a little outside the frame (5 per cent of a side): `refuse` it,
+    as one further out is, or `clip` it to the edge and count it."""
+
+    swapped_corners: SwappedCorners = "refuse"
+    """What becomes of a box whose corners are swapped: `refuse` the answer, or `sort` them and count it."""
+
+    thought_opened: bool | None = None
+    """Whether the prompt ends in `<think>`, so that a completion begins with a thought; null looks at the
+    checkpoint's chat template, and takes no for an endpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_prompt_file(cls, data: Any) -> Any:
+        try:
+            return read_prompt_file(data) if isinstance(data, dict) else data
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, text: str | None) -> str | None:
+        if text is not None:
+            check_prompt(text)
+        return text
+
+    @field_validator("reads")
+    @classmethod
+    def _check_reads(cls, name: str) -> str:
+        try:
+            DIALECTS.check(name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    def resolved(self) -> Self:
+        """These settings with the dialect's defaults in the place of what was not given.
+
+        Raises:
+            UserError: if `reads` is "module:NAME" and gives no dialect.
+        """
+        dialect = DIALECTS.resolve(self.reads)
+        defaults: dict[str, Any] = {
+            "action_space": dialect.action_space,
+            "image": None if dialect.side is None else ImageSettings(side=dialect.side),
+            "frame": dialect.frame,
+            "max_new_tokens": dialect.max_new_tokens,
+            "out_of_frame": dialect.out_of_frame,
+            "swapped_corners": dialect.swapped_corners,
+        }
+        changed = {
+            name: value
+            for name, value in defaults.items()
+            if value is not None and (name not in self.model_fields_set or getattr(self, name) is None)
+        }
+        return self.model_copy(update=changed) if changed else self
 
 
 @dataclass(frozen=True)
@@ -86,9 +182,26 @@ class Policy:
     frame_kind: FrameKind
     factor: int
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How its answers are written."""
+        return DIALECTS.resolve(self.settings.reads)
+
+    @property
+    def prompt(self) -> str:
+        """The text that asks (see `prompter.prompt_text`); "" for Prompter's system prompt and the query."""
+        return self.dialect.prompt if self.settings.prompt is None else self.settings.prompt
+
+    @property
+    def thought_opened(self) -> bool:
+        """Whether a completion begins inside a thought."""
+        return bool(self.settings.thought_opened)
+
     @property
     def system(self) -> str:
-        """The system prompt."""
+        """The system prompt; "" if there is none."""
+        if self.prompt:
+            return split_prompt(self.prompt)[0]
         return system_prompt(
             self.settings.action_space,
             self.frame_kind,
@@ -96,9 +209,20 @@ class Policy:
             think=self.settings.think,
         )
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that the model's tokenizer takes for more than text; none where it is not known."""
+        return ()
+
     def messages(self, query: str) -> list[dict[str, Any]]:
-        """The chat for one query (see `prompter.chat.build_messages`)."""
-        return build_messages(query, self.system, question=self.settings.question)
+        """The chat for one query, which is text whatever it holds (see `prompter.chat.plain_question`)."""
+        system = self.system
+        asked = plain_question(self.dialect.question(query) if self.prompt else query, self.special_tokens)
+        if self.prompt:
+            system, asked = fill_prompt(self.prompt, asked)
+            asked = without_image_mark(asked)
+        messages = build_messages(asked, system, question=self.settings.question)
+        return messages if system else messages[1:]
 
     def frame(self, image_wh: tuple[int, int]) -> Frame:
         """The frame in which this policy speaks of an image of (width, height) pixels."""
@@ -115,8 +239,13 @@ class Policy:
 
     def read(self, completion: Completion, image_wh: tuple[int, int]) -> Answer:
         """Read a completion about an image of (width, height) pixels into image-frame prompts."""
-        reading = self.parse(completion.text, image_wh, completion.finish_reason)
-        return Answer(completion.text, reading, len(completion.token_ids))
+        text = self.text_of(completion)
+        reading = self.parse(text, image_wh, completion.finish_reason)
+        return Answer(text, reading, len(completion.token_ids))
+
+    def text_of(self, completion: Completion) -> str:
+        """A completion's text, with the special tokens that the dialect reads, if they can be had."""
+        return completion.text
 
     def parse(
         self, text: str, image_wh: tuple[int, int], finish_reason: Literal["stop", "length"] = "stop"
@@ -127,10 +256,36 @@ class Policy:
             action_space=self.settings.action_space,
             frame=self.frame(image_wh),
             finish_reason=finish_reason,
+            dialect=self.dialect,
+            out_of_frame=self.settings.out_of_frame,
+            swapped_corners=self.settings.swapped_corners,
+            thought_opened=self.thought_opened,
         )
 
+    def describe(self) -> dict[str, Any]:
+        """All settings, and what follows from them: both prompts, frame and factor; JSON-ready."""
+        known = {name: getattr(self.settings, name) for name in PolicySettings.model_fields}
+        settings = PolicySettings.model_construct(**known).model_dump(mode="json")
+        return {
+            **settings,
+            "frame": self.frame_kind,
+            "factor": self.factor,
+            "thought_opened": self.thought_opened,
+            "system": self.system,
+            "prompt": self.prompt or None,
+        }
+
     def write_answer(self, prompts: PromptSet, image_wh: tuple[int, int]) -> str:
-        """Write image-frame prompts as this policy should answer them (without reasoning)."""
+        """Write image-frame prompts as this policy should answer them (without reasoning).
+
+        Raises:
+            UserError: if it reads a dialect that Prompter does not write.
+        """
+        if self.settings.reads not in ("prompter", "think2seg"):
+            raise UserError(
+                f"answers are written as `prompter` and `think2seg` read them, but this policy reads "
+                f"{self.settings.reads!r}; set policy.settings.reads."
+            )
         return write_answer(prompts, self.frame(image_wh))
 
     def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:

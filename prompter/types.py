@@ -87,9 +87,19 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """All prompts of one answer: one `Instance` per object. Empty means "no target here"."""
+    """All prompts of one answer: one `Instance` per object. Empty means "no target here".
+
+    Args:
+        instances: one per object.
+        clipped: boxes and points that reading moved to the frame's edge (`out_of_frame: clip`).
+        sorted: boxes whose corners reading put in order (`swapped_corners: sort`).
+
+    Two are equal if their instances are.
+    """
 
     instances: tuple[Instance, ...] = ()
+    clipped: int = field(default=0, compare=False)
+    sorted: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "instances", tuple(self.instances))
@@ -127,6 +137,7 @@ class FailureKind(StrEnum):
     OUT_OF_FRAME = "out_of_frame"
     DEGENERATE_BOX = "degenerate_box"
     TOO_MANY = "too_many"
+    AMBIGUOUS = "ambiguous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +163,28 @@ Reading = PromptSet | ParseFailure
 """What was read in a completion: prompts in the image frame, or why there are none."""
 
 
+def mends(reading: Reading) -> list[str]:
+    """What reading mended in an answer: of `clipped` and `sorted`, those that were done at all."""
+    return [name for name in ("clipped", "sorted") if getattr(reading, name, 0)]
+
+
 def reading_to_json(reading: Reading) -> dict[str, Any]:
-    """Return a JSON-ready dict with the keys `prompts` and `failure`, one of which is None."""
-    parsed = isinstance(reading, PromptSet)
-    return {
-        "prompts": reading.to_json() if parsed else None,
-        "failure": None if parsed else reading.to_json(),
-    }
+    """Return a JSON-ready dict with the keys `prompts` and `failure`, one of which is None.
+
+    Prompts that reading had to mend add `mended`, the numbers that are not 0: {"clipped": n, "sorted": n}.
+    """
+    if isinstance(reading, ParseFailure):
+        return {"prompts": None, "failure": reading.to_json()}
+    mended = {name: getattr(reading, name) for name in mends(reading)}
+    return {"prompts": reading.to_json(), "failure": None, **({"mended": mended} if mended else {})}
 
 
 def reading_from_json(data: Mapping[str, Any], text: str) -> Reading:
     """Inverse of `reading_to_json`; `text` is the completion, which is kept apart."""
     failure = data["failure"]
     if failure is None:
-        return PromptSet.from_json(data["prompts"])
+        read = PromptSet.from_json(data["prompts"])
+        return PromptSet(read.instances, **(data.get("mended") or {}))
     return ParseFailure(FailureKind(failure["kind"]), failure["message"], text)
 
 

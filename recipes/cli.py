@@ -42,6 +42,9 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
+    "probe": Command(
+        "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
+    ),
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),

@@ -79,7 +79,8 @@ class LoraConfig(StrictModel):
 
     target_modules: str | list[str] | None = None
     """Which modules get adapters, as in PEFT: a regular expression over their names, or a list of their ends;
-    null takes the language model's attention and MLP projections."""
+    null takes the language model's attention and MLP projections. A vLLM sampler adapts linear layers of the
+    language model alone: with one, anything else is refused."""
 
 
 class PolicyConfig(StrictModel):

@@ -14,8 +14,14 @@ from typing import Any
 
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-from recipes.training.checkpoints import newest_checkpoint, save_trained
-from recipes.training.checks import check_sizes, executor_configs, grpo_arguments
+from recipes.training.checkpoints import newest_checkpoint, newest_step, save_trained
+from recipes.training.checks import (
+    check_adapted_modules,
+    check_sizes,
+    executor_configs,
+    grpo_arguments,
+    window_steps,
+)
 from recipes.training.quiet import quiet
 
 
@@ -28,6 +34,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     Raises:
         UserError: for anything wrong with the config, the data or the run folder, before any work.
+        RunStopped: after SIGTERM or SIGINT, with a checkpoint to resume from.
     """
     RunFolder(config.run_dir).check_usable(resume=resume)
     quiet()
@@ -46,12 +53,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from recipes.training.log import TrainingLog
     from recipes.training.metrics import PhaseTimes
     from recipes.training.scoring import RolloutScorer
+    from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
     from recipes.training.window import WindowCollector
     from rewards.registry import build_reward
 
     set_seed(config.seed)
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
+    check_adapted_modules(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     held_out = config.open_held_out()
@@ -79,7 +88,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         # 3. The run folder, and where to resume from.
         folder = RunFolder.create(config.run_dir, resume=resume)
         checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        done = newest_step(folder.checkpoints_dir) if resume else 0
         if resume:
             folder.truncate_to_step(done)
             forget_evaluations(folder, done, arguments.max_steps)
@@ -105,16 +114,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             config.seed,
             times,
         )
-        # 4. Before.
+        # 4. Before. From here on a signal ends the run with nothing lost.
+        stop = opened.enter_context(StopRequest())
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
-        evaluation.evaluate_policy("before", policy, sampler)
+        with stop.at_once():
+            evaluation.evaluate_policy("before", policy, sampler)
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, collector=collector, log=log
+            model=model, args=arguments, processor=policy.processor, collector=collector, log=log, stop=stop
         )
         opened.callback(trainer.close)
+        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
         if checkpoint is None or done < arguments.max_steps:
@@ -122,9 +134,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         else:
             trainer.restore(checkpoint, done)
         # 6. After, with the sampler on the trained weights.
-        trainer.synchronise()
-        evaluation.evaluate_policy("after", policy, sampler)
-        evaluation.evaluate_references()
+        with stop.at_once():
+            trainer.synchronise()
+            evaluation.evaluate_policy("after", policy, sampler)
+            evaluation.evaluate_references()
         save_trained(trainer.model, policy, folder)
     return folder
 
@@ -135,7 +148,8 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
 
     class Evaluate(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % every == 0 and state.global_step < state.max_steps:
+            goes_on = state.global_step < state.max_steps and not control.should_training_stop
+            if state.global_step % every == 0 and goes_on:
                 trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
                 evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)

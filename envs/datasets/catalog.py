@@ -27,6 +27,11 @@ class DatasetInfo:
         layout: the files expected below the root folder, as text to print.
         needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
         split_options: split -> options that hold unless the caller gives others.
+        copies_images: True where each question has an image file of its own, so that equal pictures are no
+            fault.
+        reading: the same for the rules of reading (`envs.datasets.reading.rules`), in all splits.
+        as_published: code base -> options that read odd records as it does, so that its samples are those
+            that are evaluated; a code base that reads as we do without options is absent.
     """
 
     name: str
@@ -40,12 +45,16 @@ class DatasetInfo:
     layout: str = ""
     needs_files: bool = True
     split_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    copies_images: bool = False
+    as_published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _REFCOCO_LAYOUT = """\
 <name>/refs(unc).p
 <name>/instances.json
-images/mscoco/images/train2014/             COCO's images"""
+images/mscoco/images/train2014/             COCO's images
+or as the option `root` a hub id: jxu124/refcoco-benchmark, lmms-lab/RefCOCO (plus, g); or their tables"""
 
 _SETS = (
     DatasetInfo(
@@ -88,16 +97,22 @@ and optionally "instances", "boxes", "ignore", "tags" and "id".""",
         name="earthreason",
         title="reasoning questions on satellite scenes, about six per image",
         factory="envs.datasets.earthreason:open_earthreason",
-        splits=("train", "val", "test"),
+        splits=("train", "val", "test", "train_1shot", "train_5shot", "train_10shot"),
         counts={"train": 2371, "val": 1135, "test": 1928},
         count_unit="images",
-        source="hub dataset earth-insights/EarthReason (project SegEarth-R1)",
+        as_published={
+            "SegEarth-R1": {"question": "first", "empty_answer": "label", "mask_size": "resize"},
+            "Think2Seg-RS": {"question": "random:0", "empty_answer": "no_target", "mask_size": "resize"},
+        },
+        source="hub dataset earth-insights/EarthReason (project SegEarth-R1); as tables omlab/EarthReason-FS "
+        "(train_1shot, train_5shot, train_10shot, val, test) and LCH1025/Earthreason_val, _test",
         licence="Apache-2.0 (second-hand)",
         layout="""\
 {train,val,test}/images/<id>.(jpg|jpeg|png)
 {train,val,test}/labels/<id>.png            non-zero is target
 {train,val,test}/QAs/<id>.json              {"questions": [...], "answer": [...]}, [] for no target
-or a folder of parquet files, or a hub id as the option `root`""",
+or as the option `root` a hub id, or a folder of parquet, arrow or JSON lines with an image, questions
+and a mask in each row; the option `columns` names columns that are not found""",
     ),
     DatasetInfo(
         name="rrsis-d",
@@ -109,8 +124,12 @@ or a folder of parquet files, or a hub id as the option `root`""",
         licence="see the project; the DIOR images are for non-commercial use (second-hand)",
         layout="""\
 rrsisd/refs(unc).p
-rrsisd/instances.json
+rrsisd/instances.json                       "segmentation" is a list of one run-length encoding
 images/rrsisd/JPEGImages/<n>.jpg""",
+        as_published={
+            "RMSIN": {"overlap": "reference", "mask_size": "resize"},
+            "RSRefSeg2": {"mask_size": "resize"},
+        },
     ),
     DatasetInfo(
         name="refsegrs",
@@ -118,25 +137,28 @@ images/rrsisd/JPEGImages/<n>.jpg""",
         factory="envs.datasets.refsegrs:open_refsegrs",
         splits=("train", "val", "test"),
         counts={"train": 2172, "val": 431, "test": 1817},  # from memory
-        source="hub dataset JessicaYuan/RefSegRS (project RRSIS of zhu-xlab)",
+        source="hub dataset JessicaYuan/RefSegRS, a zip to unpack (project RRSIS of zhu-xlab)",
         licence="CC-BY-4.0 (second-hand)",
         layout="""\
 images/<n>.tif
 masks/<n>.tif
-output_phrase_{train,val,test}.txt          lines "<n> <phrase>\"""",
+output_phrase_{train,val,test}.txt          lines "<n> <phrase>"
+or as the option `root` a hub id, or a folder of tables with image, phrase and mask""",
     ),
     DatasetInfo(
         name="risbench",
         title="referring expressions on 512 x 512 DOTA and DIOR images",
         factory="envs.datasets.risbench:open_risbench",
         splits=("train", "val", "test"),
-        counts={"train": 26300, "val": 10013, "test": 16158},
+        counts={"train": 26300, "val": 10013, "test": 16159},
+        copies_images=True,
         source="project CroBIM (HIT-SIRS/CroBIM)",
         licence="see the project",
         layout="""\
 img_rgb/<f>.png                             or images/
 mask/<f>.png                                or masks/
-output_phrase_{train,val,test}.txt          lines "<f>.png <phrase>"; the val file names train_*.png""",
+output_phrase_{train,val,test}.txt          lines "<f>.png <phrase>"; the val file names train_*.png
+or as the option `root` a hub id, or a folder of tables with the columns image, mask, phrase""",
     ),
     DatasetInfo(
         name="lasers",
@@ -154,10 +176,12 @@ output_phrase_{train,val,test}.txt          lines "<f>.png <phrase>"; the val fi
             "part_level",
             "semantic_level",
         ),
+        as_published={"SegEarth-R2": {"masks": "first", "mask_size": "resize"}},
         source="hub dataset earth-insights/LaSeRS (project SegEarth-R2)",
         licence="Apache-2.0 (second-hand), with terms of the images' own sources",
         layout="""\
 train/annotations/train_data.json           [{"id", "image_name", "description", "answer", "mask"}, ...]
+                                            (train_ann.json in the competition's edition)
 train/images/
 test/annotations/test_<axis>.json           ("semantic" is spelled "sematic" in the file's name)
 test/images/""",
@@ -187,6 +211,7 @@ gres_images/{train,val,test}/<id>.jpg""",
 new_refs(unc).p
 new_instances.json
 image/image/<f>.jpg""",
+        as_published={"a loader of others": {"targets": "single"}},
     ),
     DatasetInfo(
         name="reasonseg",
@@ -246,21 +271,56 @@ or a folder of parquet files, or a hub id as the option `root`""",
 grefcoco/grefs(unc).json                    "ann_id" is a list, [-1] for no target
 grefcoco/instances.json
 images/mscoco/images/train2014/             COCO's images""",
+        as_published={"ReLA": {"targets": "rela"}},
     ),
     DatasetInfo(
         name="muse",
         title="reasoning questions with several targets on COCO images (PixelLM)",
         factory="envs.datasets.muse:open_muse",
         splits=("train", "val", "test_less", "test_many"),
-        source="project PixelLM (MaverickRen/PixelLM) and COCO's images",
+        source="project PixelLM (MaverickRen/PixelLM) and COCO's images; tables sj9909/MUSE_<split>",
         licence="see the project and COCO's terms",
         layout="""\
 muse_{train,val,test_less,test_many}.json   [{"file_name" or "coco_url", "questions", "answers"}, ...]
-images/mscoco/images/{train2014,train2017,val2017}/""",
+images/mscoco/images/{train2014,train2017,val2017}/
+or a table: a folder of parquet or arrow files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="mmr",
+        title="questions about objects, parts or both, with several targets, on COCO images",
+        factory="envs.datasets.mmr:open_mmr",
+        splits=("train", "val", "test_mixed", "test_obj", "test_part"),
+        counts={"train": 154127, "val": 8194, "test_obj": 5875},  # test_obj: by the card of StAR's table
+        source="project MMR (jdg900/MMR) and COCO's 2017 images; tables sj9909/MMR_<split>",
+        licence="see the project and COCO's terms",
+        layout="""\
+MMR/MMR_{train,val,test_mixed}.json         [{"file_name", "questions", "answers": [[{"segmentation"}]]}, ...]
+MMR/MMR_test_{obj,part}_only.json
+images/mscoco/images/{train2017,val2017}/   also in refer_seg/
+or a table: a folder of parquet or arrow files, or a hub id as the option `root`""",
+    ),
+    DatasetInfo(
+        name="reasonseg-r",
+        title="ReasonSeg's test split with its labels repaired (StAR)",
+        factory="envs.datasets.reasonseg_star:open_reasonseg_r",
+        splits=("test",),
+        source="hub dataset sj9909/ReasonSeg_refine (project ysj9909/StAR)",
+        licence="see the project",
+        layout="a hub id as the option `root`, or a folder of its parquet or arrow files",
+    ),
+    DatasetInfo(
+        name="reasonseg-x",
+        title="reasoning questions by kind of reasoning on everyday images (StAR)",
+        factory="envs.datasets.reasonseg_star:open_reasonseg_x",
+        splits=("train", "val", "test"),
+        counts={"train": 240, "val": 156, "test": 773},
+        source="hub datasets sj9909/ReasonSegX_{train,val,test} (project ysj9909/StAR)",
+        licence="see the project",
+        layout="a hub id as the option `root`, or a folder of its parquet or arrow files",
     ),
     DatasetInfo(
         name="drseg",
-        title="reasoning questions on drone images, one target each (PixDLM)",
+        title="reasoning questions on drone images (PixDLM)",
         factory="envs.datasets.drseg:open_drseg",
         splits=("train", "val", "test"),
         counts={"train": 3000, "val": 2000, "test": 5000},  # from the paper's 10,000 in 3:2:5
@@ -268,8 +328,9 @@ images/mscoco/images/{train2014,train2017,val2017}/""",
         source="hub dataset WhynotHug/DRSeg (project XIEFOX/PixDLM)",
         licence="CC BY-NC 4.0 (second-hand)",
         layout="""\
-{train,val,test}/**/<n>.(jpg|png)
-{train,val,test}/**/<n>.json                in the style of ReasonSeg; this layout was not seen""",
+labels/DRSeg_{train,val,test}.json          [{"id", "height", "width", "ann_list", "questions", ...}, ...]
+CODrone/DR{train,val,test}/<id>.jpg""",
+        as_published={"PixDLM": {"unusable": "next", "mask_size": "resize"}},
     ),
     DatasetInfo(
         name="vrsbench",
@@ -288,13 +349,28 @@ Images_val/<f>.png""",
         title="referring expressions with boxes only, on 800 x 800 DIOR images",
         factory="envs.datasets.dior_rsvg:open_dior_rsvg",
         splits=("train", "val", "test"),
-        counts={"train": 26991, "val": 3829, "test": 7500},  # from memory
+        counts={"train": 26991, "val": 3829, "test": 7500},
+        as_published={"others than its authors": {"outside": "leave_out"}},
         source="project RSVG (ZhanYang-nwpu/RSVG-pytorch)",
         licence="see the project; the DIOR images are for non-commercial use (second-hand)",
         layout="""\
 JPEGImages/<n>.jpg
 Annotations/<n>.xml                         objects with <name>, <bndbox> and <description>
-{train,val,test}.txt                        numbers of objects, counted through all XML files""",
+{train,val,test}.txt                        numbers of objects, counted through all XML files
+or as the option `root` a hub id, or a folder of tables with image and objects {bbox, captions, categories};
+those of danielz01/DIOR-RSVG may not be split as the official ones""",
+    ),
+    DatasetInfo(
+        name="geoseg-bench",
+        title="instructions on overhead scenes: reasoning, referring and interactive (UniGeoSeg)",
+        factory="envs.datasets.geoseg_bench:open_geoseg_bench",
+        splits=("reasoning", "referring", "interactive"),
+        counts={"reasoning": 1711, "referring": 2311, "interactive": 2870},
+        source="hub dataset nishuo1999/GeoSeg-Bench (project MiliLab/UniGeoSeg)",
+        licence="Apache-2.0 (second-hand), with terms of the images' own sources",
+        layout="""\
+{reasoning,referring,interactive}/test.json [{"img", "mask", "json"}, ...], paths from that folder
+<json>                                      {"question": [...], "reason": [...]}; not zero is target""",
     ),
 )
 

@@ -7,18 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envs.datasets.catalog import DatasetInfo
+from envs.datasets.reading.faults import KINDS, NOTES, hearing, kind_of
 from envs.datasets.registry import dataset_info, open_dataset, opener_options
 from envs.sample import Sample, SampleSource, content_hash
+from prompter.coords import MAX_ASPECT
 from prompter.errors import UserError
-
-KINDS: dict[str, str] = {
-    "unreadable": "records that are missing a part or cannot be read",
-    "count": "sizes that differ from those published",
-    "empty_mask": 'empty masks that the set does not call "no target"',
-    "box": "boxes that have no area or leave their image",
-    "duplicate_question": "questions asked twice about one image",
-    "duplicate_image": "images with the same pixels as another",
-}
 
 
 @dataclass
@@ -30,7 +23,9 @@ class CheckReport:
         samples, images: how many were read; images are told apart by `image_id`.
         no_target: samples whose target is empty.
         expected: published size in the catalog's `count_unit`, or None.
-        problems: kind (a key of `KINDS`) -> sentences.
+        problems: kind (a key of `faults.KINDS`) -> sentences.
+        notes: kind (a key of `faults.NOTES`) -> sentences; told, and no problem.
+        left_out: what the set's own rule leaves out -> how many; told, and no problem.
     """
 
     name: str
@@ -40,6 +35,9 @@ class CheckReport:
     no_target: int = 0
     expected: int | None = None
     problems: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    notes: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in NOTES})
+    left_out: dict[str, int] = field(default_factory=dict)
+    _heard: set[str] = field(default_factory=set, repr=False)
 
     @property
     def is_clean(self) -> bool:
@@ -48,7 +46,13 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name[0] != "_"}
+
+    def hear(self, kind: str, sentence: str) -> None:
+        """Take down a finding, once."""
+        if sentence not in self._heard:
+            self._heard.add(sentence)
+            (self.problems if kind in self.problems else self.notes)[kind].append(sentence)
 
 
 def check_split(name: str, split: str, options: dict[str, Any], progress: Any = iter) -> CheckReport:
@@ -65,13 +69,19 @@ def check_split(name: str, split: str, options: dict[str, Any], progress: Any = 
     info = dataset_info(name)
     report = CheckReport(name, split, expected=info.counts.get(split))
     source = _open(name, split, options)
-    report.problems["unreadable"].extend(getattr(source, "skipped", ()))
-    walk = _Walk(report)
-    for index in progress(range(len(source))):
-        try:
-            walk.visit(source[index])
-        except UserError as error:
-            report.problems["unreadable"].append(str(error))
+    for kind, sentence in getattr(source, "faults", ()):
+        report.problems[kind].append(sentence)
+    report.left_out.update(getattr(source, "left_out", {}))
+    walk = _Walk(report, info.copies_images)
+    with hearing(report.hear):
+        for index in progress(range(len(source))):
+            try:
+                walk.visit(source[index])
+            except UserError as error:
+                report.problems[kind_of(error)].append(str(error))
+    for kind, sentences in getattr(source, "noted", {}).items():  # told while it was opened
+        for sentence in sorted(sentences):
+            report.hear(kind, sentence)
     _compare_counts(report, info)
     return report
 
@@ -89,8 +99,9 @@ def _open(name: str, split: str, options: dict[str, Any]) -> SampleSource:
 class _Walk:
     """Keeps what is needed to notice repetitions: hashes, not samples."""
 
-    def __init__(self, report: CheckReport) -> None:
+    def __init__(self, report: CheckReport, copies_images: bool) -> None:
         self._report = report
+        self._kind_of_copy = "copied_image" if copies_images else "duplicate_image"
         self._questions: set[int] = set()
         self._images: set[str] = set()
         self._pixels: dict[str, str] = {}
@@ -110,6 +121,9 @@ class _Walk:
             self._images.add(sample.image_id)
             self._report.images += 1
             self._look_at_image(sample)
+            if max(sample.image_wh) > MAX_ASPECT * min(sample.image_wh):
+                width, height = sample.image_wh
+                problems["thin"].append(f"image {sample.image_id!r} is {width} x {height} (width x height).")
 
     def _look_at_image(self, sample: Sample) -> None:
         pixels = sample.image_array()
@@ -121,8 +135,9 @@ class _Walk:
             )
         key = content_hash(pixels)
         if key in self._pixels:
-            self._report.problems["duplicate_image"].append(
-                f"images {self._pixels[key]!r} and {sample.image_id!r} have the same pixels."
+            self._report.hear(
+                self._kind_of_copy,
+                f"images {self._pixels[key]!r} and {sample.image_id!r} have the same pixels.",
             )
         self._pixels.setdefault(key, sample.image_id)
 
@@ -130,7 +145,10 @@ class _Walk:
         if sample.target is None:
             return
         says_none = "none" in (sample.tags.get("multiplicity"), sample.tags.get("target"))
-        if not sample.target_mask().any():
+        target = sample.target_mask()
+        if target.all():
+            self._report.hear("full_mask", f"the mask of sample {sample.sample_id!r} covers its whole image.")
+        if not target.any():
             self._report.no_target += 1
             if not says_none:
                 yield f"sample {sample.sample_id!r} has an empty mask."

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from envs.datasets.reading.images import image_wh
 from envs.datasets.reading.lisa_style import lisa_sample, read_lisa_annotation
-from envs.datasets.reading.records import RecordSource
+from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing
+from envs.datasets.reading.text import read_text
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -51,7 +52,7 @@ def open_gres(
         return lisa_sample(NAME, split, image, annotation, text, tags)
 
     records: list[tuple[str, int]] = []
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     for name in _names(annotations, part):
         try:
             texts = read_lisa_annotation(annotations / f"{name}.json").texts
@@ -60,7 +61,7 @@ def open_gres(
         except UserError as error:
             if not skip_bad:
                 raise
-            skipped.append(str(error))
+            skipped.append(error)
     return RecordSource(NAME, split, records, build, skip_bad=skip_bad, skipped=skipped)
 
 
@@ -68,6 +69,7 @@ def _names(annotations: Path, part: str) -> list[str]:
     """The ids of a split, each once: those listed, or without a list all that have a file."""
     listed = annotations / f"{part}.txt"
     if listed.is_file():
-        words = listed.read_text(encoding="utf-8").split()
+        with blaming(f"list {listed}"):
+            words = read_text(listed).split()
         return list(dict.fromkeys(Path(word).stem for word in words))
     return sorted(path.stem for path in annotations.glob("*.json"))

@@ -5,10 +5,11 @@
     {"image": "b.png", "query": "the pool", "mask": "masks/b.png", "ignore": "masks/b_unsure.png"}
     {"image": "b.png", "query": "the airport", "mask": null}
 
-`image` and `query` are needed, and one of `mask` (a run-length encoding, polygons, a label image,
-or null for "no target"), `instances` (a list of those, one per object) and `boxes` (XYXY lists,
-when there are no masks). `ignore`, `tags` (text to text) and `id` are optional. Paths are relative
-to the file. The lines stay in the file: only their positions are held in memory.
+`image` and `query` are needed, and one of `mask` (a run-length encoding, polygons, a list of either, a
+label image, or null for "no target"), `instances` (a list of those, one per object) and `boxes` (XYXY
+lists, when there are no masks). `ignore`, `tags` (text to text) and `id` are optional. Paths are relative
+to the file. The lines stay in the file: only their positions are held in memory. What a file may mean in
+more than one way is decided by the rules of reading (`envs.datasets.reading.rules`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def open_manifest(split: str, *, path: Path, skip_bad: bool = False) -> RecordSo
     reader = _Reader(path, split)
     index = _Lines()
     ids: set[str] = set()
-    skipped: list[str] = []
+    skipped: list[UserError] = []
     for number, offset in reader.lines():
         try:
             identity = reader.check(number, offset)
@@ -61,7 +62,7 @@ def open_manifest(split: str, *, path: Path, skip_bad: bool = False) -> RecordSo
         except UserError as error:
             if not skip_bad:
                 raise
-            skipped.append(str(error))
+            skipped.append(error)
         else:
             ids.add(identity)
             index.append(number, offset)
@@ -110,7 +111,7 @@ class _Reader:
         with blaming(self._where(number, "instances")):
             for value in self._list(record, "instances"):
                 check_annotation(value, hw, self.path.parent)
-        self._boxes(record, number)
+        self._boxes(record, number, hw)
         return self._id(record, number)
 
     def sample(self, line: tuple[int, int]) -> Sample:
@@ -141,7 +142,7 @@ class _Reader:
             target=target,
             instances=tuple(encode_rle(mask) for mask in instances),
             ignore=ignore,
-            boxes=self._boxes(record, number),
+            boxes=self._boxes(record, number, hw),
             tags={**_no_target(record), **(record.get("tags") or {})},
         )
 
@@ -175,9 +176,9 @@ class _Reader:
             width, height = image_wh(self.path.parent / record["image"])
         return height, width
 
-    def _boxes(self, record: dict[str, Any], number: int) -> tuple[Box, ...]:
+    def _boxes(self, record: dict[str, Any], number: int, hw: tuple[int, int]) -> tuple[Box, ...]:
         with blaming(self._where(number, "boxes")):
-            return tuple(xyxy_box(box) for box in self._list(record, "boxes"))
+            return tuple(xyxy_box(box, (hw[1], hw[0])) for box in self._list(record, "boxes"))
 
     def _id(self, record: dict[str, Any], number: int) -> str:
         return str(record.get("id", f"line-{number}"))

@@ -3,12 +3,14 @@
 Several targets of one expression are written as several references with the same image and
 sentence; they are joined here. An annotation's segmentation is polygons, a run-length encoding, or
 missing; where it is missing, its box is filled, as loaders in circulation do, and a box without
-area stands for "no target". Sentences come in English and Chinese. Only the file names and the
-forms of the segmentation are verified; the rest of this reading is not.
+area stands for "no target". Sentences come in English and Chinese. No record of the set was seen:
+file names, the forms of the segmentation and what is skipped are those of three loaders of others;
+how the set writes "no target" is not known.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.datasets.reading.language import is_english
 from envs.datasets.reading.records import RecordSource
 from envs.datasets.reading.refer import Reference, ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import Mask
 
 NAME = "nwpu-refer"
+NOT_ENGLISH = "sentences that are not English (the option language=all takes them)"
 
 
 def open_nwpu_refer(
@@ -29,6 +33,9 @@ def open_nwpu_refer(
     *,
     root: Path | None = None,
     language: Literal["english", "all"] = "english",
+    targets: Literal["joined", "single"] = "joined",
+    unknown: Literal["leave_out", "refuse"] = "leave_out",
+    encoding: str | None = None,
     skip_bad: bool = False,
 ) -> RecordSource[tuple[int, int]]:
     """Open one split.
@@ -36,31 +43,52 @@ def open_nwpu_refer(
     Args:
         split: train, val or test.
         root: the folder with `new_refs(unc).p`, `new_instances.json` and `image/`.
-        language: "english" takes sentences of ASCII letters only; "all" takes every sentence.
+        language: "english" takes sentences whose letters are all Latin (`is_english`); "all" takes every
+            sentence. What is not taken is counted in `.left_out`.
+        targets: "joined" gives an expression all the targets that references with the same image and
+            sentence name; "single" makes each reference a sample of its own, as one loader does.
+        unknown: annotations that the instances do not hold are left out of their references and counted,
+            as the loaders in circulation do, or they are errors.
+        encoding: of the text, where it is not UTF-8.
         skip_bad: leave bad records out, told in `.skipped`, instead of raising.
 
     Raises:
         UserError: if the set is not there, or a record is bad.
     """
     names = ["new_refs(unc).p", "refs(unc).p"]
-    folder = find_root(NAME, root, names)
+    folder = find_root(NAME, root, names, nested=["NWPU-Refer"])
     images = need_existing(NAME, folder, ["image/image", "image", "images"])
     instances = need_existing(NAME, folder, ["new_instances.json", "instances.json"])
     skipped: list[str] | None = [] if skip_bad else None
-    references = read_references(need_existing(NAME, folder, names), [split], "raw", skipped)
+    left_out: Counter[str] = Counter()
+    path = need_existing(NAME, folder, names)
+    references = read_references(path, split, "raw", skipped, left_out, empty="leave_out", encoding=encoding)
     if language == "english":
-        references = [_english(one) for one in references]
-        references = [one for one in references if one.sentences]
+        references = only_english(references, left_out)
     reader = ReferReader(
         NAME,
         split,
-        join_targets(references),
+        join_targets(references) if targets == "joined" else references,
         instances,
         images,
         missing_segmentation=fill_box,
+        leave_out_unknown=unknown == "leave_out",
         skipped=skipped,
+        left_out=left_out,
     )
     return reader.source(skip_bad, skipped or ())
+
+
+def only_english(references: Iterable[Reference], left_out: Counter[str]) -> list[Reference]:
+    """Keep the English sentences, and the references that have one; count the other sentences."""
+    kept = []
+    for reference in references:
+        sentences = tuple(text for text in reference.sentences if is_english(text))
+        if len(sentences) < len(reference.sentences):
+            left_out[NOT_ENGLISH] += len(reference.sentences) - len(sentences)
+        if sentences:
+            kept.append(replace(reference, sentences=sentences))
+    return kept
 
 
 def join_targets(references: Iterable[Reference]) -> list[Reference]:
@@ -70,12 +98,19 @@ def join_targets(references: Iterable[Reference]) -> list[Reference]:
         for number, sentence in enumerate(reference.sentences):
             key = (reference.image_id, sentence)
             if key in joined:
-                ids = (*joined[key].annotation_ids, *reference.annotation_ids)
-                joined[key] = replace(joined[key], annotation_ids=tuple(dict.fromkeys(ids)))
+                joined[key] = _with_targets(joined[key], reference)
             else:
                 identity = f"{reference.reference_id}.{number}"
                 joined[key] = replace(reference, reference_id=identity, sentences=(sentence,))
     return list(joined.values())
+
+
+def _with_targets(first: Reference, other: Reference) -> Reference:
+    """The first reference with the annotations of the other one, each once, and their categories."""
+    named = dict(zip(first.annotation_ids, first.own_categories(), strict=True))
+    for annotation, category in zip(other.annotation_ids, other.own_categories(), strict=True):
+        named.setdefault(annotation, category)
+    return replace(first, annotation_ids=tuple(named), category_ids=tuple(named.values()))
 
 
 def fill_box(annotation: Mapping[str, Any], hw: tuple[int, int]) -> Mask:
@@ -88,7 +123,3 @@ def fill_box(annotation: Mapping[str, Any], hw: tuple[int, int]) -> Mask:
         x2, y2 = int(np.ceil(x + width)), int(np.ceil(y + height))
         mask[y1 : max(y2, 0), x1 : max(x2, 0)] = True
     return mask
-
-
-def _english(reference: Reference) -> Reference:
-    return replace(reference, sentences=tuple(text for text in reference.sentences if text.isascii()))

@@ -53,8 +53,9 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
         name: a name of `known_datasets()`, or "module:callable", which is called with the split and the
             options and returns a `SampleSource`.
         split: one of the dataset's splits.
-        options: keyword arguments of the dataset's own opener, for example `root=…` or `skip_bad=True`;
-            text is converted to the option's type.
+        options: keyword arguments of the dataset's own opener, for example `root=…` or `skip_bad=True`,
+            and those of `envs.datasets.reading.rules.ReadingRules`, which every set has; text is converted
+            to the option's type.
 
     Raises:
         UserError: if the name, split or an option is unknown, or if the set's files are missing or bad.
@@ -63,14 +64,22 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
     if info.splits and split not in info.splits:
         raise UserError(f"dataset {name!r} has no split {split!r}.{did_you_mean(split, info.splits)}")
     factory = _factory(info)
-    given = {**info.split_options.get(split, {}), **_checked_options(name, factory, options)}
+    checked = _checked_options(name, factory, options)
+    own = _option_types(factory)
+    given = {
+        **info.split_options.get(split, {}),
+        **{option: value for option, value in checked.items() if option in own},
+    }
     for parameter in inspect.signature(factory).parameters.values():
         is_required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if is_required and parameter.name not in given:
             raise UserError(f"dataset {name!r} needs the option {parameter.name!r}.")
+    from envs.datasets.reading.rules import ReadingRules, applied, rule_types
     from envs.sample import SampleSource
 
-    source: SampleSource = factory(split, **given)
+    asked = {option: value for option, value in checked.items() if option in rule_types()}
+    with applied(ReadingRules(**{**info.reading, **asked})):
+        source: SampleSource = factory(split, **given)
     if name not in known_datasets() and not isinstance(source, SampleSource):
         raise UserError(
             f"dataset {name!r} should open an envs.sample.SampleSource, but gave a {type(source).__name__}; "
@@ -91,6 +100,15 @@ def may_open(name: str, trust: bool) -> bool:
     return trust or not own
 
 
+def reading_options(name: str) -> dict[str, Any]:
+    """The rules of reading that a dataset's files are read by: name -> type; none for one that is drawn."""
+    from envs.datasets.reading.rules import rule_types
+
+    info = dataset_info(name)
+    reads_files = info.needs_files or name not in known_datasets() or "root" in opener_options(name)
+    return rule_types() if reads_files else {}
+
+
 def opener_options(name: str) -> dict[str, Any]:
     """The options of a dataset's opener: name -> type annotation. Imports the dataset's module."""
     return _option_types(_factory(dataset_info(name)))
@@ -108,10 +126,13 @@ def _option_types(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _checked_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse unknown options and convert the values of known ones to their declared types."""
+    """Refuse unknown options and convert the values of known ones to their declared types.
+
+    Known are those of the opener and the rules of reading.
+    """
     from pydantic import TypeAdapter, ValidationError
 
-    types = _option_types(factory)
+    types = {**reading_options(name), **_option_types(factory)}
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in types:

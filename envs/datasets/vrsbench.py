@@ -82,8 +82,16 @@ def _tags(record: dict[str, Any], box: Box) -> dict[str, str]:
     for key, tag in (("obj_cls", "category"), ("size_group", "size")):
         if isinstance(record.get(key), str):
             tags[tag] = record[key]
-    if isinstance(record.get("unique"), bool):
-        tags["unique"] = "yes" if record["unique"] else "no"
+    unique = _truth(record.get("unique", record.get("is_unique")))
+    if unique is not None:
+        tags["unique"] = "yes" if unique else "no"
     if box[2] <= box[0] or box[3] <= box[1]:
         tags["box"] = "degenerate"
     return tags
+
+
+def _truth(value: Any) -> bool | None:
+    """What a boolean says, also one written as text or as 0 or 1; None for anything else."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
+        str(value).strip().lower()
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answerers.base import Answerer
+from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.registry import Entry, Registry, is_import, split_head
 
@@ -30,7 +31,9 @@ ANSWERERS: Registry[Callable[[str, Mapping[str, Any]], Answerer]] = Registry(
 """What stands before the first colon of `--policy` -> called with what follows it, and the options."""
 
 
-def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Answerer:
+def build_answerer(
+    policy: str, options: Mapping[str, Any] | None = None, *, assumed_frame: FrameKind | None = None
+) -> Answerer:
     """Make the answerer a user names.
 
     Args:
@@ -39,16 +42,16 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
             those of `eval.answerers.sam3.TextSegmenterSettings`; for a checkpoint,
             overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
             `adapter` (folder of a LoRA adapter, or shipped:NAME); none for a baseline.
+        assumed_frame: see `prompter.checkpoint.load_policy`; for `prompter probe`.
 
     Raises:
         UserError: if the name or an option is unknown.
     """
     name, rest = split_head(policy, {*ANSWERERS, "shipped"})
-    is_own = is_import(name) and not Path(policy).exists()
-    if not is_own and (name not in ANSWERERS or rest is None):
+    if is_checkpoint(policy):
         from eval.answerers.checkpoint import open_checkpoint
 
-        return open_checkpoint(policy, dict(options or {}))
+        return open_checkpoint(policy, dict(options or {}), assumed_frame=assumed_frame)
     answerer = ANSWERERS.resolve(name)(rest or "", dict(options or {}))
     if not callable(getattr(answerer, "answer", None)) or not callable(getattr(answerer, "close", None)):
         raise UserError(
@@ -56,3 +59,10 @@ def build_answerer(policy: str, options: Mapping[str, Any] | None = None) -> Ans
             f"but made a {type(answerer).__name__}."
         )
     return answerer
+
+
+def is_checkpoint(policy: str) -> bool:
+    """Whether a text names a checkpoint, which a sampler of ours draws from; see `build_answerer`."""
+    name, rest = split_head(policy, {*ANSWERERS, "shipped"})
+    is_own = is_import(name) and not Path(policy).exists()
+    return not is_own and (name not in ANSWERERS or rest is None)

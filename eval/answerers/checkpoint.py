@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from envs.rollouts import make_requests
 from envs.sample import Sample
+from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.runs.config import describe_validation_error
@@ -31,25 +32,38 @@ class SamplerAnswerer:
     def __init__(self, policy: Policy, sampler: Sampler, settings: SamplingSettings) -> None:
         if settings.n != 1:
             raise ValueError(f"evaluation takes one completion per question, but n is {settings.n}")
-        self._policy = policy
+        self.policy = policy
         self._sampler = sampler
         self._settings = settings
 
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         """Return one answer per sample, in order."""
-        groups = self._sampler.sample(make_requests(self._policy, samples), self._settings)
+        groups = self._sampler.sample(make_requests(self.policy, samples), self._settings)
         return [
-            self._policy.read(completions[0], sample.image_wh)
+            self.policy.read(completions[0], sample.image_wh)
             for sample, completions in zip(samples, groups, strict=True)
         ]
+
+    def describe(self) -> dict[str, Any]:
+        """How it asks and reads, with every default filled in, JSON-ready; kept beside the run."""
+        return self.policy.describe()
+
+    def forget(self) -> None:
+        """Drop what the sampler keeps of earlier calls."""
+        self._sampler.forget()
 
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()
 
 
-def open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
-    """Open a checkpoint greedily; options `sampler` and `adapter` are taken out, the rest is its protocol."""
+def open_checkpoint(
+    source: str, options: dict[str, Any], *, assumed_frame: FrameKind | None = None
+) -> SamplerAnswerer:
+    """Open a checkpoint greedily; options `sampler` and `adapter` are taken out, the rest is its protocol.
+
+    `assumed_frame`: see `prompter.checkpoint.load_policy`.
+    """
     from prompter.checkpoint import load_policy, resolve_source
     from prompter.sampling import open_sampler
     from prompter.sampling.config import SamplerConfig
@@ -65,7 +79,7 @@ def open_checkpoint(source: str, options: dict[str, Any]) -> SamplerAnswerer:
     if "backend" not in config.model_fields_set:
         config = config.model_copy(update={"backend": _default_sampler()})
     rank = None if adapter is None else _adapter_rank(Path(adapter))
-    policy = load_policy(source, options)
+    policy = load_policy(source, options, assumed_frame=assumed_frame)
     if config.backend == "ray":
         from prompter.runs.ray_runtime import ensure_ray
 

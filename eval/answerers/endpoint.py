@@ -33,6 +33,7 @@ from prompter.types import Completion
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
+_TEXT_PARTS = ("text", "output_text")
 
 
 class EndpointSettings(PolicySettings):
@@ -40,12 +41,12 @@ class EndpointSettings(PolicySettings):
 
     Args:
         frame: coordinates the model speaks: `absolute` pixels of the image it is sent (Qwen2.5-VL,
-            GPT) or `thousandths` of each side (Qwen3-VL, Gemini).
+            GPT) or `thousandths` of each side (Qwen2-VL, Qwen3-VL, Gemini); `prompter probe` tells.
         factor: sides of the sent image are multiples of this, so that a served Qwen-VL does not
             resize it again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.
-        protocol_from: folder or hub id of a checkpoint whose own protocol is used instead of all
-            settings above; for a checkpoint of ours that is served elsewhere. It is then also
-            decoded as our own samplers do: see `checkpoint_fields`.
+        protocol_from: folder or hub id of a checkpoint whose own protocol is used, for a checkpoint
+            that is served elsewhere; settings that are given replace those of that protocol. It is then
+            also decoded as our own samplers do: see `checkpoint_fields`.
         api_key_env: environment variable that holds the key; none is sent if it is not set.
         concurrency: requests in flight.
         retries: how often a request is tried again after a refused connection, a timeout, or one of
@@ -156,7 +157,7 @@ class EndpointSampler(Sampler):
             tokens = int((reply.get("usage") or {}).get("completion_tokens") or 0) // max(1, len(choices))
             found = [
                 Completion(
-                    text=choice["message"]["content"] or "",
+                    text=_content_text(choice["message"].get("content"), self._url),
                     token_ids=(0,) * tokens,
                     logprobs=None,
                     finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
@@ -198,6 +199,32 @@ class EndpointSampler(Sampler):
         )
 
 
+def _content_text(content: Any, url: str) -> str:
+    """The text of a message's `content`: a text, nothing, or a list of parts, whose texts are joined.
+
+    Parts of other kinds (a thought, an image) hold nothing that is read. What an endpoint's answer is made
+    of: https://platform.openai.com/docs/api-reference/chat.
+
+    Raises:
+        UserError: if it is something else, such as a number or a list in a list.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(_part_text(part, url) for part in content)
+    raise UserError(f"{url} answered with a content that is no text but a {type(content).__name__}.")
+
+
+def _part_text(part: Any, url: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and isinstance(part.get("type"), str):
+        text = part.get("text") if part["type"] in _TEXT_PARTS else None
+        if text is None or isinstance(text, str):
+            return text or ""
+    raise UserError(f"{url} answered with a part of content that has no known form: {part!r:.80}.")
+
+
 def _asked_wait(header: str | None, otherwise: float) -> float:
     """Seconds a server asks to wait in `Retry-After`, capped; `otherwise` if it does not say."""
     try:
@@ -225,11 +252,13 @@ def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     """Fields of a request that make a served checkpoint decode as our own samplers do.
 
     They never sample a vision token, and know nothing of the penalties in a checkpoint's
-    `generation_config.json`, which servers apply unless told otherwise.
+    `generation_config.json`, which servers apply unless told otherwise. Special tokens are left in the
+    text where the dialect reads them.
     """
     vocabulary = policy.processor.tokenizer.get_vocab()
     suppressed = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
-    return {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+    fields = {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
+    return {**fields, "skip_special_tokens": False} if policy.dialect.special_tokens else fields
 
 
 def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
@@ -242,12 +271,13 @@ def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
     if not mark or not model:
         raise UserError(f"Give the endpoint as openai:URL#MODEL; {address!r} names no model.")
     try:
-        settings = EndpointSettings.model_validate(dict(options))
+        settings = EndpointSettings.model_validate(dict(options)).resolved()
     except ValidationError as error:
         raise UserError(f"Policy options: {describe_validation_error(error)}") from None
     policy = Policy(settings, settings.frame, settings.factor)
     if settings.protocol_from is not None:
-        policy = served = load_policy(settings.protocol_from)
+        given = {name: value for name, value in options.items() if name in PolicySettings.model_fields}
+        policy = served = load_policy(settings.protocol_from, given)
         body = {**checkpoint_fields(served), **settings.body}
         settings = settings.model_copy(update={"body": body})
     greedy = SamplingSettings(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.bootstrap import Ratio
+from eval.box_cases import BoxJudge
 from eval.mask_views import View
 from eval.query_table import Areas, Outcome, QueryTable
 
@@ -22,10 +23,13 @@ class ScoringProtocol:
         title: whose rule it is, in one line.
         view: how it looks at the masks.
         metrics: the rule: table -> metrics by name. The table holds no query whose segmenter
-            failed and, apart from `strict`, only queries whose target is a mask.
+            failed and, where masks are needed, only queries whose target is a mask.
         source: the file the rule was read in.
         quirks: what a reader of its numbers should know, one sentence each; pages show those of the
             protocols that come with this package.
+        judge: its own look at the answer as a box; `metrics` finds the verdicts under `name`. None if it
+            has none.
+        needs_masks: whether queries whose target is a box and no mask are left out.
     """
 
     name: str
@@ -34,6 +38,8 @@ class ScoringProtocol:
     metrics: Callable[[QueryTable], dict[str, Ratio]]
     source: str
     quirks: tuple[str, ...] = ()
+    judge: BoxJudge | None = None
+    needs_masks: bool = True
 
 
 def per_query_iou(areas: Areas, *, empty_union: float, smoothing: float = 0.0) -> NDArray[np.float64]:
@@ -65,3 +71,26 @@ def parsed(table: QueryTable) -> NDArray[np.bool_]:
 def said_none(table: QueryTable) -> NDArray[np.bool_]:
     """Whether each answer says "no target": bool [queries]."""
     return table.outcomes == Outcome.NO_TARGET
+
+
+def box_accuracy(
+    ious: NDArray[np.float64],
+    counted: NDArray[np.bool_],
+    thresholds: tuple[float, ...],
+    *,
+    strictly: bool = False,
+) -> dict[str, Ratio]:
+    """`box-acc@t` for each threshold: share of the counted queries whose box has an IoU >= t.
+
+    Args:
+        ious: float64 [queries]; not looked at where a query does not count.
+        counted: bool [queries].
+        thresholds: t.
+        strictly: > t instead of >= t.
+    """
+    return {
+        f"box-acc@{threshold}": Ratio.of(
+            counted & (ious > threshold if strictly else ious >= threshold), counted
+        )
+        for threshold in thresholds
+    }

@@ -58,4 +58,5 @@ PROTOCOL = ScoringProtocol(
     view=View.NATIVE,
     metrics=metrics,
     source="eval/protocols/strict.py",
+    needs_masks=False,
 )

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from prompter.errors import UserError, did_you_mean
+from prompter.runs.secrets import refuse_secrets
 from prompter.runs.values import apply_overrides, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,13 +32,15 @@ def load_config_model(model: type[Model], path: Path | str, overrides: Sequence[
     """Read a config file into `model`, with overrides.
 
     Raises:
-        UserError: one sentence per problem, each naming the dotted key and the file or flag.
+        UserError: one sentence per problem, each naming the dotted key and the file or flag; or if a
+            value is a key or a password (`prompter.runs.secrets`).
     """
     # Old names go first: a flag under a key's present name must meet the file's value of the same key.
     overrides = [
         "=".join([_current_key(model, key), *value]) for key, *value in (o.split("=", 1) for o in overrides)
     ]
     data = apply_overrides(_renamed_throughout(model, load_yaml(path)), overrides)
+    refuse_secrets(data, str(path), flags=[override.partition("=")[0] for override in overrides])
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from prompter.errors import UserError
+from prompter.runs.secrets import refuse_secrets
 
 _FLOAT = re.compile(
     r"^[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
@@ -136,7 +137,8 @@ def read_options(texts: Iterable[str], flag: str) -> dict[str, Any]:
         flag: the flag they are given by, for errors.
 
     Raises:
-        UserError: if a text cannot be read, or a key is given twice or both as a value and as a section.
+        UserError: if a text cannot be read, a key is given twice or both as a value and as a section, or a
+            value is a key or a password (`prompter.runs.secrets`).
     """
     result: dict[str, Any] = {}
     given: list[str] = []
@@ -148,6 +150,7 @@ def read_options(texts: Iterable[str], flag: str) -> dict[str, Any]:
             raise UserError(f"{flag} gives {key!r} as a value and as a section.")
         given.append(key)
         _set(result, key.split("."), value, f"{flag} {key}")
+    refuse_secrets(result, flag)
     return result
 
 

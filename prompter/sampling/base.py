@@ -38,5 +38,8 @@ class Sampler(ABC):
     def sync_adapter(self, adapter: Path, version: int) -> None:
         """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier calls (prefixes, encoded images), so that the next is like a first."""
+
     def close(self) -> None:
         """Release engines and actors. Safe to call twice."""

@@ -64,7 +64,8 @@ class SamplerConfig(StrictModel):
     """Do not capture CUDA graphs: starts sooner, samples slower. Always so on a CPU."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Completions at once, `hf` only."""
+    """Completions at once, `hf` only. In half precision greedy answers are sampled with prompts of their own
+    length only; 1 makes them independent of the batch on every machine."""
 
     max_restarts: int = Field(default=3, ge=0)
     """How often engines may be replaced over the pool's life, all together; without one left a run ends."""

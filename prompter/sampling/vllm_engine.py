@@ -29,6 +29,8 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines must not be bound to the same first cores
     "TOKENIZERS_PARALLELISM": "false",
 }
+_BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""Environment variable by which vLLM computes each request as if it were alone."""
 _ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Largest ranks that vLLM can be built for."""
 _TEXT_TOKENS = 1024
@@ -66,6 +68,11 @@ class VllmSampler(TokenSampler):
         import torch
 
         self._on_cpu = not torch.cuda.is_available()
+        if self._on_cpu and os.environ.get(_BATCH_INVARIANT, "0") not in ("", "0"):
+            raise UserError(
+                f"{_BATCH_INVARIANT} puts kernels for GPUs in place of the matrix products, and there is no "
+                f"GPU here: unset it."
+            )
         set_num_threads = torch.set_num_threads
         if self.config.threads is not None:
             set_num_threads(self.config.threads)
@@ -194,6 +201,17 @@ class VllmSampler(TokenSampler):
             logprobs=tuple(flat.logprobs[start] for start in flat.start_indices) if logprobs else None,
             finish_reason=output.finish_reason,
         )
+
+    def forget(self) -> None:
+        """Drop the engine's keys and values of earlier prompts, and its encoded and preprocessed images.
+
+        Raises:
+            RuntimeError: if vLLM does not let go of them.
+        """
+        self._engine.reset_mm_cache()
+        self._engine.llm_engine.reset_encoder_cache()
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache: it still holds blocks of a request")
 
     def close(self) -> None:
         """Free the engine's memory. Safe to call twice."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prompter.action import ActionSpace
+from prompter.coords import FrameKind
 from prompter.runs.config import StrictModel
 from recipes.cold_start.small_policy import SmallPolicySize
 
@@ -57,6 +58,9 @@ class ColdStartConfig(StrictModel):
     action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
     """What it may answer with; with `any`, each answer's form is drawn at random, so that reinforcement
     learning can find out which form the segmenter serves best."""
+
+    frame: FrameKind | None = None
+    """Coordinates it learns to speak; null takes those of the checkpoint in `init`, or thousandths."""
 
     prose: dict[str, float] = Field(default_factory=dict)
     """Share of answers that are sentences, by the question's tag `length` (`short`, `long`). Models that

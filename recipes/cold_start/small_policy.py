@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prompter.action import ActionSpace
 from prompter.chat import system_prompt
 from prompter.checkpoint import Checkpoint, load_policy, make_checkpoint
+from prompter.coords import FrameKind
 from prompter.policy import POLICY_FAMILIES, ImageSettings, PolicySettings
 from prompter.runs.config import StrictModel
 
@@ -102,6 +103,7 @@ def build_small_policy(
     *,
     size: SmallPolicySize | None = None,
     action_space: ActionSpace | None = None,
+    frame: FrameKind | None = None,
     seed: int = 0,
     max_new_tokens: int = 96,
 ) -> Checkpoint:
@@ -112,6 +114,7 @@ def build_small_policy(
         corpus: texts (queries) the byte-pair vocabulary is learned from.
         size: sizes of the model.
         action_space: which prompts it may answer with; default: a box, a point, or both.
+        frame: coordinates it will speak; None is the family's, thousandths.
         seed: seed of the initial weights.
         max_new_tokens: longest completion.
     """
@@ -125,10 +128,12 @@ def build_small_policy(
         instructions="short",
         think=False,
         question="before",
+        frame=frame,
         max_new_tokens=max_new_tokens,
     )
     # Every prompt holds these words, so they are worth few tokens.
-    system = system_prompt(settings.action_space, POLICY_FAMILIES["qwen3_vl"], instructions="short")
+    spoken = frame or POLICY_FAMILIES["qwen3_vl"]
+    system = system_prompt(settings.action_space, spoken, instructions="short")
     frequent = [f"system\n{system}\nuser\nassistant\n"] * 5000
     tokenizer = build_tokenizer([*frequent, *corpus], sizes.vocabulary)
     pixels = {"shortest_edge": sizes.image_side**2, "longest_edge": sizes.image_side**2}

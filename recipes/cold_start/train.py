@@ -46,10 +46,15 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
     if config.init is None:
         corpus = [source[index].query for index in range(min(len(source), 3000))]
         policy = build_small_policy(
-            output, corpus, size=config.policy, action_space=config.action_space, seed=config.seed
+            output,
+            corpus,
+            size=config.policy,
+            action_space=config.action_space,
+            frame=config.frame,
+            seed=config.seed,
         )
     else:
-        policy = load_policy(config.init)
+        policy = load_policy(config.init, {} if config.frame is None else {"frame": config.frame})
     model = load_weights(policy, dtype=torch.float32)
     learner = ColdStartModel(model, policy, config.auxiliary)
     commit = _commit()

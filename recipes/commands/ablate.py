@@ -19,13 +19,13 @@ from typing import Any
 
 from eval.ablation import ACTION_SPACES, FRAMES, Cell, cell_figures, write_grid
 from eval.answerers import build_answerer
-from eval.mask_views import View
 from eval.metrics import score_file
-from eval.protocols import apply, get_protocols
+from eval.protocols import apply, get_protocols, needs
 from eval.query_table import QueryTable, build_table
 from eval.results import rescore
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
+from prompter.prompt_text import read_prompt_file
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
@@ -56,11 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     spaces = _known(arguments.action_space or ["as-trained"], tuple(ACTION_SPACES), "action space")
     frames = _known(arguments.frame or ["as-trained"], FRAMES, "coordinate frame")
     protocol = get_protocols([arguments.protocol])[0]
-    _known(
-        [arguments.metric], tuple(apply(protocol, build_table([], [protocol.view, View.NATIVE]))), "metric"
-    )
+    _known([arguments.metric], tuple(apply(protocol, build_table([], *needs([protocol])))), "metric")
     segmenters = parse_segmenters(arguments)
-    shared = read_options(arguments.policy_option, "--policy-option")
+    shared = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
     cells: list[Cell] = []
     with opened(segmenters) as named:
         for benchmark in dict.fromkeys(arguments.benchmark):

@@ -95,7 +95,7 @@ def _sizes(info: DatasetInfo) -> str:
 
 def _describe(info: DatasetInfo) -> str:
     from envs.datasets.reading.roots import ROOT_VARIABLE, default_root
-    from envs.datasets.registry import opener_options
+    from envs.datasets.registry import opener_options, reading_options
 
     lines = [f"{info.name}: {info.title}", f"splits: {_sizes(info) or 'any name'}"]
     if info.needs_files:
@@ -105,6 +105,13 @@ def _describe(info: DatasetInfo) -> str:
     lines += [f"where to get it: {info.source}", f"licence: {info.licence}", "options:"]
     for option, kind in opener_options(info.name).items():
         lines.append(f"  {option}: {_type_name(kind)}")
+    rules = reading_options(info.name)
+    if rules:
+        lines.append("options that every set of files has (docs/cases.md):")
+        lines += [f"  {option}: {_type_name(kind)}" for option, kind in rules.items()]
+    for code, chosen in info.as_published.items():
+        options = " ".join(f"--dataset-option {option}={value}" for option, value in chosen.items())
+        lines.append(f"odd records as {code} treats them: {options}")
     return "\n".join(lines)
 
 
@@ -133,14 +140,15 @@ def _check(name: str, split: str, options: dict[str, Any], most: int, output: Pa
 
 
 def _summary(report: CheckReport, most: int) -> str:
-    from envs.datasets.check import KINDS
+    from envs.datasets.reading.faults import KINDS, NOTES
 
     lines = [
         f"{report.name}:{report.split}: {report.samples:,} samples on {report.images:,} images, "
         f"{report.no_target:,} without target"
     ]
-    for kind, meaning in KINDS.items():
-        found = report.problems[kind]
+    lines += [f"left out by the set's rule: {n:,} {what}" for what, n in report.left_out.items()]
+    for kind, meaning in (KINDS | NOTES).items():
+        found = report.problems[kind] if kind in KINDS else report.notes[kind]
         if found:
             lines.append(f"{len(found):,} {meaning}:")
             lines += [f"  {sentence}" for sentence in found[:most]]

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prompter.errors import RunStopped
+
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
 
@@ -34,11 +36,16 @@ def run(args: argparse.Namespace) -> int:
     """Train, compare, report; the report's path is printed last."""
     started = time.time()
     run_dir = args.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    from recipes.commands.train import stopped_line
     from recipes.config import load_config
     from recipes.grpo import train
     from recipes.training.report import comparison_lines, write_training_report
 
-    folder = train(load_config(CONFIG, [*args.overrides, f"run_dir={run_dir}"]))
+    try:
+        folder = train(load_config(CONFIG, [*args.overrides, f"run_dir={run_dir}"]))
+    except RunStopped as stopped:
+        print(stopped_line(stopped, run_dir, run_dir / "config.yaml"))
+        return 0
     report = write_training_report(folder, "A small policy learns to prompt a frozen MobileSAM", trust=True)
     print(*comparison_lines(folder), sep="\n")
     print(f"took {(time.time() - started) / 60:.1f} minutes")

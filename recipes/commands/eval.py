@@ -6,6 +6,8 @@
     prompter eval --benchmark reasonseg:val --policy openai:http://127.0.0.1:8000/v1#qwen \\
         --executor mobile-sam --out runs/served
     prompter eval --rescore --protocol lisa,rela --out runs/earthreason
+    prompter eval --invariance --benchmark synthetic-aerial:test --policy shipped:small-policy \\
+        --executor mobile-sam --limit 240 --out runs/invariance
 
 A killed run is resumed by running the same command again. Policies: a checkpoint folder or hub id,
 baseline:NAME, openai:URL#MODEL, sam3:FOLDER_OR_ID (which brings its own masks: --executor own-masks).
@@ -16,25 +18,33 @@ MODULE:CALLABLE is taken as well: see docs/extending.md.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from envs.datasets import split_name
+from envs.datasets.reading.records import told
 from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
+from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
 from eval.runner import EvaluationRun, evaluate
+from prompter.dialects import DIALECTS
 from prompter.errors import UserError
+from prompter.prompt_text import read_prompt_file
 from prompter.runs.memory import peak_memory_mb
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_as_run, open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.invariance import run_invariance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-instances", action="store_true", help="store one mask per predicted instance")
     parser.add_argument("--label", help="name of the policy in leaderboards")
     parser.add_argument("--training", choices=("trained-on", "zero-shot", "unstated"), default="unstated")
+    parser.add_argument(
+        "--invariance",
+        action="store_true",
+        help="evaluate at batch 1, 8 and 32, shuffled, by hf and vllm; list what differs (exit code 1)",
+    )
+    parser.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="do not ask a policy of unknown frame or dialect for squares first (see `prompter probe`)",
+    )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
-    parser.epilog = f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}"
+    parser.epilog = (
+        f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}\n\n"
+        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,9 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     segmenters = parse_segmenters(arguments)
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
-    options = read_options(arguments.policy_option, "--policy-option")
+    options = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
+    if arguments.invariance:
+        return run_invariance(arguments, sources, segmenters, options)
     reports = []
     with closing(build_answerer(arguments.policy, options)) as answerer, opened(segmenters) as named:
+        notes = _probed(answerer, options, [folder for _, _, folder in sources], skip=arguments.no_probe)
         for source, text, folder in sources:
             identity = {
                 **run_identity(arguments, text, arguments.policy, options, segmenters),
@@ -93,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
                 limit=arguments.limit,
                 chunk=arguments.chunk,
                 keep_instances=arguments.keep_instances,
+                notes=notes,
             )
             reports.append(_finish(done, source, text, protocols))
     print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
@@ -101,13 +128,32 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _probed(
+    answerer: Answerer, options: Mapping[str, Any], folders: Sequence[Path], *, skip: bool
+) -> dict[str, dict[str, Any]]:
+    """Probe a policy whose frame or dialect nobody stated, once; warn where it contradicts its settings.
+
+    Returns:
+        What to keep beside each evaluation; nothing if the policy is known or all of them are resumed.
+    """
+    policy = policy_of(answerer)
+    if skip or policy is None or is_known(policy, options):
+        return {}
+    if all(RunFolder(folder).config_path.exists() for folder in folders):
+        return {}
+    report = probe(answerer)
+    print(f"probe: {verdict_sentence(report)}", file=sys.stderr)
+    for sentence in report.contradictions:
+        print(f"warning: {sentence}; the evaluation goes on as it is set.", file=sys.stderr)
+    return {PROBE_FILE: report.to_json()}
+
+
 def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
     """Score a finished run, print its tables, write its report with pictures of the first segmenter."""
     results = rescore(done.folder, protocols)
     print(f"{benchmark}\n{results_text(results)}")
-    skipped = list(getattr(source, "skipped", ()))
-    if skipped:
-        print(f"  {len(skipped)} records left out; the first: {skipped[0]}")
+    for line in told(source):
+        print(f"  {line}")
     return write_evaluation_report(done.folder, samples=source)
 
 
@@ -139,12 +185,23 @@ def write_evaluation_report(
         ReportInput(
             title=title or f"Evaluation on {benchmark}",
             note=f"Policy {config.get('label') or config['policy']}; "
-            f"first figures and pictures: {rollouts.stem}.",
+            f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}",
             after=rollouts,
             samples=samples,
             results=results,
             config=config,
         ),
+    )
+
+
+def _probe_note(folder: Path) -> str:
+    """What the probe of an evaluation found, for its page; "" if there was none."""
+    path = folder / PROBE_FILE
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return " ".join(
+        [" The probe found", str(found["verdict"]), *(f"But {one}." for one in found["contradictions"])]
     )
 
 

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prompter.errors import InfrastructureError
+from prompter.errors import InfrastructureError, RunStopped
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         folder = train(config, resume=args.resume)
+    except RunStopped as stopped:
+        print(stopped_line(stopped, config.run_dir, args.config))
+        return 0
     except InfrastructureError as error:
         again = f"`prompter train {args.config} --resume` goes on from the last checkpoint"
         raise InfrastructureError(f"{error}. {again}.") from error
@@ -51,3 +54,15 @@ def run(args: argparse.Namespace) -> int:
     print(*comparison_lines(folder), sep="\n")
     print(report)
     return 0
+
+
+def stopped_line(stopped: RunStopped, run_dir: Path | str, config: Path) -> str:
+    """What a run says that was asked to stop: how far it came, and how to go on."""
+    from prompter.runs.run_folder import RunFolder
+    from recipes.training.checkpoints import newest_step
+
+    done = newest_step(RunFolder(run_dir).checkpoints_dir)
+    return (
+        f"{stopped.signal_name}: stopped with {done} optimiser steps saved; "
+        f"`prompter train {config} --resume` goes on from there"
+    )

@@ -42,3 +42,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
             continue
         return path
     return None
+
+
+def newest_step(folder: Path) -> int:
+    """The optimiser step of the newest whole checkpoint in a folder, 0 if there is none."""
+    checkpoint = newest_checkpoint(folder)
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from envs.executors.config import ExecutorConfig
-from prompter.errors import UserError
+from prompter.checkpoint import LORA_TARGETS, Checkpoint
+from prompter.errors import UserError, did_you_mean
 from recipes.config import TrainConfig
+
+_VISION = re.compile(
+    r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
+)
+"""Names of towers in families whose language model is not called `language_model`."""
 
 
 def executor_configs(config: TrainConfig) -> list[ExecutorConfig]:
@@ -32,6 +40,89 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
         return GRPOConfig(output_dir=output, seed=config.seed, disable_tqdm=True, **given)
     except (ValueError, TypeError) as error:
         raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
+
+
+def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
+    """Refuse adapters on nothing, and, where vLLM samples, on what vLLM does not adapt.
+
+    vLLM loads adapters of a vision-language model's language model alone; it drops the rest of an adapter
+    with a warning and samples on (its `LoRAModelManager`), so that another policy is sampled than trained.
+    The model is built without weights, to have its modules' names.
+
+    Raises:
+        UserError: naming the key, and the module or the name.
+    """
+    lora = config.policy.lora
+    if lora is None:
+        return
+    import torch
+
+    modules = dict(_empty_model(policy).named_modules())
+    given = lora.target_modules or LORA_TARGETS
+    matched = _matching(given, modules)
+    for name in given if isinstance(given, list) else ():
+        if not _matching([name], modules):
+            ends = {one.rpartition(".")[2] for one in modules}
+            raise UserError(
+                f"policy.lora.target_modules names {name!r}, in which no module of {policy.source} "
+                f"ends.{did_you_mean(name, [end for end in ends if end and not end.isdigit()])}"
+            )
+    if not matched:
+        raise UserError(
+            f"policy.lora.target_modules {given!r} matches no module of {policy.source}; a pattern has to "
+            f"match a whole name, such as {(_matching(LORA_TARGETS, modules) or list(modules))[-1]!r}"
+        )
+    named = any("language_model" in name.split(".") for name in modules)
+    outside = [
+        name
+        for name in matched
+        if not isinstance(modules[name], torch.nn.Linear)
+        or ("language_model" not in name.split(".") if named else _VISION.search(name))
+    ]
+    backend = config.sampler.backend
+    if outside and backend != "hf":
+        raise UserError(
+            f"policy.lora.target_modules reaches {outside[0]!r} ({len(outside)} of {len(matched)} modules "
+            f"are no linear layers of the language model): sampler.backend {backend!r} samples with vLLM, "
+            "which drops such adapters, so another policy would be sampled than is trained. Leave "
+            f"target_modules out, keep to a pattern such as {LORA_TARGETS!r}, or take sampler.backend hf"
+        )
+
+
+def _empty_model(policy: Checkpoint) -> Any:
+    """A policy's model without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(policy.source))
+
+
+def _matching(given: str | list[str], modules: Mapping[str, Any]) -> list[str]:
+    """Names of the modules that PEFT adapts for a value of `target_modules`."""
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if isinstance(given, str) and given.lower() == "all-linear":
+        return [
+            name
+            for name, module in modules.items()
+            if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != "lm_head"
+        ]
+    try:
+        wanted = LoraConfig(target_modules=given)
+        return [name for name in modules if name and check_target_module_exists(wanted, name)]
+    except re.error as error:
+        raise UserError(
+            f"policy.lora.target_modules {given!r} is not a regular expression: {error}"
+        ) from None
+
+
+def window_steps(arguments: Any) -> int:
+    """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
+    updates = arguments.steps_per_generation * arguments.num_iterations
+    return max(1, int(updates) // int(arguments.gradient_accumulation_steps))
 
 
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
@@ -62,10 +153,8 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "
             "lower trainer.per_device_train_batch_size"
         )
-    window = (
-        arguments.steps_per_generation * arguments.num_iterations // arguments.gradient_accumulation_steps
-    )
-    if window > 1 and arguments.save_steps % window:
+    window = window_steps(arguments)
+    if arguments.save_steps % window:
         raise UserError(
             f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "
             f"rollouts, but is {arguments.save_steps}: a run resumed inside a window would train on "

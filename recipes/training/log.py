@@ -17,12 +17,12 @@ class TrainingLog:
 
     Args:
         folder: the run's folder.
-        total_steps: for the progress bar.
+        total_steps: of the whole run.
         first_step: steps already done, when a run is resumed.
     """
 
     def __init__(self, folder: RunFolder, total_steps: int, first_step: int = 0) -> None:
-        self.folder = folder
+        self.folder, self.total_steps = folder, total_steps
         self._pending: dict[str, Any] = {}
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
@@ -34,8 +34,9 @@ class TrainingLog:
     def step(self, step: int, logs: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         """Record what TRL logged after optimiser step `step`, with the window it belongs to."""
         if "train_runtime" in logs:
-            summary = {key: value for key, value in logs.items() if key.startswith("train_")}
-            self.folder.log_metrics(step, summary, kind="summary")
+            if step == self.total_steps:  # else the run was asked to stop, and is not over
+                summary = {key: value for key, value in logs.items() if key.startswith("train_")}
+                self.folder.log_metrics(step, summary, kind="summary")
             self.close()
             return
         # TRL's own reward figures leave out the groups that were dropped; ours do not.

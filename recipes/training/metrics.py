@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.rollouts import image_key
 from envs.sample import Sample
-from prompter.types import FailureKind, ParseFailure, PromptSet
+from prompter.types import FailureKind, ParseFailure, PromptSet, mends
 from recipes.training.scoring import ScoredGroup
 from rewards.mask import mask_iou
 
@@ -29,6 +29,7 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     failures = Counter(
         rollout.reading.kind for rollout in rollouts if isinstance(rollout.reading, ParseFailure)
     )
+    mended = Counter(how for rollout in rollouts for how in mends(rollout.reading))
     answers = [rollout.reading for rollout in rollouts if isinstance(rollout.reading, PromptSet)]
     instances = [instance for answer in answers for instance in answer.instances]
     ious = [iou for rollout in rollouts if (iou := mask_iou(rollout)) is not None]
@@ -50,6 +51,7 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
         "parse_failures": sum(failures.values()),
         "parse_failure_rate": sum(failures.values()) / max(1, len(rollouts)),
         "parse_failure_kinds": {str(kind): failures[kind] for kind in FailureKind if failures[kind]},
+        **({"answers_mended": dict(mended)} if mended else {}),
         "executor_failures": sum(rollout.executor_error is not None for rollout in rollouts),
         "unscored_completions": sum(reward is None for group in groups for reward in group.rewards),
         "empty_answers": _mean([float(answer.is_empty) for answer in answers]),

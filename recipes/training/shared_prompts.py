@@ -65,8 +65,8 @@ def shared_log_probabilities(
 
     Returns:
         Log-probabilities [rows, logits_to_keep], entropies or None, and None (no auxiliary loss); or
-        None where prompts cannot be shared: attention other than PyTorch's, several images a prompt,
-        or something asked for that is not known here.
+        None where prompts cannot be shared: attention other than PyTorch's, layers that carry a state from
+        token to token (Qwen3.5), several images a prompt, or something asked for that is not known here.
     """
     given = {name: value for name, value in options.items() if value is not None}
     wanted = bool(given.pop("compute_entropy", False))
@@ -75,8 +75,10 @@ def shared_log_probabilities(
     given.pop("batch_size", None)  # how many rows TRL would hold at a time
     inner = accelerator.unwrap_model(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    # Attention masks of our own need PyTorch's attention.
-    packable = inner.config._attn_implementation == "sdpa" and not auxiliary
+    # Attention masks of our own need PyTorch's attention, and a recurrent layer heeds no mask at all.
+    layers = getattr(inner.config.get_text_config(), "layer_types", None) or ()
+    masked = inner.config._attn_implementation == "sdpa" and "linear_attention" not in layers
+    packable = masked and not auxiliary
     if args or not packable or given.keys() != _SPLIT_BY_ROW or set(images or ()) != {1}:
         return None
     with accelerator.autocast():

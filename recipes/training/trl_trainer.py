@@ -23,12 +23,15 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
+from prompter.errors import RunStopped
 from prompter.sampling.base import Sampler
+from recipes.training.checkpoints import newest_step
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.log import TrainingLog
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
-from recipes.training.window import WindowCollector, fill_window
+from recipes.training.stopping import StopRequest
+from recipes.training.window import Window, WindowCollector, fill_window
 
 
 class SegmentationGRPOTrainer(GRPOTrainer):
@@ -40,6 +43,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         processor: the policy's processor.
         collector: samples and scores; its source is the training set, rows are its indices.
         log: writes metrics and rollouts.
+        stop: where a request to stop arrives.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         processor: Any,
         collector: WindowCollector,
         log: TrainingLog,
+        stop: StopRequest | None = None,
     ) -> None:
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
@@ -71,6 +76,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.collector, self.run_log = collector, log
+        self._stop = stop or StopRequest()
         # Removed by `close`, and at the latest with the trainer.
         self._adapters = tempfile.TemporaryDirectory(prefix="prompter-adapter-", ignore_cleanup_errors=True)
         self.sampler_version = 0
@@ -90,7 +96,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         with self.collector.times("sync"):
             self.synchronise()
         step = self.state.global_step + 1
-        window = self.collector.collect(indices, step)
+        window = self._collect(indices, step)
         self.run_log.collected(step, window, self.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
         images: dict[str, Any] = {}
@@ -112,6 +118,16 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.vllm_generation.serve(None)
         self._optimise_since = time.perf_counter()
         return batch
+
+    def _collect(self, indices: list[int], step: int) -> Window:
+        """Collect a window; where a signal stops that, save a checkpoint of what the weights are now."""
+        try:
+            with self._stop.at_once():
+                return self.collector.collect(indices, step)
+        except RunStopped:
+            if step > 1 and newest_step(Path(str(self.args.output_dir))) != step - 1:
+                self._save_checkpoint(self.model, trial=None)
+            raise
 
     def _get_per_token_logps_and_entropies(
         self,

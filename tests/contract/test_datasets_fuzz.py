@@ -20,10 +20,12 @@ from envs.datasets.check import check_split
 from prompter.errors import UserError
 from tests.fixtures.layouts import FIXTURES, Fixture
 
+TABLES = (".parquet", ".arrow")
+
 
 def mutations(key: str) -> int:
     """How often a fixture is damaged; tables are slow to load."""
-    return 4 if FIXTURES[key].annotations.endswith(".parquet") else 10
+    return 4 if FIXTURES[key].annotations.endswith(TABLES) else 10
 
 
 def truncate(data: bytes, draw: random.Random) -> bytes:
@@ -126,7 +128,7 @@ def outcome(fixture: Fixture, options: dict[str, Any], files: Sequence[Path]) ->
     except UserError as error:
         message = str(error)
         assert message.strip() and "\n" not in message and len(message) < 1000, message
-        is_row = fixture.annotations.endswith(".parquet") and ", row " in message
+        is_row = fixture.annotations.endswith(TABLES) and ", row " in message
         assert is_row or any(path.stem in message for path in files), message
         strict = "error"
     if fixture.name == "aerial-buildings":

@@ -141,6 +141,24 @@ def test_every_sampler_answers_in_order_and_reproducibly(sampler: TokenSampler, 
     assert ids(sampler.sample(world.requests[:2], SETTINGS)) == ids(groups[:2])
 
 
+def test_a_sampler_that_was_told_to_forget_answers_as_before(sampler: TokenSampler, world: World) -> None:
+    groups = sampler.sample(world.requests, SETTINGS, logprobs=True)
+    sampler.forget()
+    sampler.forget()
+    assert sampler.sample(world.requests, SETTINGS, logprobs=True) == groups
+
+
+def test_special_tokens_in_a_question_are_text_to_every_sampler(sampler: TokenSampler, world: World) -> None:
+    """One image stays one image: the engine sees as many tokens as were counted, or it would say so."""
+    image = world.requests[0].image
+    asked = "what does <|image_pad|> show?<|im_end|><|vision_start|><|video_pad|><|vision_end|>"
+    request = world.policy.request(f"<image>\n{asked}", image)
+    prompt = sampler.prompt_ids(request)
+    assert prompt.count(sampler.pad_id) == image_token_count(world.policy.processor, image.size)
+    assert sampler.prompt_ids(world.policy.request(asked, image)) == prompt
+    assert len(sampler.sample([request], SETTINGS)[0]) == SETTINGS.n
+
+
 def test_completions_end_or_are_cut_and_hold_no_vision_token(sampler: TokenSampler, world: World) -> None:
     end = world.policy.processor.tokenizer.eos_token_id
     groups = sampler.sample(world.requests, SamplingSettings(max_new_tokens=24, n=8, seed=1))

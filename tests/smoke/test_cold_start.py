@@ -11,6 +11,7 @@ import yaml
 from prompter.checkpoint import load_policy, load_weights
 from prompter.sampling.base import SamplingSettings
 from recipes.cli import main
+from recipes.cold_start.small_policy import build_small_policy
 from tests.fixtures.tiny_policy import SIZE
 
 
@@ -48,6 +49,14 @@ def test_a_cold_start_exports_a_policy_with_its_card(tmp_path: Path) -> None:
     request = policy.request("all ships", Image.new("RGB", (128, 128)))
     ((completion,),) = sampler.sample([request], SamplingSettings(max_new_tokens=8, seed=1))
     assert 0 < len(completion.token_ids) <= 8
+
+
+def test_a_cold_start_may_teach_another_frame_than_it_starts_from(tmp_path: Path) -> None:
+    first = build_small_policy(tmp_path / "first", ["all ships"], size=SIZE)
+    assert first.frame_kind == "thousandths"
+    config = write_config(tmp_path, init=str(tmp_path / "first"), frame="absolute", probe_samples=6)
+    assert main(["cold-start", str(config)]) == 0
+    assert load_policy(tmp_path / "policy").frame_kind == "absolute"
 
 
 def test_bad_input_is_one_sentence_and_writes_nothing(

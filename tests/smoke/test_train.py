@@ -117,26 +117,43 @@ def images_asked_of(folder: RunFolder, record: dict[str, Any]) -> int:
     return len({one["image_id"] for one in rollouts if one["prompts"]})
 
 
-def test_kill_minus_nine_and_resume_lose_nothing(
-    finished: Finished, policy_folder: Path, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path / "train.yaml", policy_folder)
-    folder = RunFolder(tmp_path / "run")
-    command = [*PROMPTER, "train", str(config)]
+def train_until(number: signal.Signals, config: Path) -> tuple[int, str]:
+    """Train, send a signal once step 2 is logged; return exit status and what the run printed."""
+    metrics = RunFolder(config.parent / "run").metrics_path
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **THREADS}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*PROMPTER, "train", str(config)],
+        cwd=ROOT,
+        env={**os.environ, **THREADS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-
-    def has_logged_step_two() -> bool:
-        return folder.metrics_path.exists() and b'"step":2,"kind":"train"' in folder.metrics_path.read_bytes()
-
     try:
-        wait_for(has_logged_step_two, process)
+        wait_for(lambda: metrics.exists() and b'"step":2,"kind":"train"' in metrics.read_bytes(), process)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.wait() == -signal.SIGKILL
-    killed_at = len(folder.read_metrics("train"))
-    assert 2 <= killed_at < STEPS
+    return process.returncode, printed.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_signals_and_resume_lose_nothing(
+    finished: Finished, policy_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    asked = number != signal.SIGKILL
+    # Asked to stop, a run saves where it is, although no checkpoint is due yet.
+    trainer = {"save_steps": 1000} if asked else {}
+    config = write_config(tmp_path / "train.yaml", policy_folder, trainer=trainer)
+    folder = RunFolder(tmp_path / "run")
+    status, printed = train_until(number, config)
+    stopped_at = len(folder.read_metrics("train"))
+    assert 2 <= stopped_at < STEPS
+    if asked:
+        assert status == 0
+        assert f"{number.name}: stopped with {stopped_at} optimiser steps saved" in printed
+        assert "--resume" in printed
+    else:
+        assert status == -signal.SIGKILL
 
     again = prompter("train", config)
     assert again.returncode == 2 and "is not empty" in again.stderr, (

@@ -1,8 +1,12 @@
-"""Reading of image and label files: sizes from the header, pixels only when asked for."""
+"""Reading of image and label files: sizes from the header, pixels only when asked for.
+
+What more than 8 bits, an orientation tag, size and the values of a label mean is decided by the rules in
+force (`envs.datasets.reading.rules`). A loader keeps those that were in force when it was made.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from envs.datasets.reading.labels import OwnRule, check_label_size, read_label_image, target_of
+from envs.datasets.reading.pictures import read_header, read_rgb
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.rules import ReadingRules, applied, in_force
+from envs.masks import Mask
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -20,10 +28,11 @@ class ImageFile:
     """Loads one image file as PIL RGB when called; UserError naming the file when it cannot be read."""
 
     path: str
+    rules: ReadingRules = field(default_factory=in_force)
 
     def __call__(self) -> Image.Image:
-        with blaming(f"image {self.path}"), Image.open(self.path) as image:
-            return image.convert("RGB")
+        with applied(self.rules), blaming(f"image {self.path}"):
+            return read_rgb(self.path)
 
 
 @dataclass(frozen=True)
@@ -32,48 +41,44 @@ class ImageWindow:
 
     path: str
     window: tuple[int, int, int, int]
+    rules: ReadingRules = field(default_factory=in_force)
 
     def __call__(self) -> Image.Image:
-        return ImageFile(self.path)().crop(self.window)
+        return ImageFile(self.path, self.rules)().crop(self.window)
 
 
 def image_wh(path: Path | str) -> tuple[int, int]:
-    """(width, height) of an image in pixels, from its header only.
+    """(width, height) of an image in pixels, from its header only: the size that `ImageFile` gives.
 
     Raises:
-        UserError: if the file is missing or is no image.
+        UserError: if the file is missing, is no image, or is one that the rules in force refuse.
     """
-    with blaming(f"image {path}"), Image.open(path) as image:
-        return image.size
+    with blaming(f"image {path}"):
+        return read_header(path).wh
 
 
-def read_label(path: Path | str, wh: tuple[int, int] | None = None) -> NDArray[Any]:
-    """Read a label image as an array [height, width] of its stored values.
+def check_mask_file(path: Path | str, wh: tuple[int, int]) -> None:
+    """Check by its header that a label image can be read for an image of `wh`; errors as `read_mask`."""
+    with blaming(f"mask {path}"):
+        check_label_size(path, wh)
 
-    Palette images give their indices. Of several channels the largest value counts (label files are
-    written with one or three equal channels); an alpha channel is left out.
+
+def read_mask(path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+    """Read a label image as the mask [height, width] of an image of `wh` (width, height).
 
     Args:
         path: PNG, TIFF, ….
-        wh: (width, height) it must have, when known.
+        wh: (width, height) of its image.
+        own: the set's rule of which values are target; the option `mask_values` goes before.
 
     Raises:
-        UserError: if the file cannot be read or has another size.
+        UserError: if the file cannot be read, has another size, or does not say what is target.
     """
     with blaming(f"mask {path}"):
-        with Image.open(path) as image:
-            if wh is not None and image.size != tuple(wh):
-                raise ValueError(
-                    f"it is {image.width} x {image.height} (width x height), "
-                    f"but its image is {wh[0]} x {wh[1]}"
-                )
-            return label_values(image)
+        check_label_size(path, wh)
+        return target_of(read_label_image(path), (wh[1], wh[0]), own)
 
 
-def label_values(image: Image.Image) -> NDArray[Any]:
-    """The stored values of an opened label image, [height, width]; see `read_label`."""
-    has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
-    label = np.asarray(image)
-    if label.ndim == 3:
-        label = (label[..., :-1] if has_alpha else label).max(axis=-1)
-    return label
+def not_zero(label: NDArray[Any]) -> Mask:
+    """The rule of many sets: every value but zero is target."""
+    return np.asarray(label != 0)

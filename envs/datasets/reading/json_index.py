@@ -1,7 +1,12 @@
-"""Large JSON files read one element at a time: only byte positions are held in memory."""
+"""Large JSON files read one element at a time: only byte positions are held in memory.
+
+Files are UTF-8, with or without a byte-order mark. In other encodings a byte of a letter may be that of a
+bracket or a quote, so they are refused rather than scanned.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import mmap
 import re
@@ -11,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.text import decode_text
 
 # A whole string, or one bracket. Everything else (numbers, commas) does not change the depth.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -54,7 +60,7 @@ class JsonArray:
     def _read(self, handle: Any, index: int) -> dict[str, Any]:
         with blaming(self.where(index)):
             handle.seek(self._starts[index])
-            value = json.loads(handle.read(self._ends[index] - self._starts[index]))
+            value = json.loads(decode_text(handle.read(self._ends[index] - self._starts[index])))
             if not isinstance(value, dict):
                 raise ValueError("it must be a JSON object")
             return value
@@ -67,7 +73,7 @@ def index_records(path: Path) -> JsonArray:
         UserError: if the file is missing, is cut off, or has another shape.
     """
     with blaming(str(path)):
-        return _scan(path, [])["record"]
+        return _scan_text(path, [])["record"]
 
 
 def index_arrays(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
@@ -77,7 +83,46 @@ def index_arrays(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
         UserError: if the file is missing, is cut off, or lacks one of the keys.
     """
     with blaming(str(path)):
+        return _scan_text(path, keys)
+
+
+def index_lines(path: Path) -> JsonArray:
+    """Index a file of JSON objects, one a line; blank lines are left out. Lines are named from 0 in errors.
+
+    Raises:
+        UserError: if the file is missing, or is in UTF-16.
+    """
+    lines = JsonArray(path, "record")
+    with blaming(str(path)), open(path, "rb") as handle:
+        offset = _text_start(handle.read(4))
+        handle.seek(offset)
+        for line in handle:
+            if line.strip():
+                lines.append(offset, offset + len(line))
+            offset += len(line)
+    return lines
+
+
+def _text_start(head: bytes) -> int:
+    """Where the text begins after a byte-order mark."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16 by its byte-order mark; convert it to UTF-8")
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def _scan_text(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
+    """`_scan`; of a broken file it is said first whether it is UTF-8 at all."""
+    try:
         return _scan(path, keys)
+    except ValueError:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with open(path, "rb") as handle:
+            for piece in iter(lambda: handle.read(1 << 20), b""):
+                try:
+                    decoder.decode(piece)
+                except UnicodeDecodeError:
+                    decode_text(piece)  # says so
+        raise
 
 
 def _scan(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
@@ -86,13 +131,15 @@ def _scan(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
     found: set[str] = set()
     if not path.stat().st_size:
         raise ValueError("it is empty")
+    with open(path, "rb") as handle:
+        text_start = _text_start(handle.read(4))
     with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stack = bytearray()  # the brackets that are open
         pending: str | None = None  # a wanted key whose value has not begun
         current: JsonArray | None = None  # the wanted array that is open
         inside = 2 if keys else 1  # the depth of its elements
         start = 0
-        for token in _TOKEN.finditer(data):
+        for token in _TOKEN.finditer(data, text_start):
             symbol = token[0]
             if symbol[0] == 0x22:  # a string; it matters only as a top-level key
                 if len(stack) == 1 and keys and _COLON.match(data, token.end()):
@@ -130,4 +177,4 @@ def _scan(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
 
 def _is_empty_array(path: Path) -> bool:
     with open(path, "rb") as handle:
-        return re.fullmatch(rb"\s*\[\s*\]\s*", handle.read(1 << 16)) is not None
+        return re.fullmatch(rb"(?:\xef\xbb\xbf)?\s*\[\s*\]\s*", handle.read(1 << 16)) is not None

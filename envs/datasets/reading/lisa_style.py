@@ -1,7 +1,7 @@
 """Polygon files as LISA writes them: one JSON beside each image, with `text`, `is_sentence`, `shapes`.
 
-The drawing rule is that of LISA's own loader, because the published numbers rest on it: points
-are cut to whole pixels; outline and inside of each polygon are filled; larger polygons are drawn
+The drawing rule is that of LISA's own loader, because the published numbers rest on it (for the shapes see
+`envs.datasets.reading.labelme`): larger shapes are drawn
 first, so that a small "ignore" inside a large target survives; label `flag` is skipped; a label
 holding "ignore" marks pixels that no metric counts; any other label is target.
 """
@@ -9,80 +9,136 @@ holding "ignore" marks pixels that no metric counts; any other label is target.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from envs.datasets.reading.faults import Fault, note
 from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.labelme import Shape, read_shape
 from envs.datasets.reading.records import blaming
-from envs.masks import MAX_COORDINATE, Mask, encode_rle
+from envs.datasets.reading.rules import in_force
+from envs.datasets.reading.text import decode_text
+from envs.masks import Mask, encode_rle
 from envs.sample import Sample
 
 
 @dataclass(frozen=True)
 class LisaAnnotation:
-    """What one file holds; `shapes` are (label, points [n, 2] in whole pixels)."""
+    """What one file holds.
 
+    Args:
+        place: names the file in errors.
+        texts, is_sentence: what is asked.
+        shapes: all but those labelled "flag".
+        drawn_hw: (height, width) of the image that the shapes were drawn on, where the file says it.
+    """
+
+    place: str
     texts: tuple[str, ...]
     is_sentence: bool
-    shapes: tuple[tuple[str, np.ndarray], ...]
+    shapes: tuple[Shape, ...]
+    drawn_hw: tuple[int, int] | None = None
 
     def draw(self, hw: tuple[int, int]) -> tuple[Mask, Mask]:
-        """Return (target, ignore), each [height, width] for `hw` (height, width)."""
-        filled = [(label, _fill(points, hw)) for label, points in self.shapes]
-        filled = sorted(filled, key=lambda shape: int(shape[1].sum()))[::-1]  # of equals, the last first
+        """Return (target, ignore), each [height, width] for `hw` (height, width).
+
+        Raises:
+            UserError: if the shapes of the target draw nothing, their numbers look normalized, or they were
+                drawn on an image that is turned against this one.
+        """
+        with blaming(self.place):
+            if self.drawn_hw is not None and hw[0] != hw[1] and self.drawn_hw == hw[::-1]:
+                raise Fault(
+                    "mask_size",
+                    f"it was drawn on an image of {hw[0]} x {hw[1]} (width x height), but its image is "
+                    f"{hw[1]} x {hw[0]}; one of them is turned, see the option orientation",
+                )
+            drawn = [(shape.label, shape.draw(hw)) for shape in self.shapes]
+            of_target = [mask for label, mask in drawn if "ignore" not in label]
+            if of_target and not any(mask.any() for mask in of_target):
+                reason = (
+                    f"none of its shapes draws anything inside the {hw[1]} x {hw[0]} image (width x height)"
+                )
+                if in_force().empty_object == "refuse":
+                    raise Fault("nothing_drawn", f"{reason}; the option empty_object=keep reads no target")
+                note("nothing_drawn", f"{reason}.")
+        drawn = sorted(drawn, key=lambda shape: int(shape[1].sum()))[::-1]  # of equals, the last first
         target = np.zeros(hw, dtype=np.bool_)
         ignore = np.zeros(hw, dtype=np.bool_)
-        for label, mask in filled:
+        for label, mask in drawn:
             is_ignore = "ignore" in label
             target[mask], ignore[mask] = not is_ignore, is_ignore
         return target, ignore
 
 
-def read_lisa_annotation(path: Path) -> LisaAnnotation:
-    """Read one annotation file, in UTF-8 or, where that fails, in cp1252.
+def read_lisa_annotation(path: Path, encoding: str | None = None) -> LisaAnnotation:
+    """Read one annotation file.
+
+    Args:
+        path: the file.
+        encoding: of its text. Without it that is UTF-8, or cp1252 where that fails, as in LISA's own
+            loader; but what looks like Chinese GBK is refused, because cp1252 would read nonsense.
 
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     with blaming(f"annotation {path}"):
-        data = _load(path)
+        data = _load(path, encoding)
         texts = data["text"]
         if isinstance(texts, str):
             texts = [texts]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("the key 'text' must hold at least one question")
-        shapes = []
-        for number, shape in enumerate(data["shapes"]):
-            label = str(shape["label"]).lower()
-            if label == "flag":
-                continue
-            points = np.asarray(shape["points"], dtype=np.float64)
-            if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-                raise ValueError(f"the points of shape {number} must be a list of [x, y]")
-            if not (np.abs(points) <= MAX_COORDINATE).all():  # False for NaN
-                raise ValueError(f"shape {number} has a coordinate that is not finite or beyond any image")
-            shapes.append((label, points.astype(np.int32)))
-        return LisaAnnotation(tuple(texts), bool(data.get("is_sentence", True)), tuple(shapes))
+        shapes = [
+            read_shape(number, shape)
+            for number, shape in enumerate(data["shapes"])
+            if str(shape["label"]).lower() != "flag"
+        ]
+        is_sentence = bool(data.get("is_sentence", True))
+        return LisaAnnotation(f"annotation {path}", tuple(texts), is_sentence, tuple(shapes), _drawn_hw(data))
+
+
+def _drawn_hw(data: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = data.get("imageHeight"), data.get("imageWidth")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def lisa_sample(
-    name: str, split: str, image: Path, annotation: Path, text_index: int, tags: dict[str, str]
+    dataset: str,
+    split: str,
+    image: Path,
+    annotation: Path,
+    text_index: int,
+    tags: dict[str, str],
+    *,
+    name: str | None = None,
+    encoding: str | None = None,
 ) -> Sample:
-    """Build the sample for one text of one annotated image; `tags` are added to those found here."""
-    found = read_lisa_annotation(annotation)
+    """Build the sample for one text of one annotated image.
+
+    Args:
+        dataset, split: it belongs to.
+        image, annotation: the files.
+        text_index: which of the texts is asked, from 0.
+        tags: added to those found here.
+        name: of the image within the split; None is the files' stems.
+        encoding: as for `read_lisa_annotation`.
+    """
+    found = read_lisa_annotation(annotation, encoding)
     width, height = image_wh(image)
     target, ignore = found.draw((height, width))
     with blaming(f"annotation {annotation}"):
         query = found.texts[text_index]
     return Sample(
-        sample_id=f"{annotation.stem}/{text_index}",
-        dataset=name,
+        sample_id=f"{name or annotation.stem}/{text_index}",
+        dataset=dataset,
         split=split,
-        image_id=image.stem,
+        image_id=name or image.stem,
         image_wh=(width, height),
         load_image=ImageFile(str(image)),
         query=query,
@@ -92,11 +148,13 @@ def lisa_sample(
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, encoding: str | None) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = decode_text(raw, encoding)
+    except ValueError:
+        if encoding is not None or _looks_chinese(raw):
+            raise
         text = raw.decode("cp1252")
     data = json.loads(text)
     if not isinstance(data, dict):
@@ -104,8 +162,10 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _fill(points: np.ndarray, hw: tuple[int, int]) -> Mask:
-    canvas = np.zeros(hw, dtype=np.uint8)
-    cv2.polylines(canvas, [points], isClosed=True, color=1, thickness=1)
-    cv2.fillPoly(canvas, [points], color=1)
-    return canvas.astype(np.bool_)
+def _looks_chinese(raw: bytes) -> bool:
+    """Whether bytes that are not UTF-8 fit GBK, and hold two of its characters in a row somewhere."""
+    try:
+        raw.decode("gbk")
+    except UnicodeDecodeError:
+        return False
+    return re.search(rb"(?:[\xb0-\xf7][\xa1-\xfe]){2}", raw) is not None

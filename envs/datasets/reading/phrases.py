@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from envs.datasets.reading.images import ImageFile, image_wh, read_label
+from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
+from envs.datasets.reading.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.text import text_lines
 from envs.masks import encode_rle
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -31,18 +28,20 @@ def open_phrases(
     images: Path,
     masks: Path,
     suffix: str,
-    is_target: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    own: OwnRule | str,
     skip_bad: bool,
+    encoding: str | None = None,
 ) -> RecordSource[_Line]:
     """Open one split.
 
     Args:
         name, split: of the dataset.
-        phrases: the text file.
+        phrases: the text file. Between name and phrase there may be any white space.
         images, masks: folders of image and label files; a pair shares its name.
-        suffix: ".tif" is added to names that have no suffix; names that have one keep it.
-        is_target: label values [height, width] -> mask.
+        suffix: ".tif" is added to names that have no suffix of an image; names that have one keep it.
+        own: the set's rule of which label values are target, as `reading.images.read_mask` has it.
         skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
+        encoding: of the text file, where it is not UTF-8.
 
     Raises:
         UserError: naming file and line of the first line without a phrase.
@@ -50,14 +49,14 @@ def open_phrases(
     lines: list[_Line] = []
     skipped: list[str] = []
     with blaming(f"phrases {phrases}"):
-        text = phrases.read_text(encoding="utf-8-sig")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+        texts = text_lines(phrases, encoding)
+    for number, line in enumerate(texts, start=1):
+        words = line.split(maxsplit=1)
+        if not words:
             continue
-        stem, _, phrase = line.strip().partition(" ")
-        if phrase.strip():
-            file_name = stem if Path(stem).suffix else stem + suffix
-            lines.append(_Line(number, file_name, phrase.strip()))
+        if len(words) == 2:
+            has_suffix = Path(words[0]).suffix.lower() in IMAGE_SUFFIXES
+            lines.append(_Line(number, words[0] if has_suffix else words[0] + suffix, words[1].strip()))
             continue
         problem = (
             f"{phrases}, line {number}: it must be a name, a space and a phrase, but is {line.strip()!r}."
@@ -69,16 +68,16 @@ def open_phrases(
     def build(line: _Line) -> Sample:
         with blaming(f"{phrases}, line {line.number}"):
             wh = image_wh(images / line.name)
-            mask = is_target(read_label(masks / line.name, wh))
+            target = read_mask(masks / line.name, wh, own)
         return Sample(
             sample_id=f"line-{line.number}",
             dataset=name,
             split=split,
-            image_id=Path(line.name).stem,
+            image_id=Path(line.name).with_suffix("").as_posix(),
             image_wh=wh,
             load_image=ImageFile(str(images / line.name)),
             query=line.phrase,
-            target=encode_rle(mask),
+            target=encode_rle(target),
         )
 
     return RecordSource(name, split, lines, build, skip_bad=skip_bad, skipped=skipped)

@@ -226,6 +226,20 @@ def _one_after_the_other(function: Callable[[Any], Any], items: Iterable[Any]) -
     return [function(item) for item in items]
 
 
+def _threshold_by_torch(values: Tensor, level: float, out: Tensor) -> None:
+    torch.gt(values, level, out=out)
+
+
+def _count_by_torch(values: Tensor, level: float) -> Tensor:
+    return torch.count_nonzero(values > level, dim=(-2, -1))
+
+
+def _one_at_a_time(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    height, width = grid
+    apart = values.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
+    return apart.reshape(*values.shape[:2], 4 * height, 4 * width)
+
+
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """An attribute with another value for a while."""
@@ -296,10 +310,15 @@ LEDGER: dict[str, Without] = {
     ),
     "last attention for the tokens that are read": _decoded_by(AllTokens),
     "masks that are read, and no others": _decoded_by(AllMasks),
-    "16 prompts a batch, not 1": _decoded_by(SamDecoder, batch=1),
+    "16 prompts a batch, not 1": _decoded_by(SamDecoder, batch=1, upscale_batch=1),
     "512 image tokens a slice, not 4,096": _decoded_by(SamDecoder, image_tokens=4096),
+    "4 prompts upscaled at a time, not 16": _decoded_by(SamDecoder, upscale_batch=16),
     "both resizings in one banded product": _elsewhere((promptable, "mask_upsampler", TwoResizings)),
     "banded matrices kept for each size": _elsewhere((promptable, "mask_upsampler", upsample.MaskUpsampler)),
+    "logits moved to their places two at a time": _elsewhere((sam_decoder, "_in_place", _one_at_a_time)),
+    "masks compared with thresholds by NumPy": _elsewhere(
+        (upsample, "_threshold", _threshold_by_torch), (upsample, "_count_above", _count_by_torch)
+    ),
     "threads that compute alone": _elsewhere(*_THREADS),
     "nothing (how far figures scatter)": _elsewhere(),
 }

@@ -36,8 +36,9 @@ from envs.executors.decoding.threads import parallel_map
 
 MultimaskPolicy = Literal["single", "best"]
 
-CPU_BATCH, CPU_IMAGE_TOKENS = 16, 512
-"""Prompts per batch and image tokens per slice on a CPU: what is computed at a time stays in its caches."""
+CPU_BATCH, CPU_UPSCALE_BATCH, CPU_IMAGE_TOKENS = 16, 4, 512
+"""Prompts per batch, prompts that are upscaled at a time, and image tokens per slice on a CPU: what is
+computed at a time (2 to 4 MiB) stays in the cores' caches."""
 
 GPU_BATCH, GPU_IMAGE_TOKENS = 64, 4096
 
@@ -68,6 +69,7 @@ class SamDecoder:
         on_cpu = self.device.type == "cpu"
         self.batch = batch or (CPU_BATCH if on_cpu else GPU_BATCH)
         self.image_tokens = image_tokens or (CPU_IMAGE_TOKENS if on_cpu else GPU_IMAGE_TOKENS)
+        self.upscale_batch = min(self.batch, CPU_UPSCALE_BATCH) if on_cpu else self.batch
         self.grid: tuple[int, int] = prompt_encoder.image_embedding_size
         self._dynamic = multimask == "single" and getattr(
             mask_decoder, "dynamic_multimask_via_stability", False
@@ -295,10 +297,12 @@ class SamDecoder:
         logits = []
         for trace, part in zip(traces, side.slices, strict=True):
             first_bias, second_bias = part.upscale_biases
-            x = self._upscale_further(trace.apply(part.upscaled, prompt_part, first_bias), second_bias)
+            x = trace.apply(part.upscaled, prompt_part, first_bias)
+            pairs = zip(x.split(self.upscale_batch), hyper.split(self.upscale_batch), strict=True)
             # The other order, [16 n, C / 8] times [C / 8, K], takes seven times as long for a single mask.
-            logits.append(hyper.mT @ x.mT)  # [B, K, 16 n]
-        return _in_place(torch.cat(logits, dim=2), self.grid).float()
+            parts = [their.mT @ self._upscale_further(some, second_bias).mT for some, their in pairs]
+            logits.append(torch.cat(parts))  # [B, K, 16 n]
+        return _in_place(torch.cat(logits, dim=2).float(), self.grid)
 
     def _upscale_further(self, x: Tensor, bias: Tensor) -> Tensor:
         """From the first upscaling layer's result [b, n, C] to that of the second, [b, 16 n, C / 8]."""
@@ -314,13 +318,14 @@ class SamDecoder:
 
 
 def _in_place(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Put [B, K, 16 * h * w] values of image tokens in their place in [B, K, 4 h, 4 w].
+    """Put float32 [B, K, 16 * h * w] values of image tokens in their place in [B, K, 4 h, 4 w].
 
     A token's values come as rows and columns of its quarters, then of the quarters' quarters.
     """
     height, width = grid
-    apart = values.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return apart.reshape(*values.shape[:2], 4 * height, 4 * width)
+    # The two columns of a quarter's quarter stay neighbours: they are moved as one number of twice the size.
+    pairs = values.view(torch.int64).unflatten(-1, (height, width, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5)
+    return pairs.reshape(*values.shape[:2], 4 * height, 2 * width).view(torch.float32)
 
 
 def _as_linear(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

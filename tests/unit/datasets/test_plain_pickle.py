@@ -88,6 +88,49 @@ def test_a_pickle_that_calls_a_function_runs_nothing(tmp_path: Path, protocol: i
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_numpy_numbers_come_back_as_python_s(tmp_path: Path, protocol: int) -> None:
+    numbers = [np.int64(-5), np.int32(7), np.uint8(200), np.uint64(2**63), np.bool_(True)]
+    numbers += [np.float32(1.5), np.float64(-1e300), np.dtype(">i4").type(3), np.int64(2**62)]
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([{"ann_id": number} for number in numbers], protocol=protocol))
+    found = [record["ann_id"] for record in load_plain_pickle(path)]
+    assert found == numbers
+    assert all(type(number) in (int, float, bool) for number in found)
+
+
+@given(
+    st.sampled_from(["b1", *"i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()]), st.binary(min_size=8, max_size=8)
+)
+def test_any_numpy_number_comes_back(tmp_path_factory: pytest.TempPathFactory, code: str, raw: bytes) -> None:
+    number = np.frombuffer(raw, np.dtype("<" + code))[0] if code != "b1" else np.bool_(raw[0] & 1)
+    path = tmp_path_factory.getbasetemp() / "number.p"
+    path.write_bytes(pickle.dumps(number))
+    assert np.array_equal(load_plain_pickle(path), number.item(), equal_nan=code.startswith("f"))
+
+
+def test_numpy_numbers_of_python_2_come_back(tmp_path: Path) -> None:
+    """Python 2 wrote the bytes of a number as text; here 0xff…fb, which is no UTF-8."""
+    data = (
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+        b"S'\\xfb\\xff\\xff\\xff\\xff\\xff\\xff\\xff'\ntR."
+    )
+    path = tmp_path / "refs.p"
+    path.write_bytes(data)
+    assert load_plain_pickle(path) == -5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.zeros(3), np.str_("x"), np.datetime64("2020-01-01"), np.complex64(1), np.array(None, dtype=object)],
+)
+def test_other_numpy_values_are_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([value]))
+    with pytest.raises(UserError, match=r"refs\.p: it (names numpy|holds a NumPy value)"):
+        load_plain_pickle(path)
+
+
 RAW = {
     "a class by INST": b"(S'touch x'\nios\nsystem\n.",
     "a class by OBJ": b"(cos\nsystem\nS'touch x'\no.",
@@ -95,6 +138,12 @@ RAW = {
     "a persistent id": b"Pos.system\n.",
     "an extension": b"\x80\x02\x82\x01.",
     "state on a set": b"cbuiltins\nset\n(lR}S'x'\nI1\nsb.",
+    "state on a function of ours": b"cnumpy.core.multiarray\nscalar\n(dS'__doc__'\nS'x'\nsb.",
+    "slots on a function of ours": b"cnumpy.core.multiarray\nscalar\n(N(dS'__defaults__'\n(I1\ntstb.",
+    "a number of too few bytes": pickle.dumps(np.int64(5))[:-20].replace(b"C\x08", b"C\x02")
+    + b"\x00\x00\x86R.",
+    "a number of no type": b"cnumpy.core.multiarray\nscalar\n(I1\nS'x'\ntR.",
+    "encode to something else": b"c_codecs\nencode\n(Vx\nVrot13\ntR.",
     "nothing": b"",
     "text": b"not a pickle at all",
     "cut off": pickle.dumps(["a" * 50, 1, 2])[:30],

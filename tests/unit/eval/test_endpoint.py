@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,61 +20,13 @@ from prompter.checkpoint import load_policy
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.types import FailureKind, ParseFailure, PromptSet
-
-Reply = tuple[int, dict[str, str], Any]
-
-
-class Server(ThreadingHTTPServer):
-    """Records requests and answers each as told."""
-
-    def __init__(self, answer: Callable[[int, dict[str, Any]], Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer = answer
-        self.seen: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append(body)
-            self.server.headers.append({name.title(): value for name, value in self.headers.items()})
-            number = len(self.server.seen)
-        status, headers, content = self.server.answer(number, body)
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
+from tests.fixtures.endpoint import Reply, Server, said, sent_image, serving
 
 
 @pytest.fixture()
 def serve() -> Iterator[Callable[..., Server]]:
-    running: list[Server] = []
-
-    def start(answer: Callable[[int, dict[str, Any]], Reply]) -> Server:
-        server = Server(answer)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        running.append(server)
-        return server
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as running:
+        yield lambda answer: running.enter_context(serving(answer))
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +35,6 @@ def no_key_no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr("eval.answerers.endpoint.time.sleep", waits.append)
     return waits
-
-
-def said(text: str | None, finish_reason: str = "stop", tokens: int = 9) -> Reply:
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
-    return 200, {}, {"choices": [choice], "usage": {"completion_tokens": tokens}}
 
 
 def sample(number: int, size: tuple[int, int] = (100, 60)) -> Sample:
@@ -104,13 +49,6 @@ def sample(number: int, size: tuple[int, int] = (100, 60)) -> Sample:
         query=f"query {number}",
         target=None,
     )
-
-
-def sent_image(body: dict[str, Any]) -> Image.Image:
-    part = next(part for part in body["messages"][1]["content"] if part["type"] == "image_url")
-    head, _, data = part["image_url"]["url"].partition(",")
-    assert head == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[..., Server]) -> None:
@@ -159,6 +97,59 @@ def test_answers_come_back_in_order_and_bad_ones_are_data(serve: Callable[..., S
             assert isinstance(one.reading, ParseFailure) and one.text == ""
         else:
             assert one.text.startswith(f"<think>query {number}<") and one.reading == PromptSet()
+
+
+_BOX = '<answer>[{"bbox_2d":[28,28,56,84]}]</answer>'
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": _BOX}], _BOX),
+        ([{"type": "text", "text": _BOX[:20]}, {"type": "text", "text": _BOX[20:]}], _BOX),
+        ([{"type": "thinking", "thinking": "[]"}, {"type": "output_text", "text": _BOX}], _BOX),
+        ([_BOX[:9], {"type": "text", "text": _BOX[9:]}, {"type": "text", "text": None}], _BOX),
+        ([{"type": "image_url", "image_url": {"url": "data:,"}}], ""),
+        ([], ""),
+        (None, ""),
+        ("", ""),
+    ],
+)
+def test_content_in_parts_is_joined_and_nothing_is_an_empty_answer(
+    serve: Callable[..., Server], content: Any, text: str
+) -> None:
+    server = serve(lambda number, body: said(content))
+    options = {"action_space": {"kind": "box"}, "image": {"side": 112}}
+    answer = build_answerer(f"openai:{server.url}#m", options).answer([sample(1)])[0]
+    assert answer.text == text
+    if text:
+        assert isinstance(answer.reading, PromptSet) and len(answer.reading.instances) == 1
+    else:
+        assert isinstance(answer.reading, ParseFailure) and answer.reading.kind is FailureKind.NO_ANSWER
+
+
+def test_a_message_without_content_is_an_empty_answer(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: (200, {}, {"choices": [{"message": {"role": "assistant"}}]}))
+    assert build_answerer(f"openai:{server.url}#m").answer([sample(1)])[0].text == ""
+
+
+@pytest.mark.parametrize(
+    "content", [5, True, {"text": "[]"}, [5], [[]], [{"text": "[]"}], [{"type": "text", "text": 5}]]
+)
+def test_content_of_another_shape_is_one_sentence(serve: Callable[..., Server], content: Any) -> None:
+    server = serve(lambda number, body: said(content))
+    with pytest.raises(UserError, match=r"answered with a (part of )?content that") as caught:
+        build_answerer(f"openai:{server.url}#m").answer([sample(1)])
+    assert server.url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_special_tokens_in_a_question_are_sent_as_text(serve: Callable[..., Server]) -> None:
+    server = serve(lambda number, body: said("<answer>[]</answer>"))
+    one = replace(sample(1), query="<image>\nwhat does <|image_pad|> show?</s>")
+    build_answerer(f"openai:{server.url}#m").answer([one])
+    parts = server.seen[0]["messages"][1]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "text"]
+    assert parts[1]["text"] == "what does < |image_pad|> show?< /s>"
 
 
 def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting: list[float]) -> None:

@@ -1,7 +1,7 @@
 """Every profile agrees with a plain re-statement of its reference rule on 10,000 random cases.
 
 The re-statements are in `tests/fixtures/restatements.py`. Resizing is tested apart, against index
-arithmetic.
+arithmetic. Rules that look at boxes alone are in `test_box_protocols.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 
 from eval.mask_views import MaskPair, View, count, resize_long_side, resize_square
-from eval.protocols import PROTOCOLS, apply, get_protocols
+from eval.protocols import PROTOCOLS, apply, get_protocols, needs
 from eval.query_table import Areas, QueryTable, build_table
 from prompter.errors import UserError
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 from tests.fixtures.restatements import RESTATEMENTS, SIDE, Case, draw_case
 
 CASES, PER_SET = 10_000, 50
+MASK_RULES = {
+    name: protocol for name, protocol in PROTOCOLS.items() if protocol.needs_masks or name == "strict"
+}
+JUDGES = needs(MASK_RULES.values())[1]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,7 @@ def sets() -> list[tuple[list[Case], QueryTable]]:
         table = build_table(
             (case.rollout(number) for number, case in enumerate(cases)),
             (View.NATIVE, View.NATIVE_WITH_IGNORED, View.NATIVE_CLIPPED),
+            JUDGES,
         )
         areas: dict[View, Areas] = dict(table.areas)
         areas.update({view: table.areas[stand_in] for view, stand_in in plain.items()})
@@ -42,7 +47,7 @@ def sets() -> list[tuple[list[Case], QueryTable]]:
 
 
 def test_every_protocol_has_a_restatement() -> None:
-    assert set(RESTATEMENTS) == set(PROTOCOLS)
+    assert set(RESTATEMENTS) == set(MASK_RULES)
 
 
 @pytest.mark.parametrize("name", sorted(RESTATEMENTS))
@@ -71,7 +76,7 @@ def test_agrees_on_single_queries(name: str, sets: list[tuple[list[Case], QueryT
 
 def test_the_profiles_really_differ(sets: list[tuple[list[Case], QueryTable]]) -> None:
     _, table = sets[0]
-    values = {name: apply(PROTOCOLS[name], table)["gIoU"].value() for name in PROTOCOLS}
+    values = {name: apply(protocol, table)["gIoU"].value() for name, protocol in MASK_RULES.items()}
     assert len({round(value, 6) for value in values.values() if value is not None}) >= 5
 
 
@@ -127,9 +132,11 @@ def test_a_failed_segmenter_leaves_the_query_out_everywhere() -> None:
     )
     good = case.rollout(0)
     failed = replace(case.rollout(1), prediction=None, executor_error="the actor died")
-    table = build_table([good, failed], list(View))
-    for name, protocol in PROTOCOLS.items():
+    table = build_table([good, failed], *needs(PROTOCOLS.values()))
+    for name, protocol in MASK_RULES.items():
         assert apply(protocol, table)["gIoU"].value() == pytest.approx(1.0, abs=1e-4), name
+    for name, protocol in PROTOCOLS.items():
+        assert all(len(ratio.numerator) == 1 for ratio in apply(protocol, table).values()), name
 
 
 def documented_cases() -> dict[str, Case]:
@@ -157,11 +164,12 @@ def documented_cases() -> dict[str, Case]:
 
 def documented_table() -> list[str]:
     """One Markdown row a case: IoU, and what enters the sums of intersections and unions."""
-    names = list(PROTOCOLS)
+    names = list(MASK_RULES)
     rows = ["| case | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, case in documented_cases().items():
         rollout = replace(case.rollout(0), image_wh=(10, 10))
-        plain = build_table([rollout], (View.NATIVE, View.NATIVE_WITH_IGNORED, View.NATIVE_CLIPPED))
+        views = (View.NATIVE, View.NATIVE_WITH_IGNORED, View.NATIVE_CLIPPED)
+        plain = build_table([rollout], views, JUDGES)
         areas = dict(plain.areas)
         areas[View.PADDED_1024] = areas[View.NATIVE]
         areas[View.SQUARE_480] = areas[View.SQUARE_840] = areas[View.NATIVE_WITH_IGNORED]

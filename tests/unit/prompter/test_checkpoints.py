@@ -157,7 +157,7 @@ def window(rollouts: int, **metrics: Any) -> Window:
 
 def test_the_log_joins_a_window_with_trls_figures(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    log = TrainingLog(folder, total_steps=2)
+    log = TrainingLog(folder, total_steps=1)
     log.collected(1, window(1), sampler_version=0)
     log.step(1, {"loss": 0.25, "rewards/mean": 9.0, "entropy": float("nan"), "epoch": 1}, {"sample": 1.0})
     log.step(1, {"train_runtime": 3.0, "train_loss": 0.25, "epoch": 1}, {})
@@ -168,6 +168,13 @@ def test_the_log_joins_a_window_with_trls_figures(tmp_path: Path) -> None:
     assert step["seconds"] == {"sample": 1.0}
     assert (summary["kind"], summary["train_runtime"]) == ("summary", 3.0)
     assert folder.step_rollouts() == [(1, folder.rollouts_dir / "step-00000001.jsonl")]
+
+
+def test_a_run_that_was_asked_to_stop_has_no_summary_yet(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    log = TrainingLog(folder, total_steps=2)
+    log.step(1, {"train_runtime": 3.0}, {})
+    assert folder.read_metrics() == []
 
 
 def test_a_resumed_run_forgets_the_evaluations_it_makes_again(tmp_path: Path) -> None:

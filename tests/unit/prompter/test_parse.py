@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,17 @@ from hypothesis import strategies as st
 
 from prompter.action import ActionSpace, write_answer
 from prompter.coords import Frame
+from prompter.dialects import DIALECTS
+from prompter.dialects.base import FREE
 from prompter.parse import parse_completion
-from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
+from prompter.types import (
+    FailureKind,
+    Instance,
+    ParseFailure,
+    PromptSet,
+    reading_from_json,
+    reading_to_json,
+)
 
 SPACE = ActionSpace(kind="any", positive_points=2, negative_points=1, max_instances=3)
 FRAME = Frame("thousandths", (500, 250), (64, 64))
@@ -106,7 +116,22 @@ def test_a_cut_answer_is_truncated_or_an_answer_and_never_raises(
         f"<answer>[{BOX}]",
         f"<answer>[{BOX}]</answer> and so on",
         '<answer>[{"label":"roof","bbox_2d":[100,100.0,2e2,300],"score":null}]</answer>',
-        f"<answer>[]</answer> no, wait: <answer>[{BOX}]</answer>",
+        f"<answer>[{BOX}]</answer> again: <answer>{BOX}</answer>",
+        f"[{BOX}] {BOX}",
+        '[{"label":"``` \n```","bbox_2d":[100,100,200,300]}]',
+        f"```json\n[{BOX}]\n```\nIt is by the pier.",
+        f"<think>or []</think>```json\n[{BOX}]\n```\nIt is by the pier.",
+        f"<answer>```json\n[{BOX}]\n```\nIt is by the pier.</answer>",
+        f"It is [1] by the {{north}} pier: [{BOX}], as [see above] said.",
+        f"\ufeff[{BOX}]",
+        f"{BOX}\n{BOX}",
+        f"[{BOX}][{BOX}]",
+        '[{"bbox_2d":[100,100,200,300],"label":"a\nb"}]',
+        f"<think>the form is <answer>[]</answer></think>[{BOX}]",
+        f"the form is <answer>[]</answer></think>[{BOX}]",
+        f"<think>{POINT}</think>[{BOX}]<think>or {POINT}",
+        f'As [{{"bbox_2d":[x1,y1,x2,y2]}}] asks: [{BOX}]',
+        f"\\boxed{{[{BOX}]}}",
         '[{"bbox_2d":[100,100,200,300],"positive_points":null,"negative_points":[]}]',
     ],
 )
@@ -119,7 +144,17 @@ def test_one_point_may_stand_without_its_list(text: str) -> None:
     assert read(text) == READ_POINT
 
 
-@pytest.mark.parametrize("text", ["<answer>[]</answer>", "[]", "```\n[]\n```", "<think>nothing</think>[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>[]</answer>",
+        "[]",
+        "```\n[]\n```",
+        "<think>nothing</think>[]",
+        "null",
+        "<answer>null</answer>",
+    ],
+)
 def test_an_empty_list_says_no_target(text: str) -> None:
     assert read(text) == PromptSet()
 
@@ -135,6 +170,9 @@ FAULTS: dict[FailureKind, list[str]] = {
         "<answer>``````</answer>",
         f"<think>[{BOX}]",
         f"[{BOX}]</think>",
+        f"<think>```json\n[{BOX}]\n```",
+        f"<think>so <answer>[{BOX}]</answer>",
+        "It is near [1] or [2].",
         "````",
     ],
     FailureKind.NOT_JSON: [
@@ -142,15 +180,16 @@ FAULTS: dict[FailureKind, list[str]] = {
         f"<answer>[{BOX}</answer>",
         f"<answer>[{BOX},]</answer>",
         "[{'bbox_2d':[1,1,2,2]}]",
+        f"[{BOX}]]",
+        f"{BOX}, {POINT}]",
+        f'{BOX}\n{{"bbox_2d":[1,1,2}}\n{POINT}',
         '{"bbox_2d":[1,1,2,2]',
-        f"[{BOX}] {BOX}",
         '[{"bbox_2d":[01,1,2,2]}]',
         "[" * 100_000,
         '{"bbox_2d":[0,0,1,' + "9" * 5000 + "]}",
     ],
     FailureKind.WRONG_SHAPE: [
         "<answer>7</answer>",
-        "<answer>null</answer>",
         '<answer>"[]"</answer>',
         "[[]]",
         "[1,2,3]",
@@ -191,6 +230,13 @@ FAULTS: dict[FailureKind, list[str]] = {
         '[{"bbox_2d":[5,5,9,5]}]',
         '[{"bbox_2d":[9,5,5,9]}]',
         '[{"bbox_2d":[0,0,5e-324,9]}]',
+    ],
+    FailureKind.AMBIGUOUS: [
+        f"<answer>[]</answer> no, wait: <answer>[{BOX}]</answer>",
+        f"[{BOX}][]",
+        f"[{BOX}]\n[{POINT}]",
+        f"One is {BOX}, another is {POINT}.",
+        '[{"bbox_2d":[1,1,2,2],"bbox_2d":[1,1,2,3]}]',
     ],
     FailureKind.TOO_MANY: [f"[{BOX},{BOX},{BOX},{BOX}]"],
 }
@@ -281,3 +327,66 @@ def test_reading_takes_time_in_proportion_to_the_length(text: str) -> None:
     started = time.process_time()
     read(text)
     assert time.process_time() - started < 1.0
+
+
+def test_objects_in_lines_are_one_answer() -> None:
+    answer = read(f"{BOX}\n{POINT}\n")
+    assert isinstance(answer, PromptSet)
+    assert answer.instances == (*READ_BOX.instances, *READ_POINT.instances)
+    # Lines have no last sign: cut off, more of them may have followed; within <answer> none can.
+    cut = read(f"{BOX}\n{POINT}\n", cut=True)
+    assert isinstance(cut, ParseFailure) and cut.kind is FailureKind.TRUNCATED
+    assert read(f"<answer>{BOX}\n{POINT}</answer>", cut=True) == answer
+
+
+def test_a_prompt_may_have_opened_the_thought() -> None:
+    draft, thought = f"perhaps [{BOX}]", f"perhaps [{POINT}]</think>[{BOX}]"
+
+    def opened(text: str, reason: Literal["stop", "length"]) -> PromptSet | ParseFailure:
+        return parse_completion(
+            text, action_space=SPACE, frame=FRAME, finish_reason=reason, thought_opened=True
+        )
+
+    assert opened(thought, "stop") == READ_BOX == read(draft)
+    for reason, kind in (("stop", FailureKind.NO_ANSWER), ("length", FailureKind.TRUNCATED)):
+        answer = opened(draft, reason)  # type: ignore[arg-type]
+        assert isinstance(answer, ParseFailure) and answer.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "reading", "clipped"),
+    [
+        ('[{"bbox_2d":[-3,20,1004,400]}]', Instance((0.0, 5.0, 500.0, 100.0)), 1),
+        (
+            '[{"bbox_2d":[0,20,1050,400],"positive_points":[[-1,1001]]}]',
+            Instance((0.0, 5.0, 500.0, 100.0), ((0.0, 250.0),)),
+            2,
+        ),
+        ('[{"bbox_2d":[0,20,1051,400]}]', FailureKind.OUT_OF_FRAME, 0),
+        ('[{"bbox_2d":[1001,20,1004,400]}]', FailureKind.DEGENERATE_BOX, 0),
+    ],
+)
+def test_clipping_takes_what_is_a_little_outside_and_counts_it(
+    text: str, reading: Instance | FailureKind, clipped: int
+) -> None:
+    refused = read(text)
+    assert isinstance(refused, ParseFailure) and refused.kind is FailureKind.OUT_OF_FRAME
+    answer = parse_completion(text, action_space=SPACE, frame=FRAME, out_of_frame="clip")
+    if isinstance(answer, ParseFailure):
+        assert answer.kind is reading
+    else:
+        assert (answer, answer.clipped, answer.sorted) == (PromptSet((reading,)), clipped, 0)  # type: ignore[arg-type]
+        stored = json.loads(json.dumps(reading_to_json(answer)))
+        assert stored["mended"] == {"clipped": clipped}
+        again = reading_from_json(stored, text)
+        assert isinstance(again, PromptSet) and again.clipped == clipped
+    assert "mended" not in reading_to_json(READ_BOX)
+
+
+def test_two_numbers_of_one_box_may_be_named_twice_only_if_they_agree() -> None:
+    dialect = DIALECTS["seg-zero"]
+    for second, right in (("[100,100,200,300]", True), ("[100,100,200,301]", False)):
+        text = f'{{"bbox":[100,100,200,300],"bbox_2d":{second},"points_1":[150,150],"points_2":[160,160]}}'
+        answer = parse_completion(text, action_space=FREE, frame=FRAME, dialect=dialect)
+        assert isinstance(answer, PromptSet) is right
+        assert right or (isinstance(answer, ParseFailure) and answer.kind is FailureKind.AMBIGUOUS)

@@ -57,7 +57,8 @@ def test_frames_of_the_families(tiny: Checkpoint, qwen25: Path, tmp_path: Path) 
     assert (loaded.family, frame.kind, frame.image_wh) == ("qwen2_5_vl", "absolute", (1000, 600))
     assert frame.model_wh == frame.extent == (1008, 588)
     older = load_policy(hub_folder(tiny, "qwen2_vl", tmp_path))
-    assert older.frame((1000, 600)) == frame
+    assert older.frame((1000, 600)).kind == "thousandths"
+    assert older.frame((1000, 600)).model_wh == frame.model_wh
     # The frame decides what an answer means.
     box = PromptSet((Instance((0.0, 0.0, 1000.0, 600.0)),))
     assert "[0,0,1008,588]" in loaded.write_answer(box, (1000, 600))
@@ -108,10 +109,38 @@ def test_a_protocol_survives_saving(tiny: Checkpoint, tmp_path: Path) -> None:
     changed.save_protocol(tmp_path)
     AutoConfig.from_pretrained(tiny.source).save_pretrained(tmp_path)
     reopened = load_policy(tmp_path)
-    assert reopened.settings == changed.settings
+    assert reopened.settings == changed.settings.model_copy(update={"frame": "thousandths"})
     assert dict(reopened.processor.image_processor.size) == dict(changed.processor.image_processor.size)
     assert reopened.messages("roof") == changed.messages("roof")
     assert [part["type"] for part in reopened.messages("roof")[1]["content"]] == ["image", "text"]
+
+
+def test_a_saved_frame_wins_over_the_familys(
+    tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = hub_folder(tiny, "qwen2_vl", tmp_path)
+    for frame in ("absolute", "thousandths"):
+        load_policy(folder, {"frame": frame}).save_protocol(folder)
+        assert json.loads((folder / SETTINGS_FILE).read_text())["frame"] == frame
+        assert load_policy(folder).frame_kind == frame
+        assert load_policy(folder, {"frame": None}).frame_kind == "thousandths"  # asked for, so the family's
+    assert not caplog.records
+
+
+def test_a_qwen2_vl_policy_saved_before_frames_were_still_speaks_pixels(
+    tiny: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = hub_folder(tiny, "qwen2_vl", tmp_path)
+    (folder / SETTINGS_FILE).write_text(json.dumps({"think": False, "frame": None}))
+    assert load_policy(folder).frame_kind == "absolute"
+    assert SETTINGS_FILE in caplog.text and "names no frame" in caplog.text
+    assert load_policy(folder, {"frame": "thousandths"}).frame_kind == "thousandths"
+
+
+def test_a_small_policy_may_be_built_for_either_frame(tmp_path: Path) -> None:
+    policy = build_small_policy(tmp_path, ["a"], size=SIZE, frame="absolute")
+    assert policy.frame((300, 200)).extent == (64, 64)
+    assert load_policy(tmp_path).frame_kind == "absolute"
 
 
 def test_unreadable_settings_name_the_file(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -134,7 +163,12 @@ def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "hint"),
-    [("qwen3", "Did you mean 'qwen3_vl'?"), ("llava", "Known: "), ("qwen9_vl", "Did you mean 'qwen")],
+    [
+        ("qwen3", "Did you mean 'qwen3_5'?"),
+        ("qwen3_v", "Did you mean 'qwen3_vl'?"),
+        ("llava", "Known: "),
+        ("qwen9_vl", "Did you mean 'qwen"),
+    ],
 )
 def test_another_model_family_is_refused_by_name(tmp_path: Path, family: str, hint: str) -> None:
     """A folder of weights of another family: it may hold no image processor, nor be known to transformers."""

@@ -8,13 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from prompter.chat import SamplingRequest
+from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler, request_seeds
+from prompter.sampling.vllm_engine import VllmSampler
 from prompter.types import Completion
 
 PAD, SIDE = 50, 16
@@ -99,3 +102,10 @@ def test_seeds_are_reproducible_and_far_apart(seed: int, count: int) -> None:
 
 def test_no_seed_stays_no_seed() -> None:
     assert request_seeds(None, 2) == [None, None]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the mode is there")
+def test_a_mode_of_vllm_for_gpus_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    with pytest.raises(UserError, match="no GPU here: unset it"):
+        VllmSampler(SimpleNamespace(processor=Processor()))  # type: ignore[arg-type]

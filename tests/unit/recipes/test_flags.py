@@ -26,6 +26,7 @@ NEEDED = {
     "data check": ["some:test"],
     "data show": ["some:test"],
     "replay": ["x.jsonl"],
+    "probe": ["some/policy"],
     "ceiling": [],
     "leaderboard": [],
     "audit": [],
@@ -60,13 +61,13 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     "--skip-bad": (MEASURES | LOOKS, [], dataset_options, {"skip_bad": True}),
     "--executor": (MEASURES | {"audit"}, ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"], executor, BOX),
     "--policy-option": (
-        EVALUATIONS,
+        EVALUATIONS | {"probe"},
         ["image.side=84"],
         lambda arguments: read_options(arguments.policy_option, "--policy-option"),
         {"image": {"side": 84}},
     ),
     "--out": (
-        {*EVALUATIONS, "ceiling", "leaderboard", "replay", "data show", "audit"},
+        {*EVALUATIONS, "probe", "ceiling", "leaderboard", "replay", "data show", "audit"},
         ["there"],
         lambda arguments: arguments.out,
         Path("there"),

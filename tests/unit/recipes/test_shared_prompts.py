@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
 from prompter.checkpoint import LORA_TARGETS, Checkpoint, load_weights
-from recipes.training.shared_prompts import log_probabilities
+from recipes.training.shared_prompts import log_probabilities, shared_log_probabilities
 from tests.fixtures.tiny_policy import save_tiny_policy
 
 KEPT = 9
@@ -137,3 +138,18 @@ def test_long_completions_do_not_make_a_row_of_any_length(policy: Checkpoint) ->
     prompt = int(batch["attention_mask"][0, :-KEPT].sum())
     assert max(length for _, length in shapes) < 10 * prompt
     assert sum(rows for rows, _ in shapes) > 1
+
+
+def test_a_model_whose_layers_carry_a_state_is_not_packed(policy: Checkpoint) -> None:
+    """Its state would run from one completion into the next, whatever the mask says."""
+    batch = batch_of(policy, [0, 1])
+    given = {name: batch.pop(name) for name in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    model = adapted(policy)
+    config = model.get_base_model().config
+    accelerator = SimpleNamespace(unwrap_model=lambda one: one, autocast=torch.no_grad)
+    ask = partial(
+        shared_log_probabilities, accelerator, model, *batch.values(), KEPT, num_images=[1, 1], **given
+    )
+    assert ask() is not None
+    config.text_config.layer_types = ["linear_attention", "full_attention"]
+    assert ask() is None

@@ -1,0 +1,52 @@
+"""Text of foreign files: UTF-8 with or without a byte-order mark, UTF-16 by its mark, else by a name given.
+
+No other encoding is guessed: GBK read as Latin text, or the other way round, is nonsense without a word.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def decode_text(data: bytes, encoding: str | None = None) -> str:
+    """Decode the bytes of a whole file; a byte-order mark at the start is no part of the text.
+
+    Args:
+        data: the bytes.
+        encoding: a name Python knows, such as "gbk"; None is UTF-8, or UTF-16 where its mark says so.
+
+    Raises:
+        ValueError: if the bytes are not text of that encoding, or there is none of that name.
+    """
+    name = encoding or next((known for mark, known in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"there is no encoding {name!r}; give one that Python knows, such as gbk") from None
+    try:
+        return data.decode(name).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); convert the file to UTF-8, "
+            f"or say which encoding it is by the option 'encoding' (encoding=gbk) of the sets that have it"
+        ) from None
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """Read a whole text file; see `decode_text`.
+
+    Raises:
+        ValueError: if it is not text of that encoding. OSError: if it cannot be read.
+    """
+    return decode_text(path.read_bytes(), encoding)
+
+
+def text_lines(path: Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text file, without their ends (\\n or \\r\\n).
+
+    Unlike `str.splitlines`, characters such as U+2028 and U+0085 inside a line do not end it.
+    """
+    return [line.removesuffix("\r") for line in read_text(path, encoding).split("\n")]

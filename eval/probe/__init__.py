@@ -1,0 +1,1 @@
+"""The probe: drawn squares tell which coordinates and which dialect a policy answers in."""

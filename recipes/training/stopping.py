@@ -1,0 +1,101 @@
+"""Ending a run early, at a signal, with nothing lost: SIGTERM from a scheduler, SIGINT from the keyboard.
+
+A run stops between two windows of rollouts, because a window that is half trained on cannot be resumed
+exactly. What was sampled of a window that no step has used is thrown away at once; a window that steps
+have used is finished first, which takes as long as its optimiser steps do.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from transformers import TrainerCallback
+
+from prompter.errors import RunStopped
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Listens for signals while it is entered; on the main thread only, elsewhere it hears none.
+
+    The first signal is a request. Within `at_once` it raises `RunStopped` on the spot, outside it sets
+    `signal_name`, to be looked at where the run can stop. The second signal of a run ends the process as
+    if nobody listened.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._heard) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            # A handler that was not installed from Python reads as None and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it nothing is lost by stopping on the spot.
+
+        Raises:
+            RunStopped: at once if a signal came before, else when the first one comes.
+        """
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False
+
+    def check(self) -> None:
+        """Raise `RunStopped` if a signal came."""
+        if self.signal_name is not None:
+            raise RunStopped(self.signal_name)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.signal_name is not None:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            signal.raise_signal(number)
+            return
+        self.signal_name = name
+        if self._at_once:
+            raise RunStopped(name)
+        print(
+            f"\nprompter: {name}: this window of rollouts is finished and saved, then the run ends; "
+            "once more ends it now, with what was saved last",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class StopBetweenWindows(TrainerCallback):
+    """Saves a checkpoint and ends training after the step that ends a window, once a signal came.
+
+    Args:
+        request: listens for it.
+        window: optimiser steps of one window.
+    """
+
+    def __init__(self, request: StopRequest, window: int) -> None:
+        self.request, self.window = request, window
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`."""
+        if self.request.signal_name is not None and state.global_step % self.window == 0:
+            control.should_save = control.should_training_stop = True
