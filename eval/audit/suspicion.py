@@ -53,8 +53,8 @@ class Suspicion:
     Args:
         expected: usual IoU of the consensus with the label; NaN where there is no consensus.
         expected_redrawn: usual IoU of the segmenter's mask with the label; NaN where there is none.
-        by_predictions, by_segmenter: logarithm of each likelihood ratio, wrong against right label; 0 where
-            there is no evidence.
+        by_predictions, by_segmenter: logarithm of each likelihood ratio, wrong against right label; 0 for all
+            queries where there is no such evidence at all.
         total: probability that the label is wrong, were both independent and `PRIOR` true, 0 to 1.
     """
 
@@ -84,7 +84,9 @@ def suspect(evidence: Sequence[Evidence]) -> Suspicion:
 
 
 def _shortfall_ratio(shortfalls: Float) -> Float:
-    """Logarithm of the likelihood ratio of shortfalls (shares of the usual IoU, NaN if unknown), [queries].
+    """Logarithm of the likelihood ratio of shortfalls (shares of the usual IoU), [queries].
+
+    Where one is unknown (NaN: a label without a pixel has no boxes), it counts as the usual, 0.
 
     Those of right labels follow a Lomax distribution of shape 2 with the split's median; of wrong ones,
     `_UNSEEN` do so too, and the rest are anything from 0 to 1.
@@ -95,7 +97,7 @@ def _shortfall_ratio(shortfalls: Float) -> Float:
     scale = max(float(np.median(np.abs(shortfalls[known]))) / (np.sqrt(2) - 1), 0.01)
     lacking = np.clip(np.nan_to_num(shortfalls), 0.0, 1.0)
     ratio = _UNSEEN + (1 - _UNSEEN) * scale / 2 * (1 + lacking / scale) ** 3
-    return np.where(known, np.log(ratio), 0.0)
+    return np.log(ratio)
 
 
 def _agreement_features(evidence: Sequence[Evidence]) -> Float:
