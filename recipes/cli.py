@@ -45,6 +45,9 @@ COMMANDS: dict[str, Command] = {
     "probe": Command(
         "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
     ),
+    "score": Command("recipes.commands.score", "score predictions that any program made"),
+    "export": Command("recipes.commands.export", "write a run's predictions for other programs"),
+    "lmms-task": Command("recipes.commands.lmms_task", "write a benchmark as a task of lmms-eval"),
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),

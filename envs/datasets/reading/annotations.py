@@ -109,7 +109,7 @@ def check_annotation(value: Any, hw: tuple[int, int], folder: Path | None = None
                         "; if the four numbers are a box, say so with the option box_format" if is_box else ""
                     ),
                 )
-        check_units([v for polygon in polygons for v in polygon], (hw[1], hw[0]))
+        check_units([v for polygon in polygons if not _no_area(polygon) for v in polygon], (hw[1], hw[0]))
         if len(polygons) == len(value) and in_force().empty_object == "refuse":
             if polygons and all(_no_area(polygon) for polygon in polygons):
                 raise Fault("nothing_drawn", _why_nothing(value, hw))
