@@ -341,7 +341,12 @@ def test_objects_in_lines_are_one_answer() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "think thinking rethink thought thoughts reason reasoning reflection analysis scratchpad seed:think".split(),
+    [
+        *"think thinking rethink thought thoughts reason reasoning reflection".split(),
+        "analysis",
+        "scratchpad",
+        "seed:think",
+    ],
 )
 @pytest.mark.parametrize("form", ["{0}", "{0} ", '{0} budget="3"'])
 def test_a_thought_by_any_name_is_never_read(name: str, form: str) -> None:
