@@ -35,13 +35,16 @@ def read_label_image(source: Source) -> Label:
     return _label(image) if isinstance(image, Image.Image) else _of_channels(image)
 
 
-def target_of(label: Label, hw: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+def target_of(
+    label: Label, hw: tuple[int, int], own: OwnRule | str = "two", *, by_height: bool = True
+) -> Mask:
     """What a label image calls target, bool [height, width]; what is to be ignored goes to `ignoring`.
 
     Args:
         label: the image.
         hw: (height, width) of its image.
         own: the set's rule, which holds unless the rules in force have another `mask_values`.
+        by_height: as for `fitted`.
 
     Raises:
         Fault: of kind "mask_values", where the rule does not decide; of kind "mask_size".
@@ -58,8 +61,8 @@ def target_of(label: Label, hw: tuple[int, int], own: OwnRule | str = "two") -> 
         target = parse_label_rule(text).target(label, ignored)
     if ignored.any():
         for heard in _IGNORED.get():
-            heard.append(fitted(ignored, hw, by_height=False))
-    return fitted(target, hw, by_height=False)
+            heard.append(fitted(ignored, hw, by_height=by_height))
+    return fitted(target, hw, by_height=by_height)
 
 
 _IGNORED: ContextVar[tuple[list[Mask], ...]] = ContextVar("_IGNORED", default=())

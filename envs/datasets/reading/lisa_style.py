@@ -86,9 +86,9 @@ class LisaAnnotation:
             return drawn
         note(
             "mask_size",
-            f"it was drawn on an image of {drawn[1]} x {drawn[0]} (width x height), but its image is {hw[1]} x "
-            f"{hw[0]}; its numbers are taken for pixels of its image, and the option mask_size=resize scales "
-            f"them.",
+            f"it was drawn on an image of {drawn[1]} x {drawn[0]} (width x height), but its image is "
+            f"{hw[1]} x {hw[0]}; its numbers are taken for pixels of its image, and the option "
+            f"mask_size=resize scales them.",
         )
         return hw
 
@@ -186,9 +186,13 @@ def _load(path: Path, encoding: str | None) -> dict[str, Any]:
     return data
 
 
-_NO_LATIN = re.compile(rb"[\xa1-\xff]{4}|(?:\x82[\x9f-\xf1]|\x83[\x40-\x96]){2}|[\x81\x8d\x8f\x90\x9d]")
-"""What Latin text in cp1252 does not hold: four bytes of letters with accents in a row, as two characters
-of GBK, Big5 or EUC-KR, or a word of Cyrillic or Greek, are; kana of Shift-JIS; bytes that mean nothing."""
+_NO_LATIN = re.compile(
+    rb"[\xa1-\xff]{4}|(?:[\x81-\xfe][\x40-\x7e\x80-\xfe]){4}|(?:\x82[\x9f-\xf1]|\x83[\x40-\x96]){2}"
+    rb"|[\x81\x8d\x8f\x90\x9d]"
+)
+"""What Latin text in cp1252 does not hold: four letters with accents in a row, as two frequent characters of
+GBK, Big5 or EUC-KR, or a word of Cyrillic or Greek, are; four characters of two bytes; kana of Shift-JIS;
+bytes that mean nothing."""
 
 
 def _is_no_latin(raw: bytes) -> bool:
