@@ -198,3 +198,13 @@ def test_no_target_and_objects_contradict_each_other(folder: Path) -> None:
     report = check_split("manifest", "all", {"path": path})
     assert len(report.problems["contradiction"]) == 2
     assert report.no_target == 3
+
+
+def test_a_mask_that_covers_its_image_is_noted(folder: Path) -> None:
+    whole = [[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]]
+    path = manifest(
+        folder, {"image": "0.png", "query": "a", "mask": whole}, {"image": "0.png", "query": "b", "mask": BOX}
+    )
+    report = check_split("manifest", "all", {"path": path})
+    assert report.is_clean
+    assert report.notes["full_mask"] == ["the mask of sample 'line-1' covers its whole image."]
