@@ -85,17 +85,15 @@ def _answers(region: str, dialect: Dialect, is_cut: bool) -> list[list[Any]]:
             raise Refused(FailureKind.NO_ANSWER, "the completion was cut off while more was being said")
         return [answers[0], *(answer for answer in answers[1:] if not same(answer, answers[0]))]
     if last.problem:
-        raise Refused(FailureKind.NOT_JSON, f"the answer cannot be read: {last.problem}")
+        raise Refused(FailureKind.NOT_JSON, f"the answer is not {dialect.form}: {last.problem}")
     bodies = [without_fences(block.text) for block in blocks]
     if not any(bodies):
         raise Refused(FailureKind.NO_ANSWER, "the completion holds no answer")
     if last.others and (tagged or bodies[-1].startswith(("[", "{"))):
         return [last.others[-1]]
     if tagged:
-        problem = f"the answer is none of the dialect {dialect.name!r}: {bodies[-1]!r:.80}"
-        raise Refused(FailureKind.NOT_JSON, problem)
-    problem = f"the completion holds neither <answer> tags nor an answer of the dialect {dialect.name!r}"
-    raise Refused(FailureKind.NO_ANSWER, problem)
+        raise Refused(FailureKind.NOT_JSON, f"the answer is not {dialect.form}: {bodies[-1]!r:.80}")
+    raise Refused(FailureKind.NO_ANSWER, f"the completion holds neither <answer> tags nor {dialect.form}")
 
 
 @dataclass

@@ -79,6 +79,7 @@ class Dialect(ABC):
         out_of_frame, swapped_corners: defaults of the settings of these names.
         tell: a regular expression for signs that tell its answers from those of dialects that would read
             them alike; "" if there are none. Only `eval.probe` looks at it.
+        form: what an answer is made of, as messages say it.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Dialect(ABC):
     out_of_frame: Literal["refuse", "clip"] = "refuse"
     swapped_corners: Literal["refuse", "sort"] = "refuse"
     tell: str = ""
+    form: str = "JSON"
 
     @abstractmethod
     def find(self, text: str, *, tagged: bool) -> Found:

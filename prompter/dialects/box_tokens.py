@@ -90,4 +90,5 @@ BOX_TOKENS = BoxTokenDialect(
     ),
     out_of_frame="clip",
     swapped_corners="sort",
+    form="boxes",
 )

@@ -282,8 +282,10 @@ def open_hub_table(
         return HubTable(str(place), ArrowRows(tables[chosen(list(tables))]))
     files = table_files(Path(place))
     paths = files[chosen(list(files))]
-    # Paths inside a table are relative to its folder; `data/` of a copy from the hub is no place for them.
-    folder = paths[0].parent.parent if paths[0].parent.name == "data" else paths[0].parent
+    # Paths inside a table are relative to its folder; `data/` below a copy from the hub is no place for them.
+    folder = paths[0].parent
+    if folder.name == "data" and folder != Path(place):
+        folder = folder.parent
     if paths[0].suffix == ".jsonl":
         return HubTable(str(place), LineRows([index_lines(path) for path in paths]), str(folder))
     return HubTable(str(place), ArrowRows(_load_files(paths)), str(folder))
