@@ -146,9 +146,7 @@ class RayVllmPool(TokenSampler):
         shipped = self._ship(prompts)
         bounds = np.linspace(0, len(shipped), min(self.config.actors, len(shipped)) + 1).astype(int)
         shares = [shipped[start:end] for start, end in pairwise(bounds)]
-        calls = [
-            Call("generate", (share, settings, logprobs, self._shipments)) for share in shares
-        ]
+        calls = [Call("generate", (share, settings, logprobs, self._shipments)) for share in shares]
         try:
             self._pool.run(calls)
         finally:

@@ -27,7 +27,7 @@ def reload_weights(engine: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> 
     """
     try:
         engine.collective_rpc(_reload, args=(iter(weights),))
-    except (ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (ValueError, KeyError, AssertionError) as error:
         raise UserError(
             f"vLLM does not take the policy's weights while it runs ({' '.join(str(error).split())}): train "
             "adapters (policy.lora), or take sampler.backend hf"

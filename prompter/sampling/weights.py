@@ -1,4 +1,4 @@
-"""All weights of a policy on their way from the trainer to engines: their names, parcels, and who takes them."""
+"""All weights of a policy on their way from the trainer to engines: names, parcels, and who takes them."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
 
     def synchronise(self) -> None:
-        """Bring what is trained, adapters or all weights, to the sampler; its version is then `global_step`."""
+        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`."""
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
@@ -163,7 +163,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.
