@@ -56,8 +56,8 @@ class Sampler(ABC):
             UserError: if this sampler cannot be given weights, or they are not those of its model.
         """
         raise UserError(
-            f"this sampler ({type(self).__name__}) cannot be given new weights: train adapters (policy.lora), or take "
-            "sampler.backend hf, vllm or ray"
+            f"this sampler ({type(self).__name__}) cannot be given new weights: train adapters "
+            "(policy.lora), or take sampler.backend hf, vllm or ray"
         )
 
     def forget(self) -> None:

@@ -354,7 +354,7 @@ def test_two_steps_of_all_weights_with_vllm(policy_folder: Path, tmp_path: Path)
         policy={"model": str(policy_folder), "dtype": "float32", "lora": None},
         sampler={"backend": "vllm", "kv_cache_gib": 0.1},
         eval={"samples": 2},
-        trainer={"max_steps": 2, "save_strategy": "no"},
+        trainer={"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-4},
     )
     done = prompter("train", config)
     assert done.returncode == 0, done.stderr
@@ -362,7 +362,7 @@ def test_two_steps_of_all_weights_with_vllm(policy_folder: Path, tmp_path: Path)
     records = folder.read_metrics("train")
     assert [record["sampler_version"] for record in records] == [0, 1]
     assert all(record["sampling/sampling_logp_difference/mean"] < 1e-3 for record in records)
-    assert all("sync" in record["seconds"] for record in records)
+    assert any(record["groups_trained_on"] for record in records)
     trained = load_weights(load_policy(folder.checkpoints_dir / "final"))
     before = load_weights(load_policy(policy_folder))
     for tower in ("visual", "language_model"):
