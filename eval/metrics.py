@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.rollout import Rollout
 from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
 from eval.mask_views import View
 from eval.protocols import PROTOCOLS, apply, covered, needs
@@ -35,10 +36,15 @@ def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryT
     Raises:
         UserError: if the file cannot be read, holds no rollout, or a line is not a rollout.
     """
-    table = build_table(read_rollouts(path), *needs(protocols))
+    table = table_for(read_rollouts(path), protocols)
     if not len(table):
         raise UserError(f"{path} holds no rollouts; was the evaluation run?")
     return table
+
+
+def table_for(rollouts: Iterable[Rollout], protocols: Iterable[ScoringProtocol]) -> QueryTable:
+    """The table that the given protocols need, of rollouts that are read one by one."""
+    return build_table(rollouts, *needs(protocols))
 
 
 def summarise(

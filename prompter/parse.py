@@ -85,15 +85,20 @@ def _answers(region: str, dialect: Dialect, is_cut: bool) -> list[list[Any]]:
             raise Refused(FailureKind.NO_ANSWER, "the completion was cut off while more was being said")
         return [answers[0], *(answer for answer in answers[1:] if not same(answer, answers[0]))]
     if last.problem:
-        raise Refused(FailureKind.NOT_JSON, f"the answer is not JSON: {last.problem}")
+        raise Refused(FailureKind.NOT_JSON, f"the answer cannot be read: {last.problem}")
     bodies = [without_fences(block.text) for block in blocks]
     if not any(bodies):
         raise Refused(FailureKind.NO_ANSWER, "the completion holds no answer")
     if last.others and (tagged or bodies[-1].startswith(("[", "{"))):
         return [last.others[-1]]
     if tagged:
-        raise Refused(FailureKind.NOT_JSON, f"the answer is not JSON: {bodies[-1]!r:.80}")
-    raise Refused(FailureKind.NO_ANSWER, "the completion holds neither <answer> tags nor JSON")
+        raise Refused(
+            FailureKind.NOT_JSON, f"the answer is not one of the dialect {dialect.name!r}: {bodies[-1]!r:.80}"
+        )
+    raise Refused(
+        FailureKind.NO_ANSWER,
+        f"the completion holds neither <answer> tags nor an answer of the dialect {dialect.name!r}",
+    )
 
 
 @dataclass

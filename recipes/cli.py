@@ -45,11 +45,17 @@ COMMANDS: dict[str, Command] = {
     "probe": Command(
         "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
     ),
+    "score": Command("recipes.commands.score", "score predictions that any program made"),
+    "predictions": Command("recipes.commands.predictions", "write a run's predictions for other programs"),
+    "lmms-task": Command("recipes.commands.lmms_task", "write a benchmark as a task of lmms-eval"),
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),
     "ceiling": Command(
         "recipes.commands.ceiling", "how far a segmenter could go, by oracle prompts; no policy"
+    ),
+    "audit": Command(
+        "recipes.commands.audit", "find wrong labels by what predictions agree on; repair a split"
     ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),

@@ -261,6 +261,25 @@ def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     return {**fields, "skip_special_tokens": False} if policy.dialect.special_tokens else fields
 
 
+def asked_policy(options: Mapping[str, Any]) -> tuple[EndpointSettings, Policy]:
+    """How a model that somebody else runs is asked and read, from the fields of `EndpointSettings`.
+
+    Returns:
+        The settings, and the policy they make: a `Checkpoint` where `protocol_from` names one.
+
+    Raises:
+        UserError: if an option is unknown or bad.
+    """
+    try:
+        settings = EndpointSettings.model_validate(dict(options)).resolved()
+    except ValidationError as error:
+        raise UserError(f"Policy options: {describe_validation_error(error)}") from None
+    if settings.protocol_from is None:
+        return settings, Policy(settings, settings.frame, settings.factor)
+    given = {name: value for name, value in options.items() if name in PolicySettings.model_fields}
+    return settings, load_policy(settings.protocol_from, given)
+
+
 def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
     """Make the answerer of `URL#MODEL`, greedy, from the fields of `EndpointSettings`.
 
@@ -270,16 +289,9 @@ def build_endpoint(address: str, options: Mapping[str, Any]) -> SamplerAnswerer:
     url, mark, model = address.partition("#")
     if not mark or not model:
         raise UserError(f"Give the endpoint as openai:URL#MODEL; {address!r} names no model.")
-    try:
-        settings = EndpointSettings.model_validate(dict(options)).resolved()
-    except ValidationError as error:
-        raise UserError(f"Policy options: {describe_validation_error(error)}") from None
-    policy = Policy(settings, settings.frame, settings.factor)
-    if settings.protocol_from is not None:
-        given = {name: value for name, value in options.items() if name in PolicySettings.model_fields}
-        policy = served = load_policy(settings.protocol_from, given)
-        body = {**checkpoint_fields(served), **settings.body}
-        settings = settings.model_copy(update={"body": body})
+    settings, policy = asked_policy(options)
+    if isinstance(policy, Checkpoint):
+        settings = settings.model_copy(update={"body": {**checkpoint_fields(policy), **settings.body}})
     greedy = SamplingSettings(
         max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, n=1
     )

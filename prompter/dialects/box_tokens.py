@@ -57,7 +57,8 @@ class BoxTokenDialect(Dialect):
             inside = part if ending is None else part[: ending.start()]
             whole = _BOX.fullmatch(inside.strip()) or _POINT.fullmatch(inside.strip())
             if whole is None or ending is None:
-                found.problem = f"between <|box_start|> and <|box_end|> stands {inside!r:.60}"
+                missing = "" if ending else ", and no <|box_end|> follows"
+                found.problem = f"behind <|box_start|> stands {inside!r:.60}{missing}"
                 found.spoils, found.unfinished = True, ending is None
                 continue
             entries.append(tuple(map(float, whole.groups())))

@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 
 _THOUGHT = re.compile(
-    r"<(?P<close>/?)(?:think|thinking|thought|reasoning)>|◁(?P<shut>/?)think▷", re.IGNORECASE
+    r"<(?P<close>/?)(?:(?:seed:)?think(?:ing)?|rethink|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+    r"(?:\s[^<>]*)?>|◁(?P<shut>/?)think▷|\[(?P<end>/?)THINK\]",
+    re.IGNORECASE,
 )
-_ANSWER = re.compile(r"<(?P<close>/?)answer>", re.IGNORECASE)
+_ANSWER = re.compile(r"<\s*(?P<close>/?)\s*answer\s*>", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:(?!null\b)[a-zA-Z]+)?")
 
 BLANK = " \t\r\n\f\v\ufeff\u200b\u2060"
@@ -37,7 +39,7 @@ def outside_thought(text: str, *, opened: bool = False) -> str:
         text: the completion.
         opened: whether the prompt ended in `<think>`, so that the completion begins inside a thought.
 
-    Thoughts are `<think>…</think>` (or thinking, thought, reasoning, ◁think▷, in any case). One that never
+    Thoughts are `<think>…</think>` and what else models call it (`_THOUGHT`), in any case. One that never
     ends takes all that follows. `</think>` without its beginning makes all that precedes it a thought:
     templates that open the thought in the prompt send no more. A tag that is named within a thought
     changes nothing.
@@ -45,7 +47,7 @@ def outside_thought(text: str, *, opened: bool = False) -> str:
     kept: list[str] = []
     start, inside = 0, opened
     for tag in _THOUGHT.finditer(text):
-        if tag["close"] or tag["shut"]:
+        if tag["close"] or tag["shut"] or tag["end"]:
             if not inside:
                 kept.clear()
             start, inside = tag.end(), False

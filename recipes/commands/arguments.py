@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from envs.datasets.registry import open_dataset, split_name
+from envs.datasets.registry import may_open, open_dataset, split_name
 from envs.executors import open_executors
 from envs.executors.base import Executor
 from envs.executors.config import ExecutorConfig
@@ -33,6 +33,23 @@ def open_benchmark(arguments: argparse.Namespace, text: str) -> Any:
     """
     name, split = benchmark_parts(text)
     return open_dataset(name, split, **dataset_options(arguments))
+
+
+def open_as_run(config: Mapping[str, Any], *, trust: bool) -> Any:
+    """Open the benchmark of an evaluation as its config says; None where that is code and not trusted.
+
+    Args:
+        config: `benchmark`, `dataset_options` and `skip_bad` of a run.
+        trust: import a benchmark that is "module:callable" (`envs.datasets.registry.may_open`).
+
+    Raises:
+        UserError: if the config names no benchmark, or it cannot be opened.
+    """
+    name, split = benchmark_parts(str(config.get("benchmark", "")))
+    if not may_open(name, trust):
+        return None
+    options = dict(config.get("dataset_options") or {})
+    return open_dataset(name, split, **options, **({"skip_bad": True} if config.get("skip_bad") else {}))
 
 
 def benchmark_parts(text: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from envs.datasets import may_open, open_dataset, split_name
+from envs.datasets import split_name
 from envs.datasets.reading.records import told
 from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
@@ -43,7 +43,7 @@ from prompter.runs.memory import peak_memory_mb
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
 from recipes.commands import flags
-from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.arguments import open_as_run, open_benchmark, opened, parse_segmenters, run_identity
 from recipes.commands.invariance import run_invariance
 
 
@@ -174,14 +174,10 @@ def write_evaluation_report(
     """
     results, config = read_results(folder), folder.read_config()
     benchmark = str(config.get("benchmark", ""))
-    name, split = split_name(benchmark)
-    if not split:
+    if not split_name(benchmark)[1]:
         raise UserError(f"{folder.config_path} names no benchmark; was it written by `prompter eval`?")
-    if samples is None and may_open(name, trust):
-        options = dict(config.get("dataset_options") or {})
-        samples = open_dataset(
-            name, split, **options, **({"skip_bad": True} if config.get("skip_bad") else {})
-        )
+    if samples is None:
+        samples = open_as_run(config, trust=trust)
     executor = next(iter(config.get("executors") or ()), None)
     rollouts = evaluation_files(folder)[0] if executor is None else folder.rollouts_path(executor)
     return write_report(

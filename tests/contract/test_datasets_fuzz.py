@@ -230,8 +230,8 @@ def test_swapped_masks_of_another_size_are_named(tmp_path: Path) -> None:
     options = fixture.build(tmp_path)
     Image.new("L", (5, 7)).save(tmp_path / "mask" / "test_0_0.png")
     report = check_split(fixture.name, fixture.split, options)
-    assert len(report.problems["unreadable"]) == 2
+    assert len(report.problems["mask_size"]) == 2
     assert (
         "test_0_0.png: it is 5 x 7 (width x height), but its image is 96 x 64"
-        in report.problems["unreadable"][0]
+        in report.problems["mask_size"][0]
     )

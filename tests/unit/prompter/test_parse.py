@@ -339,6 +339,28 @@ def test_objects_in_lines_are_one_answer() -> None:
     assert read(f"<answer>{BOX}\n{POINT}</answer>", cut=True) == answer
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("think", "thinking", "rethink", "thought", "thoughts", "reason", "reasoning"),
+        *("reflection", "analysis", "scratchpad", "seed:think"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{0}", "{0} ", '{0} budget="3"'])
+def test_a_thought_by_any_name_is_never_read(name: str, form: str) -> None:
+    opening, closing = f"<{form.format(name.upper())}>", f"</{name}>"
+    assert read(f"{opening}perhaps [{POINT}]{closing}[{BOX}]") == READ_BOX
+    assert read(f"perhaps [{POINT}]{closing}[{BOX}]") == READ_BOX
+    unended = read(f"{opening}perhaps [{BOX}]")
+    assert isinstance(unended, ParseFailure) and unended.kind is FailureKind.NO_ANSWER
+
+
+def test_thoughts_in_signs_that_are_no_tags_are_never_read() -> None:
+    assert read(f"[THINK]perhaps [{POINT}][/THINK][{BOX}]") == READ_BOX
+    assert read(f"◁think▷perhaps [{POINT}]◁/think▷[{BOX}]") == READ_BOX
+    assert isinstance(read(f"[THINK]perhaps [{POINT}]"), ParseFailure)
+
+
 def test_a_prompt_may_have_opened_the_thought() -> None:
     draft, thought = f"perhaps [{BOX}]", f"perhaps [{POINT}]</think>[{BOX}]"
 

@@ -18,6 +18,7 @@ from recipes.commands.arguments import benchmark_parts, dataset_options, parse_e
 EVALUATIONS = {"eval", "ablate"}
 MEASURES = {*EVALUATIONS, "ceiling", "bench"}
 LOOKS = {"data check", "data show"}
+TAKES_SETS = {*MEASURES, "score", "lmms-task"}
 
 NEEDED = {
     "eval": ["--out", "x"],
@@ -29,6 +30,10 @@ NEEDED = {
     "probe": ["some/policy"],
     "ceiling": [],
     "leaderboard": [],
+    "score": [],
+    "predictions": ["run", "--out", "x"],
+    "lmms-task": ["--out", "x"],
+    "audit": [],
 }
 """What else a command has to be given before it can be parsed."""
 
@@ -45,35 +50,53 @@ BOX = ExecutorConfig(family="box", mask_threshold=0.1, dtype="bfloat16", actors=
 
 SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any], Any]] = {
     "--benchmark": (
-        MEASURES | {"leaderboard"},
+        TAKES_SETS | {"leaderboard"},
         ["synthetic-aerial:val"],
         lambda arguments: benchmark_parts(last(arguments.benchmark)),
         ("synthetic-aerial", "val"),
     ),
     "--dataset-option": (
-        MEASURES | LOOKS,
+        TAKES_SETS | LOOKS,
         ["scenes=1e1"],
         dataset_options,
         {"scenes": 10.0},
     ),
-    "--root": (MEASURES | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
-    "--skip-bad": (MEASURES | LOOKS, [], dataset_options, {"skip_bad": True}),
-    "--executor": (MEASURES, ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"], executor, BOX),
+    "--root": (TAKES_SETS | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
+    "--skip-bad": (TAKES_SETS | LOOKS, [], dataset_options, {"skip_bad": True}),
+    "--executor": (
+        MEASURES | {"lmms-task", "audit"},
+        ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"],
+        executor,
+        BOX,
+    ),
     "--policy-option": (
-        EVALUATIONS | {"probe"},
+        EVALUATIONS | {"probe", "lmms-task"},
         ["image.side=84"],
         lambda arguments: read_options(arguments.policy_option, "--policy-option"),
         {"image": {"side": 84}},
     ),
     "--out": (
-        {*EVALUATIONS, "probe", "ceiling", "leaderboard", "replay", "data show"},
+        {
+            *EVALUATIONS,
+            *(
+                "probe",
+                "ceiling",
+                "leaderboard",
+                "replay",
+                "data show",
+                "score",
+                "predictions",
+                "lmms-task",
+                "audit",
+            ),
+        },
         ["there"],
         lambda arguments: arguments.out,
         Path("there"),
     ),
-    "--limit": ({*EVALUATIONS, "ceiling"}, ["7"], lambda arguments: arguments.limit, 7),
+    "--limit": ({*EVALUATIONS, "ceiling", "score", "lmms-task"}, ["7"], lambda arguments: arguments.limit, 7),
     "--chunk": (EVALUATIONS, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": ({"bench", "data show", "audit"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from envs.datasets.reading.faults import Fault, note
+from envs.datasets.reading.pixels.stretch import parse_stretch
 from envs.datasets.reading.rules import ReadingRules, in_force
-from envs.datasets.reading.stretch import parse_stretch
 
 Source = Path | str | bytes | Image.Image
 """A path, an encoded image, or one that is decoded."""
@@ -44,7 +44,7 @@ _BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 _ORIENTATION = 274
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _CHANNELS, _FORMAT, _NODATA = 256, 257, 258, 262, 277, 339, 42113
 
-_LIMIT = threading.Lock()  # of Pillow's, which is the process's
+_LOCK = threading.Lock()  # of settings of Pillow and OpenCV that are the process's
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _opened(source: Source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
         return
-    with _LIMIT:
+    with _LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -257,7 +257,8 @@ def _strange_tiff(source: Path | str | bytes, rules: ReadingRules) -> Header | N
     depth = f"{bits}-bit floating-point numbers" if is_float else f"{bits} bits"
     tag, wh = tags.get(_ORIENTATION, 1), (tags[_WIDTH], tags[_HEIGHT])
     turn = tag if rules.orientation == "apply" else 1
-    return Header(wh[::-1] if turn >= 5 else wh, tag, turn, depth, True, _number(tags.get(_NODATA)))
+    nodata, is_inverted = _number(tags.get(_NODATA)), channels == 1 and tags.get(_PHOTOMETRIC) == 0
+    return Header(wh[::-1] if turn >= 5 else wh, tag, turn, depth, True, nodata, is_inverted)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -293,15 +294,24 @@ def _deep_values(source: Source, header: Header) -> NDArray[Any]:
         with _opened(source) as image:
             tags = getattr(image, "tag_v2", {})
             values = np.asarray(_turned(image, header))
-            is_unsigned = 1 in _numbers(tags.get(_FORMAT, 0)) and 32 in _numbers(tags.get(_BITS, 0))
-            return values.view(np.uint32) if is_unsigned and values.dtype == np.int32 else values
+        if values.dtype != np.int32:
+            return values
+        # Pillow widens 16 bits to a signed 32, and reads unsigned 32 as such.
+        is_signed = 2 in _numbers(tags.get(_FORMAT, 1))
+        if header.depth == "16 bits":
+            return values.astype(np.int16 if is_signed else np.uint16)
+        return values if is_signed or image.format != "TIFF" else values.view(np.uint32)
     if isinstance(source, Image.Image):
         raise ValueError("it was decoded to 8 bits before; give the file or its bytes")
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"it cannot be decoded ({error.err})") from None
+    with _LOCK:
+        level = cv2.utils.logging.setLogLevel(0)  # it writes to the terminal what is said here as an error
+        try:
+            found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error as error:
+            raise ValueError(f"it cannot be decoded ({error.err})") from None
+        finally:
+            cv2.utils.logging.setLogLevel(level)
     if found is None:
         raise ValueError("it cannot be decoded")
     if data[:2] not in (b"II", b"MM"):

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from envs.datasets.reading.faults import Fault, note
-from envs.datasets.reading.images import check_mask_file, read_mask
-from envs.datasets.reading.labels import check_size, fitted
+from envs.datasets.reading.pixels.images import check_mask_file, read_mask
+from envs.datasets.reading.pixels.labels import check_size, fitted
+from envs.datasets.reading.pixels.units import box_of, check_units, to_pixels
 from envs.datasets.reading.rules import in_force
-from envs.datasets.reading.units import box_of, check_units, to_pixels
 from envs.masks import RLE, Mask, check_coordinates, decode_rle, encode_rle, polygons_to_mask, union
 from prompter.types import Box
 
@@ -109,7 +109,7 @@ def check_annotation(value: Any, hw: tuple[int, int], folder: Path | None = None
                         "; if the four numbers are a box, say so with the option box_format" if is_box else ""
                     ),
                 )
-        check_units([v for polygon in polygons for v in polygon], (hw[1], hw[0]))
+        check_units([v for polygon in polygons if not _no_area(polygon) for v in polygon], (hw[1], hw[0]))
         if len(polygons) == len(value) and in_force().empty_object == "refuse":
             if polygons and all(_no_area(polygon) for polygon in polygons):
                 raise Fault("nothing_drawn", _why_nothing(value, hw))
