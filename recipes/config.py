@@ -98,7 +98,7 @@ class PolicyConfig(StrictModel):
     """Type of the trained copy's weights; `auto` is what the checkpoint was saved in."""
 
     lora: LoraConfig | None = LoraConfig()
-    """Adapters; null trains all weights, which no vLLM sampler on a CPU can follow."""
+    """Adapters; null trains all weights, which then go to the sampler's engines before every window."""
 
     settings: PolicySettings = PolicySettings()
     """How it is asked; what is left out stays as the checkpoint was trained."""

@@ -4,7 +4,7 @@ prompter train recipes/configs/synthetic-aerial.yaml
 
 samples --policy--> requests --sampler (Ray pool of vLLM engines)--> groups of completions
 completions --parse--> prompts --executor (frozen SAM, in its own actor)--> masks --IoU--> rewards
-groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter--> sampler, next version
+groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter or all weights--> sampler, next version
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from recipes.training.checkpoints import newest_checkpoint, newest_step, save_tr
 from recipes.training.checks import (
     check_adapted_modules,
     check_sizes,
+    check_weights_follow,
     executor_configs,
     grpo_arguments,
     window_steps,
@@ -62,6 +63,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     set_seed(config.seed)
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     check_adapted_modules(config, policy)
+    check_weights_follow(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     for line in told(source):

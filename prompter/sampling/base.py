@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompter.chat import SamplingRequest
+from prompter.errors import UserError
 from prompter.types import Completion
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ class Sampler(ABC):
     @abstractmethod
     def sync_adapter(self, adapter: Path, version: int) -> None:
         """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""
+
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Sample from these weights, without any adapter, from now on; set `version`.
+
+        Args:
+            weights: every parameter of the policy's model by transformers' name, tied ones once
+                (`prompter.sampling.weights.named_weights`). Read before this returns, never kept: the
+                trainer may write to them at once.
+            version: of the policy that they are.
+
+        Raises:
+            UserError: if this sampler cannot be given weights, or they are not those of its model.
+        """
+        raise UserError(
+            f"this sampler ({type(self).__name__}) cannot be given new weights: train adapters "
+            "(policy.lora), or take sampler.backend hf, vllm or ray"
+        )
 
     def forget(self) -> None:
         """Drop what is kept of earlier calls (prefixes, encoded images), so that the next is like a first."""

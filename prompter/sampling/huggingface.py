@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from prompter.checkpoint import load_weights
+from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
+from prompter.sampling.weights import named_weights
 from prompter.types import Completion
 
 if TYPE_CHECKING:
@@ -77,6 +79,27 @@ class HuggingFaceSampler(TokenSampler):
                     self.model.delete_adapter(old)
             else:
                 self.model = PeftModel.from_pretrained(self.model, str(adapter), adapter_name=name)
+        self.version = version
+
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Sample from these weights, if the model is this sampler's own copy. See `Sampler.sync_weights`.
+
+        A model that is trained in this process has them already: only `version` is set.
+
+        Raises:
+            UserError: if names or shapes are not those of the model.
+        """
+        if self._owned:
+            from peft import PeftModel
+
+            if isinstance(self.model, PeftModel):
+                self.model = self.model.unload()
+            given, own = dict(weights), dict(named_weights(self.model))
+            for name in sorted(given.keys() | own.keys()):
+                if name not in given or name not in own or given[name].shape != own[name].shape:
+                    raise UserError(f"the weights given are not those of the sampled model: see {name!r}")
+            for name, value in given.items():
+                own[name].copy_(value)
         self.version = version
 
     def _generate(

@@ -1,9 +1,9 @@
 """A pool of vLLM engines, each a Ray actor: one prompt's group is sampled by one engine.
 
 An engine that dies is replaced (counted, up to a limit), and its share of a call is sampled again by
-whichever engine is free first. Engines hold no state that matters: the adapter to sample from goes
-with each call, and seeds belong to prompts, so the samples are those that the dead engine would have
-given.
+whichever engine is free first. Engines hold no state that matters: what brings one to the version to
+sample from goes with each call as references, and seeds belong to prompts, so the samples are those that
+the dead engine would have given.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,33 @@ from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.sampling.vllm_engine import VllmSampler, check_adapter_rank, engine_rank
+from prompter.sampling.weights import check_takes_weights, pack, unpack
 from prompter.types import Completion
 
 if TYPE_CHECKING:
+    import torch
+
     from prompter.checkpoint import Checkpoint
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What makes engines sample from another version: an adapter, or all weights.
+
+    Args:
+        number: of this shipment, unlike any other of its pool.
+        version: of the policy, see `Sampler.version`.
+        is_adapter: whether it is an adapter, and not all weights.
+        references: into the object store: of an adapter, one to its files' contents by name; of weights,
+            one for each parcel (`prompter.sampling.weights.pack`).
+    """
+
+    number: int
+    version: int
+    is_adapter: bool
+    references: list[ray.ObjectRef]
 
 
 class RayVllmPool(TokenSampler):
@@ -66,7 +87,9 @@ class RayVllmPool(TokenSampler):
             policy = replace(policy, source=str(source.resolve()))
         self._engine_rank = engine_rank(lora_rank)
         self._folder = Path(tempfile.gettempdir()) / f"prompter-adapters-{uuid.uuid4().hex[:12]}"
-        self._adapter: list[ray.ObjectRef] = []
+        self._numbers = count()
+        # In order, what makes a fresh engine one of the present version: weights, an adapter, both or none.
+        self._shipments: list[Shipment] = []
         environment = {}
         if self.config.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.config.threads)
@@ -98,7 +121,23 @@ class RayVllmPool(TokenSampler):
             UserError: as `VllmSampler.sync_adapter`.
         """
         check_adapter_rank(adapter, self._engine_rank)
-        self._adapter = [ray.put({name: (adapter / name).read_bytes() for name in _ADAPTER_FILES})]
+        references = [ray.put({name: (adapter / name).read_bytes() for name in _ADAPTER_FILES})]
+        kept = [shipment for shipment in self._shipments if not shipment.is_adapter]
+        self._shipments = [*kept, Shipment(next(self._numbers), version, True, references)]
+        self.version = version
+
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Sample from these weights from now on; set `version`. See `Sampler.sync_weights`.
+
+        They go to the object store once, and each engine reads them there when it next samples. The store
+        holds two versions while one takes the other's place, and one between calls.
+
+        Raises:
+            UserError: if an engine of the config takes none.
+        """
+        check_takes_weights(self.config)
+        references = [ray.put(parcel) for parcel in pack(weights)]
+        self._shipments = [Shipment(next(self._numbers), version, False, references)]
         self.version = version
 
     def _generate(
@@ -107,9 +146,7 @@ class RayVllmPool(TokenSampler):
         shipped = self._ship(prompts)
         bounds = np.linspace(0, len(shipped), min(self.config.actors, len(shipped)) + 1).astype(int)
         shares = [shipped[start:end] for start, end in pairwise(bounds)]
-        calls = [
-            Call("generate", (share, settings, logprobs, self._adapter, self.version)) for share in shares
-        ]
+        calls = [Call("generate", (share, settings, logprobs, self._shipments)) for share in shares]
         try:
             self._pool.run(calls)
         finally:
@@ -145,33 +182,43 @@ class VllmWorker(PooledActor):
     ) -> None:
         self._folder = folder / uuid.uuid4().hex[:12]
         self._sampler = VllmSampler(policy, config, lora_rank=lora_rank)
-        self._loaded: int | None = None
+        self._received: list[int] = []  # numbers of the shipments that made the engine what it is
 
     def generate(
         self,
         prompts: list[TokenPrompt],
         settings: SamplingSettings,
         logprobs: bool,
-        adapter: list[ray.ObjectRef],
-        version: int,
+        shipments: list[Shipment],
     ) -> list[list[Completion]]:
         """Sample a share of a call's prompts, whose images are references, from a version of the policy.
 
-        `adapter` holds the reference to the version's files by name, or nothing.
+        `shipments` make a fresh engine one of that version; those that this one has are not taken again.
         """
-        if adapter and version != self._loaded:
-            self._load(ray.get(adapter[0]), version)
+        for place, shipment in enumerate(shipments):
+            if self._received[place : place + 1] != [shipment.number]:
+                self._received = self._received[:place]
+                self._receive(shipment)
+                self._received.append(shipment.number)
         references = {prompt.image for prompt in prompts}
         opened = {reference: Image.fromarray(ray.get(reference)) for reference in references}
         prompts = [replace(prompt, image=opened[prompt.image]) for prompt in prompts]
         return self._sampler._generate(prompts, settings, logprobs)
 
-    def _load(self, files: dict[str, bytes], version: int) -> None:
-        """Write an adapter's files beside this engine, sample from them, and drop the ones before."""
+    def _receive(self, shipment: Shipment) -> None:
+        """Sample from a shipment from now on. An adapter's files are written beside this engine."""
+        if not shipment.is_adapter:
+            self._sampler.sync_weights(_tensors(shipment.references), shipment.version)
+            return
         shutil.rmtree(self._folder, ignore_errors=True)
-        folder = self._folder / str(version)
+        folder = self._folder / str(shipment.version)
         folder.mkdir(parents=True)
-        for name, content in files.items():
+        for name, content in ray.get(shipment.references[0]).items():
             (folder / name).write_bytes(content)
-        self._sampler.sync_adapter(folder, version)
-        self._loaded = version
+        self._sampler.sync_adapter(folder, shipment.version)
+
+
+def _tensors(references: Iterable[ray.ObjectRef]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights by name, one parcel fetched at a time."""
+    for reference in references:
+        yield from unpack(ray.get(reference))

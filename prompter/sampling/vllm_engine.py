@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,12 @@ from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
+from prompter.sampling.weights import check_takes_weights
 from prompter.types import Completion
 
 if TYPE_CHECKING:
+    import torch
+
     from prompter.checkpoint import Checkpoint
 
 _ENVIRONMENT = {
@@ -45,7 +48,7 @@ class VllmSampler(TokenSampler):
     """A vLLM engine that samples a policy.
 
     Args:
-        policy: what to sample from; its weights stay as they are, newer versions come as adapters.
+        policy: what to sample from; newer versions come as adapters or as weights.
         config: see `SamplerConfig`.
         lora_rank: rank of the adapters that `sync_adapter` will be given; None if it never is.
 
@@ -60,6 +63,7 @@ class VllmSampler(TokenSampler):
         self.config = config or SamplerConfig(backend="vllm")
         self._lora_rank = engine_rank(lora_rank)
         self._adapter: Any = None
+        self._whole = True  # False while weights are exchanged, and for ever if that failed
         self._engine = self._build(policy)
 
     def _build(self, policy: Checkpoint) -> Any:
@@ -146,12 +150,34 @@ class VllmSampler(TokenSampler):
         self._adapter = LoRARequest(f"version_{version}", version + 1, str(adapter))
         self.version = version
 
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Sample from these weights from now on; set `version`. See `Sampler.sync_weights`.
+
+        Raises:
+            UserError: if an engine of the config takes none, or vLLM does not take these.
+        """
+        check_takes_weights(self.config)
+        self._whole = False
+        from prompter.sampling.reload import reload_weights
+
+        reload_weights(self._engine, weights)
+        # Both caches were filled by the weights before. The worker has dropped its encoded images; a
+        # scheduler that does not know fails at the next request that shows one of them.
+        self.forget()
+        self._whole = True
+        self._adapter = None
+        self.version = version
+
     def _generate(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
         import torch
         from vllm import SamplingParams
 
+        if not self._whole:
+            raise RuntimeError(
+                "an exchange of this engine's weights failed halfway: it belongs to no version of the policy"
+            )
         inputs = [
             {
                 "prompt_token_ids": collapse_pads(prompt.token_ids, self.pad_id)[0],

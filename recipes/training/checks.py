@@ -10,6 +10,7 @@ from typing import Any
 from envs.executors.config import ExecutorConfig
 from prompter.checkpoint import LORA_TARGETS, Checkpoint
 from prompter.errors import UserError, did_you_mean
+from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
 
 _VISION = re.compile(
@@ -89,6 +90,32 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
         )
 
 
+def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
+    """Refuse to train all weights where the sampler's engines could not be given them.
+
+    vLLM can exchange the weights of dense attention models while it runs. For layers that carry a state
+    from token to token and for mixtures of experts, its own list of open faults has wrong results.
+
+    Raises:
+        UserError: naming the key to change.
+    """
+    if config.policy.lora is not None or config.sampler.backend == "hf":
+        return
+    check_takes_weights(config.sampler)
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(policy.source).get_text_config()
+    recurrent = "linear_attention" in (getattr(text, "layer_types", None) or ())
+    experts = any(getattr(text, name, None) for name in ("num_experts", "num_local_experts"))
+    if recurrent or experts:
+        kind = "layers that carry a state from token to token" if recurrent else "a mixture of experts"
+        raise UserError(
+            f"policy.lora is null, but {policy.source} has {kind}, whose weights vLLM is not known to "
+            f"exchange rightly while it runs, and sampler.backend {config.sampler.backend!r} samples with "
+            "vLLM: give policy.lora, or take sampler.backend hf"
+        )
+
+
 def _empty_model(policy: Checkpoint) -> Any:
     """A policy's model without weights."""
     import torch
@@ -140,11 +167,6 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"executor {name!r} is named twice: rewards are told apart by executor name")
-    if config.policy.lora is None and config.sampler.backend != "hf":
-        raise UserError(
-            f"policy.lora is null, but sampler.backend {config.sampler.backend!r} follows the trainer by "
-            "adapters: give policy.lora, or take sampler.backend hf"
-        )
     if arguments.max_steps <= 0:
         raise UserError("trainer.max_steps must be given: a run's length is counted in optimiser steps")
     prompts = arguments.generation_batch_size // arguments.num_generations

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
@@ -25,6 +26,7 @@ from trl.trainer.utils import RepeatSampler
 from envs.rollouts import image_key
 from prompter.errors import RunStopped
 from prompter.sampling.base import Sampler
+from prompter.sampling.weights import named_weights
 from recipes.training.checkpoints import newest_step
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.log import TrainingLog
@@ -38,7 +40,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     """GRPO whose rollouts are sampled and scored by a `WindowCollector`.
 
     Args:
-        model: a PEFT model, or a plain one with a sampler that shares its weights.
+        model: a PEFT model, or a plain one of which all weights are trained.
         args: TRL's config.
         processor: the policy's processor.
         collector: samples and scores; its source is the training set, rows are its indices.
@@ -149,14 +151,19 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
 
     def synchronise(self) -> None:
-        """Bring the trainer's present weights to the sampler; its version is then `global_step`."""
+        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`."""
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
             return
+        model = self.accelerator.unwrap_model(self.model)
+        if not isinstance(model, PeftModel):
+            sampler.sync_weights(named_weights(model), version)
+            self.sampler_version = sampler.version
+            return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.

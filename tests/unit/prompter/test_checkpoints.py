@@ -90,12 +90,6 @@ def test_usual_sizes_pass() -> None:
 @pytest.mark.parametrize(
     ("sections", "changes", "samples", "message"),
     [
-        (
-            {"policy": {"model": "m", "lora": None}, "sampler": {"backend": "vllm"}},
-            {},
-            9,
-            "policy.lora is null",
-        ),
         ({}, {"max_steps": -1}, 9, "trainer.max_steps must be given"),
         ({}, {}, 1, "dataset n gives 1 samples, but a step asks 2 prompts"),
         ({}, {"num_iterations": 2}, 9, "trainer.save_steps must be a multiple of 2"),

@@ -1,7 +1,9 @@
-"""Adapters that name nothing, or that vLLM would drop, are refused before any work."""
+"""Adapters of nothing or that vLLM would drop, and weights it cannot take, are refused before any work."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from prompter.errors import UserError
 from recipes.cold_start.small_policy import build_small_policy
 from recipes.config import TrainConfig
 from recipes.grpo import train
-from recipes.training.checks import check_adapted_modules
+from recipes.training.checks import check_adapted_modules, check_weights_follow
 from tests.fixtures.tiny_policy import SIZE
 
 
@@ -90,9 +92,46 @@ def test_names_of_nothing_are_refused_with_every_sampler(
 
 
 def test_without_adapters_there_is_nothing_to_check(policy: Checkpoint) -> None:
-    one = config(policy, None, "hf")
-    plain = one.model_copy(update={"policy": one.policy.model_copy(update={"lora": None})})
-    check_adapted_modules(plain, policy)
+    check_adapted_modules(plain(policy, "hf"), policy)
+
+
+def plain(policy: Checkpoint, backend: str, **sampler: Any) -> TrainConfig:
+    """A run that trains all weights."""
+    sections = {"backend": backend, **sampler}
+    one = config(policy, None, backend, sampler=sections)
+    return one.model_copy(update={"policy": one.policy.model_copy(update={"lora": None})})
+
+
+@pytest.mark.parametrize("backend", ["hf", "vllm", "ray"])
+def test_all_weights_of_a_dense_model_are_trained_with_every_sampler(
+    policy: Checkpoint, backend: str
+) -> None:
+    check_weights_follow(plain(policy, backend), policy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"layer_types": ["linear_attention", "full_attention"]}, "state"), ({"num_experts": 4}, "experts")],
+    ids=str,
+)
+def test_weights_that_vllm_may_not_exchange_rightly_are_refused(
+    policy: Checkpoint, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    description = json.loads((Path(policy.source) / "config.json").read_text(encoding="utf-8"))
+    description["text_config"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(description), encoding="utf-8")
+    other = replace(policy, source=str(tmp_path))
+    check_weights_follow(plain(other, "hf"), other)
+    check_weights_follow(config(other, None, "ray"), other)
+    for backend in ("vllm", "ray"):
+        with pytest.raises(UserError, match=f"policy.lora is null, but .*{word}") as caught:
+            check_weights_follow(plain(other, backend), other)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_do_not_go_to_an_engine_of_several_processes(policy: Checkpoint) -> None:
+    with pytest.raises(UserError, match=r"sampler\.tensor_parallel_size 2"):
+        check_weights_follow(plain(policy, "ray", tensor_parallel_size=2), policy)
 
 
 def test_a_run_is_refused_before_its_folder_is_made(policy: Checkpoint, tmp_path: Path) -> None:
