@@ -76,10 +76,13 @@ def decode_rle(rle: Any, hw: tuple[int, int] | None = None) -> Mask:
             f"the run-length encoding is {height} x {width} (height x width), "
             f"but its image is {hw[0]} x {hw[1]}"
         )
-    if isinstance(counts, list):
-        runs = np.asarray(counts, dtype=np.int64)
+    if isinstance(counts, str | bytes):
+        runs = _read_runs(counts.decode("ascii") if isinstance(counts, bytes) else counts)
     else:
-        runs = _read_runs(counts.decode("ascii") if isinstance(counts, bytes) else str(counts))
+        numbers = np.asarray([] if counts is None else counts)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or (numbers % 1 != 0).any():
+            raise ValueError("run lengths must be text, or a list of whole numbers")
+        runs = numbers.astype(np.int64)
     if runs.size and runs.min() < 0:
         raise ValueError("run lengths must not be negative")
     if int(runs.sum()) != height * width:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envs.datasets.catalog import DatasetInfo
-from envs.datasets.reading.faults import KINDS, NOTES, hearing, kind_of
+from envs.datasets.reading.faults import KINDS, NOTES, NothingUsable, hearing, kind_of
 from envs.datasets.registry import dataset_info, open_dataset, opener_options
 from envs.sample import Sample, SampleSource, content_hash
 from prompter.coords import MAX_ASPECT
@@ -64,11 +64,18 @@ def check_split(name: str, split: str, options: dict[str, Any], progress: Any = 
         progress: wraps the sequence of sample numbers, for example with `tqdm`.
 
     Raises:
-        UserError: if the set cannot be opened at all.
+        UserError: if the set cannot be opened at all. One whose records are all bad is told like others.
     """
     info = dataset_info(name)
     report = CheckReport(name, split, expected=info.counts.get(split))
-    source = _open(name, split, options)
+    try:
+        source = _open(name, split, options)
+    except NothingUsable as error:
+        if not error.faults:
+            raise
+        for kind, sentence in error.faults:
+            report.problems[kind].append(sentence)
+        return report
     for kind, sentence in getattr(source, "faults", ()):
         report.problems[kind].append(sentence)
     report.left_out.update(getattr(source, "left_out", {}))
@@ -143,6 +150,7 @@ class _Walk:
 
     def _empty_masks(self, sample: Sample) -> Iterable[str]:
         if sample.target is None:
+            self._report.no_target += not sample.boxes
             return
         says_none = "none" in (sample.tags.get("multiplicity"), sample.tags.get("target"))
         target = sample.target_mask()
@@ -152,6 +160,10 @@ class _Walk:
             self._report.no_target += 1
             if not says_none:
                 yield f"sample {sample.sample_id!r} has an empty mask."
+            if sample.boxes or any(mask.any() for mask in sample.instance_masks()):
+                self._report.problems["contradiction"].append(
+                    f"sample {sample.sample_id!r} has an empty mask, but objects or boxes."
+                )
         for number, mask in enumerate(sample.instance_masks()):
             if not mask.any():
                 yield f"object {number} of sample {sample.sample_id!r} has an empty mask."

@@ -29,6 +29,7 @@ from envs.datasets.reading.pixels.annotations import (
 )
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.text import decode_text
 from envs.masks import RLE, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
@@ -151,9 +152,9 @@ class _Reader:
         with blaming(f"{self.path}, line {number}"):
             with open(self.path, "rb") as handle:
                 handle.seek(offset)
-                text = handle.readline().decode("utf-8-sig" if offset == 0 else "utf-8")
+                text = decode_text(handle.readline(), "utf-8")
             try:
-                record = json.loads(text)
+                record = json.loads(text, object_pairs_hook=_each_key_once)
             except json.JSONDecodeError as error:
                 raise ValueError(f"it is not JSON ({error.msg}, column {error.colno})") from None
             if not isinstance(record, dict):
@@ -181,7 +182,8 @@ class _Reader:
             return tuple(xyxy_box(box, (hw[1], hw[0])) for box in self._list(record, "boxes"))
 
     def _id(self, record: dict[str, Any], number: int) -> str:
-        return str(record.get("id", f"line-{number}"))
+        given = record.get("id")
+        return f"line-{number}" if given is None else str(given)
 
     def _where(self, number: int, key: str) -> str:
         return f"{self.path}, line {number}, key {key!r}"
@@ -194,7 +196,17 @@ class _Reader:
         return value
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return record
+
+
 def _no_target(record: dict[str, Any]) -> dict[str, str]:
     """The tag of a record whose author says that there is no target, unlike an empty label image."""
-    says_so = "mask" in record and record["mask"] in (None, []) and not record.get("instances")
+    shapes = [record[key] for key in ("mask", "instances", "boxes") if key in record]
+    is_said = "mask" in record or "instances" not in record  # by mask: null, or by boxes: [] alone
+    says_so = is_said and all(value in (None, []) for value in shapes)
     return {"target": "none"} if says_so else {}

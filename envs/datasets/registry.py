@@ -6,6 +6,7 @@ import inspect
 import logging
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.datasets.catalog import CATALOG, DatasetInfo
@@ -137,6 +138,8 @@ def _checked_options(name: str, factory: Callable[..., Any], options: Mapping[st
     for option, value in options.items():
         if option not in types:
             raise UserError(f"dataset {name!r} has no option {option!r}.{did_you_mean(option, types)}")
+        if option == "root" and isinstance(value, str) and (value.startswith(".") or value.endswith("/")):
+            value = str(Path(value).absolute())  # a path, though as one it would look like a hub id
         try:
             checked[option] = TypeAdapter(types[option]).validate_python(value)
         except ValidationError as error:

@@ -15,6 +15,7 @@ from envs.datasets.reading.json_index import index_records
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing
+from envs.datasets.reading.text import truth
 from envs.sample import Sample
 from prompter.types import Box
 
@@ -82,16 +83,9 @@ def _tags(record: dict[str, Any], box: Box) -> dict[str, str]:
     for key, tag in (("obj_cls", "category"), ("size_group", "size")):
         if isinstance(record.get(key), str):
             tags[tag] = record[key]
-    unique = _truth(record.get("unique", record.get("is_unique")))
+    unique = truth(record.get("unique", record.get("is_unique")))
     if unique is not None:
         tags["unique"] = "yes" if unique else "no"
     if box[2] <= box[0] or box[3] <= box[1]:
         tags["box"] = "degenerate"
     return tags
-
-
-def _truth(value: Any) -> bool | None:
-    """What a boolean says, also one written as text or as 0 or 1; None for anything else."""
-    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-        str(value).strip().lower()
-    )

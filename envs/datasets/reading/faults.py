@@ -65,6 +65,14 @@ class BadRecord(UserError):
         return type(self), (str(self), self.kind)
 
 
+class NothingUsable(UserError):
+    """A split whose records are all bad; `faults` says why, (kind, sentence) each."""
+
+    def __init__(self, message: str, faults: list[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
 def kind_of(error: BaseException | str) -> str:
     """The kind of an error, a key of `KINDS`; "unreadable" for those that carry none, and for sentences."""
     return getattr(error, "kind", "unreadable")

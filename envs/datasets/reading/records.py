@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from envs.datasets.reading.faults import KINDS, NOTES, BadRecord, at, hearing, kind_of
+from envs.datasets.reading.faults import KINDS, NOTES, BadRecord, NothingUsable, at, hearing, kind_of
 from envs.datasets.reading.pixels.labels import ignoring
 from envs.datasets.reading.rules import applied, in_force
 from envs.masks import decode_rle, encode_rle, union
@@ -49,7 +49,7 @@ class RecordSource(Generic[Record]):
             what it is -> how many. No fault; `data check` and `eval` tell it.
 
     Raises:
-        UserError: if there is no usable record.
+        NothingUsable: if there is no usable record.
     """
 
     def __init__(
@@ -74,7 +74,9 @@ class RecordSource(Generic[Record]):
         self._kept: Sequence[int] = self._good_records() if skip_bad else range(len(records))
         if not len(self._kept):
             reason = f"; the first problem: {self.faults[0][1]}" if self.faults else "."
-            raise UserError(f"split {split!r} of dataset {name!r} holds no usable record{reason}")
+            raise NothingUsable(
+                f"split {split!r} of dataset {name!r} holds no usable record{reason}", self.faults
+            )
 
     @property
     def skipped(self) -> list[str]:
@@ -93,6 +95,7 @@ class RecordSource(Generic[Record]):
     def _built(self, number: int) -> Sample:
         with applied(self._rules), hearing(self._note), ignoring() as ignored:
             sample = self._build(self._records[number])
+        _check_text(sample)
         if not ignored:
             return sample
         if sample.ignore is not None:
@@ -119,6 +122,17 @@ class RecordSource(Generic[Record]):
             else:
                 self.faults.append((kind_of(problem), str(problem)))
         return good
+
+
+def _check_text(sample: Sample) -> None:
+    """Refuse a question that no file and no tokenizer takes: JSON can write halves of characters."""
+    try:
+        sample.query.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(sample.query[error.start]):04X}"
+        raise BadRecord(
+            f"sample {sample.sample_id!r} asks {sample.query!r}, in which {half} is half a character."
+        ) from None
 
 
 def _image_problem(sample: Sample) -> UserError | None:

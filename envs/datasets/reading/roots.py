@@ -99,7 +99,8 @@ def files_by_stem(folders: Iterable[Path], suffixes: Sequence[str]) -> dict[str,
     files: dict[str, list[Path]] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.suffix.lower() in suffixes:
+            # macOS puts a file "._NAME" beside each into archives.
+            if path.suffix.lower() in suffixes and not path.name.startswith("._"):
                 files.setdefault(path.stem, []).append(path)
     return files
 

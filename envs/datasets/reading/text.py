@@ -23,16 +23,21 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
     """
     name = encoding or next((known for mark, known in _MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        codecs.lookup(name)
-    except LookupError:
-        raise ValueError(f"there is no encoding {name!r}; give one that Python knows, such as gbk") from None
-    try:
         return data.decode(name).removeprefix("\ufeff")
+    except LookupError:  # also for Python's codecs of other things than text, such as hex
+        raise ValueError(f"there is no encoding {name!r}; give one that Python knows, such as gbk") from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"it is not {name} (byte 0x{data[error.start]:02x} at {error.start}); convert the file to UTF-8, "
             f"or say which encoding it is by the option 'encoding' (encoding=gbk) of the sets that have it"
         ) from None
+
+
+def truth(value: object) -> bool | None:
+    """What a boolean says, also one written as text or as 0 or 1; None for anything else."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
+        str(value).strip().lower()
+    )
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:

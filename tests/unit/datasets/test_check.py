@@ -169,3 +169,43 @@ def test_pictures_under_several_names_are_no_fault_where_the_set_has_them(tmp_pa
     report = check_split("risbench", "test", options)
     assert report.problems["duplicate_image"] == []
     assert report.notes["copied_image"] == ["images 'test_0_0' and 'test_1_0' have the same pixels."]
+
+
+def test_a_set_that_is_bad_all_through_is_told_kind_by_kind(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = np.full((HEIGHT, WIDTH), 700, np.uint16)
+    for number in range(3):
+        Image.fromarray(deep).save(folder / f"deep{number}.png")
+    path = manifest(
+        folder,
+        *({"image": f"deep{number}.png", "query": "a", "mask": BOX} for number in range(3)),
+        {"image": "gone.png", "query": "a", "mask": BOX},
+    )
+    assert run("check", "manifest", "--dataset-option", f"path={path}") == 1
+    printed = capsys.readouterr().out
+    assert "manifest:all: 0 samples" in printed
+    assert "3 images of more than 8 bits a channel" in printed
+    assert "1 records that are missing a part" in printed
+
+
+def test_no_target_and_objects_contradict_each_other(folder: Path) -> None:
+    path = manifest(
+        folder,
+        {"image": "0.png", "query": "a", "mask": None, "instances": [BOX]},
+        {"image": "0.png", "query": "b", "mask": None, "boxes": [[1, 1, 5, 5]]},
+        {"image": "0.png", "query": "c", "boxes": []},
+    )
+    report = check_split("manifest", "all", {"path": path})
+    assert len(report.problems["contradiction"]) == 2
+    assert report.no_target == 3
+
+
+def test_a_mask_that_covers_its_image_is_noted(folder: Path) -> None:
+    whole = [[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]]
+    path = manifest(
+        folder, {"image": "0.png", "query": "a", "mask": whole}, {"image": "0.png", "query": "b", "mask": BOX}
+    )
+    report = check_split("manifest", "all", {"path": path})
+    assert report.is_clean
+    assert report.notes["full_mask"] == ["the mask of sample 'line-1' covers its whole image."]

@@ -27,8 +27,8 @@ def folder(tmp_path):
 
 def write(folder, *records):
     path = folder / "data.jsonl"
-    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
-    path.write_text("\n".join(lines) + "\n")
+    lines = [record if isinstance(record, str | bytes) else json.dumps(record) for record in records]
+    path.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
     return path
 
 
@@ -126,6 +126,15 @@ BAD = {
     "bad instances": (record(instances="mask.png"), r"line 2, key 'instances': it must be a list"),
     "bad box": (record(boxes=[[3, 3, 1, 9]]), r"line 2, key 'boxes': a box must be finite with x1 < x2"),
     "tags not text": (record(tags={"a": 1}), r"line 2: the key 'tags' must be an object of text"),
+    "a key twice": (
+        '{"image": "images/a.png", "query": "x", "mask": null, "mask": "mask.png"}',
+        "line 2: the key 'mask' stands there twice",
+    ),
+    "gbk": (b'{"image": "images/a.png", "query": "\xba\xec", "mask": null}', "line 2: it is not utf-8"),
+    "points for polygons": (
+        record(mask=[[3, 2], [9, 2], [9, 6], [3, 6]]),
+        r"line 2, key 'mask': it looks like one polygon as a list of points",
+    ),
     "same id": (record(id="line-1"), r"line 2, key 'id': 'line-1' was used before"),
 }
 
@@ -165,3 +174,44 @@ def test_a_missing_or_empty_manifest_is_named(folder):
 def test_a_coordinate_beyond_any_image_is_refused(folder, value):
     with pytest.raises(UserError, match=r"line 1, key 'mask': polygon 0 has a coordinate"):
         opened(folder, record(mask=[[value, 0, 5, 0, 5, 5]]))
+
+
+def test_points_for_polygons_are_never_no_target(folder):
+    points = [[3, 2], [9, 2], [9, 6], [3, 6]]
+    with pytest.raises(UserError, match="one polygon as a list of points"):
+        opened(folder, record(mask=points), empty_object="keep")
+
+
+def test_no_boxes_mean_no_target(folder):
+    line = record(boxes=[])
+    del line["mask"]
+    [sample] = opened(folder, line)
+    assert sample.target is None and sample.tags == {"target": "none"}
+
+
+def test_an_id_of_null_is_none(folder):
+    assert [sample.sample_id for sample in opened(folder, *[record(id=None)] * 2)] == ["line-1", "line-2"]
+
+
+def test_half_a_character_is_refused_when_the_sample_is_read(folder):
+    bad = record(query="half \ud800 of one")
+    with pytest.raises(UserError, match=r"'line-1' asks 'half \\ud800 of one', in which U\+D800 is half"):
+        opened(folder, bad)[0]
+    assert [sample.sample_id for sample in opened(folder, bad, record(), skip_bad=True)] == ["line-2"]
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_a_colour_names_a_grey_value_too(folder, mode):
+    Image.fromarray(np.asarray(expected(), np.uint8) * 255).convert(mode).save(folder / "grey.png")
+    value = "#ffffff" if mode == "L" else "#010101"
+    [sample] = opened(folder, record(mask="grey.png"), mask_values=value)
+    assert np.array_equal(sample.target_mask(), expected())
+    [other] = opened(folder, record(mask="grey.png"), mask_values="#ff0000")
+    assert not other.target_mask().any()
+
+
+def test_one_resized_mask_is_told_once(folder):
+    Image.fromarray(np.asarray(expected(), np.uint8)[:-1] * 255).save(folder / "low.png")
+    source = opened(folder, record(mask="low.png"), mask_size="resize")
+    assert source[0].target_mask().any()
+    assert [len(sentences) for sentences in source.noted.values()] == [1]

@@ -85,3 +85,10 @@ def test_every_entry_of_the_catalog_is_consistent():
         assert not info.splits or set(info.counts) <= set(info.splits)
         assert set(info.split_options) <= set(info.splits)
         assert info.layout or not info.needs_files
+
+
+@pytest.mark.parametrize("place", ["./no/where", "no/where/", "../no/where"])
+def test_what_is_written_as_a_path_is_never_asked_of_the_hub(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'earthreason' was not found"):
+        open_dataset("earthreason", "val", root=place)

@@ -86,3 +86,9 @@ def test_json_in_utf_16_is_named() -> None:
         with pytest.raises(UserError, match="it is UTF-16 by its byte-order mark; convert it to UTF-8"):
             read(path)
     path.unlink()
+
+
+@pytest.mark.parametrize("name", ["hex", "rot13", "no-such"])
+def test_what_is_no_encoding_of_text_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no encoding '{name}'"):
+        decode_text(b"abc", name)

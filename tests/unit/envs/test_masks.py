@@ -129,3 +129,10 @@ def test_sound_texts_of_any_runs_are_read(runs: list[int]) -> None:
 def test_what_is_no_run_length_encoding_of_its_size(counts: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_rle({"size": [2, 2], "counts": counts})
+
+
+@pytest.mark.parametrize("counts", [None, 7, [1.5, 2.5], [[1, 3]], ["1", "3"], {"a": 1}])
+def test_run_lengths_that_are_none_are_refused(counts: object) -> None:
+    with pytest.raises(ValueError, match="run lengths"):
+        decode_rle({"size": [2, 2], "counts": counts})
+    assert decode_rle({"size": [2, 2], "counts": np.array([1.0, 3.0])}).sum() == 3

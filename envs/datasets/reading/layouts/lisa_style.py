@@ -20,9 +20,10 @@ import numpy as np
 from envs.datasets.reading.faults import Fault, note
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.pixels.labelme import Shape, read_shape
+from envs.datasets.reading.pixels.labels import fitted
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import in_force
-from envs.datasets.reading.text import decode_text
+from envs.datasets.reading.text import decode_text, truth
 from envs.masks import Mask, encode_rle
 from envs.sample import Sample
 
@@ -58,7 +59,8 @@ class LisaAnnotation:
                     f"it was drawn on an image of {hw[0]} x {hw[1]} (width x height), but its image is "
                     f"{hw[1]} x {hw[0]}; one of them is turned, see the option orientation",
                 )
-            drawn = [(shape.label, shape.draw(hw)) for shape in self.shapes]
+            frame = self._frame(hw)
+            drawn = [(shape.label, fitted(shape.draw(frame), hw)) for shape in self.shapes]
             of_target = [mask for label, mask in drawn if "ignore" not in label]
             if of_target and not any(mask.any() for mask in of_target):
                 reason = (
@@ -75,6 +77,21 @@ class LisaAnnotation:
             target[mask], ignore[mask] = not is_ignore, is_ignore
         return target, ignore
 
+    def _frame(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what the shapes are drawn on: the image, or that of which the file speaks."""
+        drawn = self.drawn_hw
+        if drawn is None or drawn == hw or in_force().units not in (None, "pixels"):
+            return hw
+        if in_force().mask_size == "resize":
+            return drawn
+        note(
+            "mask_size",
+            f"it was drawn on an image of {drawn[1]} x {drawn[0]} (width x height), but its image is "
+            f"{hw[1]} x {hw[0]}; its numbers are taken for pixels of its image, and the option "
+            f"mask_size=resize scales them.",
+        )
+        return hw
+
 
 def read_lisa_annotation(path: Path, encoding: str | None = None) -> LisaAnnotation:
     """Read one annotation file.
@@ -82,7 +99,7 @@ def read_lisa_annotation(path: Path, encoding: str | None = None) -> LisaAnnotat
     Args:
         path: the file.
         encoding: of its text. Without it that is UTF-8, or cp1252 where that fails, as in LISA's own
-            loader; but what looks like Chinese GBK is refused, because cp1252 would read nonsense.
+            loader; but what looks like another script is refused, because cp1252 would read nonsense.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -94,18 +111,25 @@ def read_lisa_annotation(path: Path, encoding: str | None = None) -> LisaAnnotat
             texts = [texts]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError("the key 'text' must hold at least one question")
+        written = data["shapes"]
+        if not isinstance(written, list) or not all(isinstance(shape, Mapping) for shape in written):
+            raise ValueError("the key 'shapes' must be a list of objects")
         shapes = [
             read_shape(number, shape)
-            for number, shape in enumerate(data["shapes"])
+            for number, shape in enumerate(written)
             if str(shape["label"]).lower() != "flag"
         ]
-        is_sentence = bool(data.get("is_sentence", True))
+        is_sentence = truth(data.get("is_sentence", True))
+        if is_sentence is None:
+            raise ValueError(f"the key 'is_sentence' must be true or false, but is {data['is_sentence']!r}")
         return LisaAnnotation(f"annotation {path}", tuple(texts), is_sentence, tuple(shapes), _drawn_hw(data))
 
 
 def _drawn_hw(data: Mapping[str, Any]) -> tuple[int, int] | None:
     height, width = data.get("imageHeight"), data.get("imageWidth")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        return None
+    return (height, width) if height * width <= in_force().max_pixels else None
 
 
 def lisa_sample(
@@ -153,7 +177,7 @@ def _load(path: Path, encoding: str | None) -> dict[str, Any]:
     try:
         text = decode_text(raw, encoding)
     except ValueError:
-        if encoding is not None or _looks_chinese(raw):
+        if encoding is not None or _is_no_latin(raw):
             raise
         text = raw.decode("cp1252")
     data = json.loads(text)
@@ -162,10 +186,15 @@ def _load(path: Path, encoding: str | None) -> dict[str, Any]:
     return data
 
 
-def _looks_chinese(raw: bytes) -> bool:
-    """Whether bytes that are not UTF-8 fit GBK, and hold two of its characters in a row somewhere."""
-    try:
-        raw.decode("gbk")
-    except UnicodeDecodeError:
-        return False
-    return re.search(rb"(?:[\xb0-\xf7][\xa1-\xfe]){2}", raw) is not None
+_NO_LATIN = re.compile(
+    rb"[\xa1-\xff]{4}|(?:[\x81-\xfe][\x40-\x7e\x80-\xfe]){4}|(?:\x82[\x9f-\xf1]|\x83[\x40-\x96]){2}"
+    rb"|[\x81\x8d\x8f\x90\x9d]"
+)
+"""What Latin text in cp1252 does not hold: four letters with accents in a row, as two frequent characters of
+GBK, Big5 or EUC-KR, or a word of Cyrillic or Greek, are; four characters of two bytes; kana of Shift-JIS;
+bytes that mean nothing."""
+
+
+def _is_no_latin(raw: bytes) -> bool:
+    """Whether bytes that are not UTF-8 are not cp1252 either, as far as can be told."""
+    return _NO_LATIN.search(raw) is not None

@@ -109,6 +109,12 @@ def check_annotation(value: Any, hw: tuple[int, int], folder: Path | None = None
                         "; if the four numbers are a box, say so with the option box_format" if is_box else ""
                     ),
                 )
+        if len(value) >= 3 and all(isinstance(part, list) and len(part) == 2 for part in value):
+            raise Fault(
+                "nothing_drawn",
+                "it looks like one polygon as a list of points; write each polygon as one flat list "
+                "[x0, y0, x1, y1, …]",
+            )
         check_units([v for polygon in polygons if not _no_area(polygon) for v in polygon], (hw[1], hw[0]))
         if len(polygons) == len(value) and in_force().empty_object == "refuse":
             if polygons and all(_no_area(polygon) for polygon in polygons):
@@ -196,5 +202,9 @@ def _check_encoding(value: Mapping[str, Any], hw: tuple[int, int]) -> None:
     except (TypeError, ValueError):
         raise ValueError("a run-length encoding needs `size` [height, width] and `counts`") from None
     if height * width > in_force().max_pixels:
-        raise Fault("huge", f"its run-length encoding is of {height} x {width} pixels (height x width)")
+        raise Fault(
+            "huge",
+            f"its run-length encoding is of {height} x {width} pixels (height x width), which is more than "
+            f"the limit of {in_force().max_pixels:,}; see the option max_pixels",
+        )
     check_size((height, width), hw, by_height=True)

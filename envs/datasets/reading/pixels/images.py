@@ -76,7 +76,7 @@ def read_mask(path: Path | str, wh: tuple[int, int], own: OwnRule | str = "two")
     """
     with blaming(f"mask {path}"):
         check_label_size(path, wh)
-        return target_of(read_label_image(path), (wh[1], wh[0]), own)
+        return target_of(read_label_image(path), (wh[1], wh[0]), own, by_height=False)
 
 
 def not_zero(label: NDArray[Any]) -> Mask:

@@ -65,6 +65,9 @@ class LabelRule:
             found = np.isin(label.values, sorted(self.numbers))
             if self.colours and label.colours is not None:
                 found |= np.isin(label.colours, sorted(self.colours))
+            elif self.colours:  # the colours of grey values
+                greys = [colour & 0xFF for colour in self.colours if colour % 0x10101 == 0]
+                found |= np.isin(label.values, greys)
         return np.asarray(found & counted)
 
 

@@ -81,9 +81,10 @@ def read_shape(number: int, shape: Mapping[str, Any]) -> Shape:
         ValueError: if its points are not those of its type.
     """
     kind = shape.get("shape_type") or "polygon"
-    if kind not in _POINTS:
+    if not isinstance(kind, str) or kind not in _POINTS:
         raise Fault(
-            "shape", f"shape {number} is a {kind}; only polygon, rectangle, circle and mask have an inside"
+            "shape",
+            f"shape {number} is of type {kind}; only polygon, rectangle, circle and mask have an inside",
         )
     points = np.asarray(shape["points"], dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):

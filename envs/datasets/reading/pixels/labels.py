@@ -41,13 +41,16 @@ def read_label_image(source: Source) -> Label:
     return _label(image) if isinstance(image, Image.Image) else _of_channels(image)
 
 
-def target_of(label: Label, hw: tuple[int, int], own: OwnRule | str = "two") -> Mask:
+def target_of(
+    label: Label, hw: tuple[int, int], own: OwnRule | str = "two", *, by_height: bool = True
+) -> Mask:
     """What a label image calls target, bool [height, width]; what is to be ignored goes to `ignoring`.
 
     Args:
         label: the image.
         hw: (height, width) of its image.
         own: the set's rule, which holds unless the rules in force have another `mask_values`.
+        by_height: as for `fitted`.
 
     Raises:
         Fault: of kind "mask_values", where the rule does not decide; of kind "mask_size".
@@ -64,8 +67,8 @@ def target_of(label: Label, hw: tuple[int, int], own: OwnRule | str = "two") -> 
         target = parse_label_rule(text).target(label, ignored)
     if ignored.any():
         for heard in _IGNORED.get():
-            heard.append(fitted(ignored, hw))
-    return fitted(target, hw)
+            heard.append(fitted(ignored, hw, by_height=by_height))
+    return fitted(target, hw, by_height=by_height)
 
 
 _IGNORED: ContextVar[tuple[list[Mask], ...]] = ContextVar("_IGNORED", default=())
@@ -86,15 +89,17 @@ def ignoring() -> Iterator[list[Mask]]:
         _IGNORED.reset(token)
 
 
-def fitted(mask: Mask, hw: tuple[int, int]) -> Mask:
+def fitted(mask: Mask, hw: tuple[int, int], *, by_height: bool = True) -> Mask:
     """A mask brought to (height, width) by the rule `mask_size`, by nearest neighbour; noted.
+
+    `by_height` as for `check_size`, so that one mask is told in one sentence.
 
     Raises:
         Fault: of kind "mask_size", where the rule refuses another size.
     """
     if mask.shape == tuple(hw):
         return mask
-    check_size((mask.shape[0], mask.shape[1]), hw, by_height=True)
+    check_size((mask.shape[0], mask.shape[1]), hw, by_height=by_height)
     resized = cv2.resize(mask.view(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST)
     return np.asarray(resized != 0)
 
