@@ -63,7 +63,7 @@ class VllmSampler(TokenSampler):
         self.config = config or SamplerConfig(backend="vllm")
         self._lora_rank = engine_rank(lora_rank)
         self._adapter: Any = None
-        self._whole = True  # False while weights are exchanged, and for ever if that failed
+        self._whole = True  # False from the start of an exchange of weights to its end
         self._engine = self._build(policy)
 
     def _build(self, policy: Checkpoint) -> Any:
