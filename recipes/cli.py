@@ -46,7 +46,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
     ),
     "score": Command("recipes.commands.score", "score predictions that any program made"),
-    "export": Command("recipes.commands.export", "write a run's predictions for other programs"),
+    "predictions": Command("recipes.commands.predictions", "write a run's predictions for other programs"),
     "lmms-task": Command("recipes.commands.lmms_task", "write a benchmark as a task of lmms-eval"),
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"

@@ -44,6 +44,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from transformers import set_seed
 
     from envs.datasets import open_dataset
+    from envs.datasets.reading.records import told
     from envs.executors import open_executors
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
@@ -63,6 +64,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     check_adapted_modules(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
+    for line in told(source):
+        print(line, flush=True)
     held_out = config.open_held_out()
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)

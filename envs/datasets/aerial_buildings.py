@@ -23,7 +23,7 @@ import numpy as np
 
 from envs.assets import fetch_package_folder
 from envs.datasets.building_queries import BuildingQuery, VisibleBuilding, building_queries
-from envs.datasets.reading.images import ImageWindow, image_wh
+from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, encode_rle, mask_to_box, polygons_to_mask, union
 from envs.sample import Sample

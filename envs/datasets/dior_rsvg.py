@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from envs.datasets.reading.annotations import xyxy_box
-from envs.datasets.reading.hub import HubTable, open_hub_table
-from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.annotations import xyxy_box
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing, table_place
-from envs.datasets.reading.table_samples import Answer, open_rows
+from envs.datasets.reading.tables.hub import HubTable, open_hub_table
+from envs.datasets.reading.tables.table_samples import Answer, open_rows
 from envs.datasets.reading.text import decode_text, read_text
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -214,7 +214,7 @@ class _ObjectRows:
             return list(zip(*parts, strict=True))
 
     def questions(self, row: int) -> Sequence[tuple[int, str]]:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         kept: list[tuple[int, str]] = []
         left: Counter[str] = Counter()
         for number, (box, caption, _) in enumerate(self._objects(row)):
@@ -235,7 +235,7 @@ class _ObjectRows:
             return _leaves(xyxy_box(box, wh), wh)
 
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         box, _, category = self._objects(row)[number]
         with blaming(self.table.where(row, self.column)):
             read, tags = _read_box(box, wh, self.outside)

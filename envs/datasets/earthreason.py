@@ -22,11 +22,11 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.datasets.reading.faults import note
-from envs.datasets.reading.hub import no_pixel
-from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
+from envs.datasets.reading.pixels.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import files_by_stem, find_root, not_found, only_file, table_place
-from envs.datasets.reading.table_samples import (
+from envs.datasets.reading.tables.hub import no_pixel
+from envs.datasets.reading.tables.table_samples import (
     WITHOUT_QUESTION,
     Answer,
     ColumnNames,

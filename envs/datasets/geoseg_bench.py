@@ -16,11 +16,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.images import ImageFile, image_wh, read_mask
 from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.pixels.images import ImageFile, image_wh, read_mask
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, first_existing
-from envs.datasets.reading.table_samples import asked
+from envs.datasets.reading.tables.table_samples import asked
 from envs.datasets.reading.text import read_text
 from envs.masks import encode_rle
 from envs.sample import Sample

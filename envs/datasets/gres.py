@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.reading.images import image_wh
-from envs.datasets.reading.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.layouts.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.pixels.images import image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.datasets.reading.text import read_text

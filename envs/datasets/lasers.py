@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_records
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import encode_rle, union

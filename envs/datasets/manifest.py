@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.annotations import (
+from envs.datasets.reading.pixels.annotations import (
     annotation_to_mask,
     annotation_to_rle,
     check_annotation,
     xyxy_box,
 )
-from envs.datasets.reading.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.text import decode_text
 from envs.masks import RLE, encode_rle, union

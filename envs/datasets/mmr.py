@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.answer_lists import CocoImages, open_answer_lists
 from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.layouts.answer_lists import CocoImages, open_answer_lists
 from envs.datasets.reading.roots import find_root, need_existing, table_place
-from envs.datasets.reading.star_tables import open_star_table
+from envs.datasets.reading.tables.star_tables import open_star_table
 from envs.sample import SampleSource
 
 NAME = "mmr"

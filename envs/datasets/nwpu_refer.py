@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from envs.datasets.reading.language import is_english
+from envs.datasets.reading.layouts.refer import Reference, ReferReader, read_references
 from envs.datasets.reading.records import RecordSource
-from envs.datasets.reading.refer import Reference, ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.masks import Mask
 

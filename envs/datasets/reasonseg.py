@@ -11,11 +11,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from envs.datasets.reading.hub import open_hub_table
-from envs.datasets.reading.images import IMAGE_SUFFIXES
-from envs.datasets.reading.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.layouts.lisa_style import lisa_sample, read_lisa_annotation
+from envs.datasets.reading.pixels.images import IMAGE_SUFFIXES
 from envs.datasets.reading.records import RecordSource
 from envs.datasets.reading.roots import files_by_stem, find_root, only_file, table_place
+from envs.datasets.reading.tables.hub import open_hub_table
 from envs.masks import encode_rle
 from envs.sample import Sample, SampleSource
 from prompter.errors import UserError

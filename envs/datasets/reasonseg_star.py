@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.datasets.reading.roots import default_root, not_found, table_place
-from envs.datasets.reading.star_tables import open_star_table
+from envs.datasets.reading.tables.star_tables import open_star_table
 from envs.sample import SampleSource
 
 

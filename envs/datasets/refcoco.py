@@ -12,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from envs.datasets.reading.layouts.refer import ReferReader, read_references
 from envs.datasets.reading.records import RecordSource
-from envs.datasets.reading.refcoco_tables import IN_TABLES, open_refcoco_table
-from envs.datasets.reading.refer import ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing, not_found, table_place
+from envs.datasets.reading.tables.refcoco_tables import IN_TABLES, open_refcoco_table
 
 IMAGE_FOLDERS = (
     "images/mscoco/images/train2014",

@@ -11,10 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from envs.datasets.reading.phrases import open_phrases
+from envs.datasets.reading.layouts.phrases import open_phrases
 from envs.datasets.reading.records import RecordSource
 from envs.datasets.reading.roots import find_root, need_existing, table_place
-from envs.datasets.reading.table_samples import ColumnNames, open_flat_table
+from envs.datasets.reading.tables.table_samples import ColumnNames, open_flat_table
 from envs.masks import Mask
 from prompter.errors import UserError
 

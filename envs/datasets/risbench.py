@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.datasets.reading.phrases import open_phrases
+from envs.datasets.reading.layouts.phrases import open_phrases
 from envs.datasets.reading.records import RecordSource
 from envs.datasets.reading.roots import find_root, need_existing, table_place
-from envs.datasets.reading.table_samples import ColumnNames, open_flat_table
+from envs.datasets.reading.tables.table_samples import ColumnNames, open_flat_table
 
 NAME = "risbench"
 NESTED = ("RISBench", "RISBench_dataset")

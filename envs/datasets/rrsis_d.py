@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from envs.datasets.reading.layouts.refer import Overlap, ReferReader, read_references
 from envs.datasets.reading.records import RecordSource
-from envs.datasets.reading.refer import Overlap, ReferReader, read_references
 from envs.datasets.reading.roots import find_root, need_existing
 
 NAME = "rrsis-d"

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import index_records
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import find_root, need_existing
 from envs.datasets.reading.text import truth

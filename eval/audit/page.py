@@ -165,6 +165,7 @@ def _facts(entry: Entry, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     policies = len(facts["policies"])
     known = [value for value in entry.ious if value is not None]
     rows = [
+        ("suspicion", f"{entry.suspicion:.2f}"),
         ("policies that agree", f"{entry.policies} of {policies}"),
         ("predictions that agree", f"{sum(entry.members)} of {len(entry.members)}"),
         ("mean IoU of pairs of predictions", percent(entry.agreement)),

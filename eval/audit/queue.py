@@ -30,7 +30,7 @@ class Entry:
     Args:
         rank: place in the queue, from 1.
         sample_id, image_id, image_wh, query: as in `envs.sample.Sample`; image_wh is (width, height).
-        suspicion: what the queue is ordered by, 0 to 1 (`eval.audit.suspicion`).
+        suspicion: what the queue is ordered by: a probability, if a rough one (`eval.audit.suspicion`).
         kind: of `eval.audit.kinds.KINDS`: what seems to be wrong, where something is.
         because: "predictions" or "segmenter": which evidence put it here.
         agreement: mean IoU of all pairs of predictions.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.images import ImageFile
+from envs.datasets.reading.pixels.images import ImageFile
 from envs.masks import RLE, decode_rle
 from envs.rollouts import image_key
 from envs.sample import Sample

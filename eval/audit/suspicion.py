@@ -1,20 +1,20 @@
-"""How suspicious a label is: what speaks against it, weighed by what that is worth on this split.
+"""How suspicious a label is: the odds that it is wrong, from what speaks against it on this split.
 
 Most disagreement with labels is the predictions' fault, so disagreement alone says little. Two kinds of
-evidence are held against what is usual on the split itself, most of whose labels are right:
+evidence are weighed by what they are worth on the split itself, most of whose labels are right, and their
+likelihood ratios multiplied (naive Bayes):
 
-    predictions   The IoU with labels that is usual where predictions agree as they do here: across policies,
-                  across segmenters, in number, and on a mask or on "no target". Policies that are wrong
-                  together agree without being right, which lowers what agreement is worth. It counts as far
-                  as no prediction at all sides with the label: one that does clears it, because hitting a
-                  wrong label by chance is rare.
-    segmenter     What part of the IoU that is usual for labels of this size the segmenter falls short of when
-                  it draws from the label's own boxes.
+    predictions   The IoU with labels that is usual where predictions agree as they do here (across policies,
+                  across segmenters, in number, on a mask or on "no target") is taken for the chance that they
+                  are right; its odds count as far as no prediction at all sides with the label. One that does
+                  clears it: hitting a wrong label by chance is rare. Policies that are wrong together agree
+                  without being right, which lowers what agreement is worth.
+    segmenter     How far the segmenter, given the label's own boxes, falls short of the IoU that is usual for
+                  labels of this size, against the spread of that on the split, with a heavy tail.
 
 What is usual is a ridge regression, fitted on four fifths of the images and read on the last one, so that a
-label has no part in what is expected of it. Both are between 0 and 1, and either suffices: the suspicion is
-1 - (1 - predictions)(1 - segmenter). Weak policies are expected little of, so they say little, and the
-segmenter decides.
+label has no part in what is expected of it. Weak policies are expected little of, so they say little, and
+the segmenter decides.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ FOLDS = 5
 FEWEST = 20
 """With fewer queries than this, what is usual is their mean: a regression would fit chance."""
 
+PRIOR = 0.05
+"""Share of labels taken to be wrong; it moves the suspicion, not the order."""
+
+_SURE = 0.98
+"""Predictions are never taken to be right more often than this."""
+
+_BY_CHANCE = 0.05
+"""How often, against a right one, a wrong label is hit by some prediction."""
+
+_UNSEEN = 0.4
+"""Share of wrong labels that the segmenter cannot tell: they hold another object, or none."""
+
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -41,8 +53,9 @@ class Suspicion:
     Args:
         expected: usual IoU of the consensus with the label; NaN where there is no consensus.
         expected_redrawn: usual IoU of the segmenter's mask with the label; NaN where there is none.
-        by_predictions, by_segmenter: the two kinds of evidence, 0 to 1; 0 where there is none.
-        total: both together, 0 to 1.
+        by_predictions, by_segmenter: logarithm of each likelihood ratio, wrong against right label; 0 for all
+            queries where there is no such evidence at all.
+        total: probability that the label is wrong, were both independent and `PRIOR` true, 0 to 1.
     """
 
     expected: Float
@@ -56,15 +69,35 @@ def suspect(evidence: Sequence[Evidence]) -> Suspicion:
     """Weigh a split's evidence up; a query's images are told apart by `image_id`."""
     numbers: dict[str, int] = {}
     images = np.array([numbers.setdefault(one.image_id, len(numbers)) for one in evidence])
-    expected = usual(_agreement_features(evidence), np.array([one.consensus_iou for one in evidence]), images)
+    found = np.array([one.consensus_iou for one in evidence])
+    expected = usual(_agreement_features(evidence), found, images)
     best = np.array([np.nan_to_num(one.ious, nan=0.0).max() for one in evidence])
-    by_predictions = np.nan_to_num(expected, nan=0.0) * (1 - best)
+    right = np.minimum(np.nan_to_num(expected), _SURE)
+    odds = right * (1 - best) / (1 - right)
+    by_predictions = np.where(np.isnan(expected), 0.0, np.log(_BY_CHANCE + odds))
+
     redrawn = np.array([one.redrawn_iou for one in evidence])
     expected_redrawn = usual(_label_features(evidence), redrawn, images)
-    lacking = 1 - redrawn / np.maximum(expected_redrawn, 1e-9)
-    by_segmenter = np.clip(np.nan_to_num(lacking, nan=0.0), 0.0, 1.0)
-    total = 1 - (1 - by_predictions) * (1 - by_segmenter)
-    return Suspicion(expected, expected_redrawn, by_predictions, by_segmenter, total)
+    by_segmenter = _shortfall_ratio(1 - redrawn / np.maximum(expected_redrawn, 1e-9))
+    log_odds = np.log(PRIOR / (1 - PRIOR)) + by_predictions + by_segmenter
+    return Suspicion(expected, expected_redrawn, by_predictions, by_segmenter, _logistic(log_odds))
+
+
+def _shortfall_ratio(shortfalls: Float) -> Float:
+    """Logarithm of the likelihood ratio of shortfalls (shares of the usual IoU), [queries].
+
+    Where one is unknown (NaN: a label without a pixel has no boxes), it counts as the usual, 0.
+
+    Those of right labels follow a Lomax distribution of shape 2 with the split's median; of wrong ones,
+    `_UNSEEN` do so too, and the rest are anything from 0 to 1.
+    """
+    known = ~np.isnan(shortfalls)
+    if not known.any():
+        return np.zeros(len(shortfalls))
+    scale = max(float(np.median(np.abs(shortfalls[known]))) / (np.sqrt(2) - 1), 0.01)
+    lacking = np.clip(np.nan_to_num(shortfalls), 0.0, 1.0)
+    ratio = _UNSEEN + (1 - _UNSEEN) * scale / 2 * (1 + lacking / scale) ** 3
+    return np.log(ratio)
 
 
 def _agreement_features(evidence: Sequence[Evidence]) -> Float:

@@ -30,6 +30,8 @@ class ScoringProtocol:
         judge: its own look at the answer as a box; `metrics` finds the verdicts under `name`. None if it
             has none.
         needs_masks: whether queries whose target is a box and no mask are left out.
+        reads_text: whether the judge reads the completion by a rule of its own, so that predictions without
+            one cannot be scored by it.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ScoringProtocol:
     quirks: tuple[str, ...] = ()
     judge: BoxJudge | None = None
     needs_masks: bool = True
+    reads_text: bool = False
 
 
 def per_query_iou(areas: Areas, *, empty_union: float, smoothing: float = 0.0) -> NDArray[np.float64]:

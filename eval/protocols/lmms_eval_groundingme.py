@@ -94,5 +94,6 @@ PROTOCOL = ScoringProtocol(
         "Width and height of the resized images are mixed up, so those frames are right for squares only.",
     ),
     judge=judge,
+    reads_text=True,
     needs_masks=False,
 )

@@ -59,5 +59,6 @@ PROTOCOL = ScoringProtocol(
         "The task's multiple choice, which gates the IoU there, is taken as answered rightly.",
     ),
     judge=judge,
+    reads_text=True,
     needs_masks=False,
 )

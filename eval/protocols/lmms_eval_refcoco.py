@@ -116,5 +116,6 @@ PROTOCOL = ScoringProtocol(
         "More boxes are never worse than fewer, so answering many is rewarded.",
     ),
     judge=judge,
+    reads_text=True,
     needs_masks=False,
 )

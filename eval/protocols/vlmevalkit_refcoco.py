@@ -66,5 +66,6 @@ PROTOCOL = ScoringProtocol(
         "Of several boxes the first one counts.",
     ),
     judge=judge,
+    reads_text=True,
     needs_masks=False,
 )

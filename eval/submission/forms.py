@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from envs.datasets.reading.json_index import JsonArray, index_arrays, index_records
-from envs.datasets.reading.labels import read_label_image
+from envs.datasets.reading.pixels.labels import read_label_image
 from envs.datasets.reading.records import blaming
 from envs.masks import encode_rle
 from prompter.errors import UserError

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_to_mask
 from envs.datasets.reading.faults import hearing
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import ReadingRules, applied
 from envs.masks import RLE, Mask, encode_rle, mask_to_box

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,21 @@ class SubmissionRules:
     reading: RecordRules = field(default_factory=RecordRules)
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What was made of predictions.
+
+    Args:
+        folder: the run folder, with its config and rollouts.
+        exceptions: one sentence per kind of exception that was made.
+        has_text: whether a prediction brought the text of its answer.
+    """
+
+    folder: RunFolder
+    exceptions: Sequence[str]
+    has_text: bool
+
+
 def submit(
     predictions: Path,
     source: SampleSource,
@@ -57,7 +72,7 @@ def submit(
     id_map: Mapping[str, str] | None = None,
     limit: int | None = None,
     progress: bool = True,
-) -> tuple[RunFolder, list[str]]:
+) -> Submission:
     """Write the run folder of a submission: its config and one file of rollouts.
 
     Args:
@@ -70,9 +85,6 @@ def submit(
         id_map: id in the predictions -> sample id.
         limit: only the first so many samples of the benchmark.
         progress: show a progress bar on stderr.
-
-    Returns:
-        The folder, and one sentence per kind of exception that was made.
 
     Raises:
         UserError: if the predictions cannot be read or do not fit the benchmark.
@@ -87,11 +99,14 @@ def submit(
     missing = [one for one, position in ids.samples.items() if position < total and one not in found.records]
     _check_ids(form, found, missing, ids, source, rules)
     notes = Notes()
+    has_text = False
 
     def rollouts() -> Iterator[Mapping[str, Any]]:
+        nonlocal has_text
         for position in tqdm(range(total), unit="query", disable=not progress):
             sample = source[position]
             prediction = _prediction(form, found, sample, rules, notes)
+            has_text |= bool(prediction.text)
             yield _rollout(sample, prediction, executor).to_json()
 
     said = []
@@ -110,7 +125,7 @@ def submit(
     said += notes.lines()
     identity = {**config, "predictions_sha256": _digest(predictions), "samples": total, "exceptions": said}
     folder.write_config(identity)
-    return folder, said
+    return Submission(folder, said, has_text)
 
 
 def _check_ids(

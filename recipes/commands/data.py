@@ -117,6 +117,8 @@ def _describe(info: DatasetInfo) -> str:
 
 def _type_name(kind: Any) -> str:
     choices = getattr(kind, "__args__", None)
+    if choices and choices[-1] is type(None):
+        return f"{_type_name(choices[0])} | None"
     if choices and all(isinstance(choice, str) for choice in choices):
         return " | ".join(choices)
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("pathlib.", "")

@@ -39,9 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_out(parser, "new run folder")
     parser.add_argument(
         "--protocol",
-        default=",".join(PROTOCOLS),
         metavar="A,B,…",
-        help=f"of {', '.join(PROTOCOLS)} (default: all)",
+        help=f"of {', '.join(PROTOCOLS)} (default: all that the predictions can be scored by)",
     )
     flags.add_limit(parser)
     parser.add_argument("--ids", type=Path, metavar="FILE", help="a JSON object: your id -> the sample's id")
@@ -93,8 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.predictions is None or arguments.out is None:
         raise UserError("Give the predictions and --out; `prompter score --help` shows examples.")
-    protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
-    get_protocols(protocols)
+    named = ",".join(PROTOCOLS) if arguments.protocol is None else arguments.protocol
+    protocols = [name.strip() for name in named.split(",") if name.strip()]
+    text_rules = [one.name for one in get_protocols(protocols) if one.reads_text]
     policy = f"predictions:{arguments.predictions.name}"
     config = {
         **run_identity(arguments, arguments.benchmark, policy, {}, [None]),
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
         "ids": None if arguments.ids is None else str(arguments.ids),
     }
-    folder, exceptions = submit(
+    done = submit(
         arguments.predictions,
         source,
         arguments.out,
@@ -125,8 +125,12 @@ def run(arguments: argparse.Namespace) -> int:
         id_map=None if arguments.ids is None else read_id_map(arguments.ids),
         limit=arguments.limit,
     )
-    print(f"{arguments.benchmark}\n{results_text(rescore(folder, protocols))}")
+    exceptions = list(done.exceptions)
+    if text_rules and not done.has_text and arguments.protocol is None:
+        protocols = [name for name in protocols if name not in text_rules]
+        exceptions.append(f"no prediction has a `text`, which {', '.join(text_rules)} read: left out")
+    print(f"{arguments.benchmark}\n{results_text(rescore(done.folder, protocols))}")
     for sentence in exceptions:
         print(f"  {sentence}")
-    print(write_evaluation_report(folder, samples=source))
+    print(write_evaluation_report(done.folder, samples=source))
     return 0

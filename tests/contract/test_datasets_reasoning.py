@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from envs.datasets import open_dataset
-from envs.datasets.reading.answer_lists import WITHOUT_OBJECT
-from envs.datasets.reading.table_samples import WITHOUT_QUESTION
+from envs.datasets.reading.layouts.answer_lists import WITHOUT_OBJECT
+from envs.datasets.reading.tables.table_samples import WITHOUT_QUESTION
 from envs.masks import encode_rle, union
 from envs.sample import SampleSource
 from prompter.errors import UserError

@@ -20,7 +20,7 @@ from envs.datasets import open_dataset
 from envs.datasets.check import check_split
 from envs.datasets.nwpu_refer import NOT_ENGLISH
 from envs.datasets.reading.language import is_english
-from envs.datasets.reading.refer import (
+from envs.datasets.reading.layouts.refer import (
     MISSING_TARGETS,
     NO_TARGETS,
     UNKNOWN_ANNOTATION,

@@ -143,6 +143,18 @@ def test_questions_are_written_and_mistakes_are_one_sentence(tmp_path: Path) -> 
     assert not (tmp_path / "a").exists()
 
 
+def test_rules_that_read_text_are_left_out_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [sample.sample_id for sample in open_dataset("synthetic-aerial", "test", scenes=SCENES)]
+    path = tmp_path / "nothing.jsonl"
+    path.write_text("".join(json.dumps({"sample_id": one, "segmentation": []}) + "\n" for one in ids))
+    assert command(score_command, path, *BENCHMARK_WORDS, "--out", tmp_path / "out") == 0
+    scored = set(read_results(RunFolder(tmp_path / "out"))["own-masks"]["protocols"])
+    assert scored == {name for name in PROTOCOLS if not PROTOCOLS[name].reads_text} != set(PROTOCOLS)
+    assert "no prediction has a `text`, which lmms-eval-refcoco" in capsys.readouterr().out
+
+
 def lmms_eval(*words: object) -> str:
     """Run lmms-eval without a network; return what it printed."""
     done = subprocess.run(

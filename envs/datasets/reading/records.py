@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from PIL import Image
 
 from envs.datasets.reading.faults import KINDS, NOTES, BadRecord, NothingUsable, at, hearing, kind_of
-from envs.datasets.reading.labels import ignoring
+from envs.datasets.reading.pixels.labels import ignoring
 from envs.datasets.reading.rules import applied, in_force
 from envs.masks import decode_rle, encode_rle, union
 from envs.sample import Sample, SampleSource

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from envs.datasets.reading.hub import HUB_PREFIX, is_hub_id
-from envs.datasets.reading.table_files import SUFFIXES, holds_table
+from envs.datasets.reading.tables.hub import HUB_PREFIX, is_hub_id
+from envs.datasets.reading.tables.table_files import SUFFIXES, holds_table
 from envs.datasets.registry import dataset_info, opener_options
 from prompter.errors import UserError, did_you_mean
 

@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from envs.datasets.reading.label_rule import parse_ignored, parse_label_rule
-from envs.datasets.reading.stretch import parse_stretch
+from envs.datasets.reading.pixels.label_rule import parse_ignored, parse_label_rule
+from envs.datasets.reading.pixels.stretch import parse_stretch
 
 PILLOW_LIMIT = 178_956_970
 """Pixels beyond which Pillow takes an image for an attack."""

@@ -76,7 +76,8 @@
     shapes.replaceChildren();
     for (const layer of data.layers) {
       const d = entry.paths[layer.name];
-      if (d) shapes.append(path(d, layer, true), path(d, layer, false));
+      if (d && !layer.dash) shapes.append(path(d, layer, true)); // a dashed line lets the one below show
+      if (d) shapes.append(path(d, layer, false));
     }
     byId("rank").textContent = "no. " + entry.rank + " of " + data.queries;
     byId("kind").textContent = entry.kind;

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from envs.datasets.reading.annotations import annotation_to_mask, check_annotation
+from envs.datasets.reading.pixels.annotations import annotation_to_mask, check_annotation
 
 HW = (9, 13)
 

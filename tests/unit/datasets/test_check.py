@@ -133,6 +133,7 @@ def test_the_list_tells_all_about_one_set(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "val 200" in printed
     assert "texts: first | all" in printed
+    assert "mask_size: refuse | resize" in printed
 
 
 def test_the_list_tells_how_published_code_treats_odd_records(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from envs.datasets import open_dataset
 from envs.datasets.check import check_split
-from envs.datasets.reading.lisa_style import read_lisa_annotation
+from envs.datasets.reading.layouts.lisa_style import read_lisa_annotation
 from prompter.errors import UserError
 
 WIDTH, HEIGHT = 40, 30

@@ -12,8 +12,8 @@ from PIL import Image
 
 from envs.datasets import open_dataset
 from envs.datasets.reading.faults import BadRecord, Fault, kind_of
-from envs.datasets.reading.images import ImageFile, image_wh
-from envs.datasets.reading.pictures import read_rgb
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.pictures import read_rgb
 from envs.datasets.reading.records import told
 from envs.datasets.reading.rules import ReadingRules, applied
 from prompter.errors import UserError
@@ -126,3 +126,16 @@ def test_what_was_left_out_and_read_past_is_told_at_the_end(tmp_path: Path) -> N
     assert first.startswith("2 records left out (2 unreadable); the first: ")
     assert second.startswith("3 parts of shapes that have no area, left out or drawn as a line; the first: ")
     assert "line 1, key 'mask': polygon 1 needs at least three x, y pairs" in second
+
+
+def test_pillow_s_own_limit_is_lifted_while_a_header_is_read_and_then_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(rgb(20, 30)), "PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert np.array_equal(ImageFile(str(path))(), rgb(20, 30))
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with applied(ReadingRules(max_pixels=599)), pytest.raises(UserError, match=r"a\.png.*limit of 599"):
+        image_wh(path)
+    assert Image.MAX_IMAGE_PIXELS == 10

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.datasets.reading.roots import files_by_stem, only_file, table_place
-from envs.datasets.reading.table_samples import asked
+from envs.datasets.reading.tables.table_samples import asked
 from prompter.errors import UserError
 
 STEMS = ("a", "b", "a.b", "ä")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.datasets.reading.hub import is_hub_id
-from envs.datasets.reading.table_files import holds_table, pick_split, table_files
+from envs.datasets.reading.tables.hub import is_hub_id
+from envs.datasets.reading.tables.table_files import holds_table, pick_split, table_files
 from prompter.errors import UserError
 
 NAMES = st.sampled_from(

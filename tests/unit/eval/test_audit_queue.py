@@ -19,7 +19,7 @@ from eval.audit.predictors import aligned, open_runs, shortest
 from eval.audit.queue import read_queue, write_queue
 from eval.audit.ranking import build_queue, measure_planted, order_of
 from eval.audit.redraw import label_parts, redraw
-from eval.audit.suspicion import suspect, usual
+from eval.audit.suspicion import PRIOR, suspect, usual
 from prompter.errors import UserError
 from tests.fixtures.audits import (
     EMPTY,
@@ -113,8 +113,9 @@ class TestQueue:
     def test_policies_that_err_alike_gain_nothing_by_agreeing(self) -> None:
         # Twice the same answers: they always agree, and hit labels no more often for that.
         same, other = answers(200, 0.4, 0), answers(200, 0.4, 1)
-        alike, apart = (suspect(evidence_of([same, one])) for one in (same, other))
-        assert np.nanmax(alike.expected) < 0.6 < np.nanmax(apart.expected)
+        alike, apart = (suspect(evidence_of([same, one])).expected for one in (same, other))
+        something = [number for number, one in enumerate(same) if decode_rle(one.prediction).any()]
+        assert alike[something].max() < 0.6 < apart[something].max()
 
     def test_one_prediction_that_sides_with_the_label_clears_it(self) -> None:
         evidence = evidence_of([answers(120, 1.0, policy) for policy in range(3)])
@@ -122,7 +123,7 @@ class TestQueue:
         against = evidence[4].with_label(label)
         cleared = replace(against, ious=(0.0, 0.0, 1.0))
         found = suspect([*evidence[:4], against, cleared, *evidence[6:]]).total
-        assert found[4] > 0.5 and found[5] == 0.0
+        assert found[4] > 0.3 and found[5] < 0.01
 
     def test_silence_is_no_evidence_and_ties_keep_their_order(self) -> None:
         silent = [rollout(number, None) for number in range(4)]
@@ -130,13 +131,9 @@ class TestQueue:
         assert order_of(suspect(evidence).total) == [0, 1, 2, 3]
         right = [rollout(number, thing(number)) for number in range(1, 5)]
         mixed = evidence_of([[silent[0], *right], [silent[0], *right]])
-        assert suspect(mixed).total.tolist() == [0.0] * 5 and order_of(suspect(mixed).total) == [
-            0,
-            1,
-            2,
-            3,
-            4,
-        ]
+        found = suspect(mixed).total
+        assert found[0] == pytest.approx(PRIOR) and (found[1:] < 0.01).all()
+        assert order_of(found) == [0, 1, 2, 3, 4]
 
     def test_entries_say_what_speaks_against_a_label(self, tmp_path: Path) -> None:
         wrong = {0: EMPTY, 8: disc(20, 20, 8)}  # a target that the label lacks, and one that it has too many
@@ -154,7 +151,7 @@ class TestQueue:
         assert {first.sample_id, second.sample_id} == {"q0", "q8"}
         assert (first.kind, second.kind, third.kind) == ("no-target", "no-target", "none")
         assert first.rank == 1 and first.policies == 2 and first.ious == (0.0, 0.0)
-        assert first.suspicion > 0.5 > third.suspicion and first.because == "predictions"
+        assert first.suspicion > 0.2 > 0.01 > third.suspicion and first.because == "predictions"
         assert queue.facts["predictors"][0] == {"name": "a/box", "policy": 0, "gIoU": 0.95}
         write_queue(tmp_path / "audit", queue)
         again = read_queue(tmp_path / "audit")

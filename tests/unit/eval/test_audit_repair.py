@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from envs.datasets.reading.images import ImageFile
+from envs.datasets.reading.pixels.images import ImageFile
 from envs.datasets.registry import open_dataset
 from envs.masks import decode_rle, encode_rle, iou
 from envs.sample import Sample

@@ -86,7 +86,7 @@ def scored(
     """Score predictions; return the strict metrics' values, the rollouts and what was said."""
     out = tmp_path / "run"
     given = {name: rules.pop(name) for name in ("id_map", "limit") if name in rules}
-    folder, said = submit(
+    done = submit(
         predictions,
         Source(),
         out,
@@ -96,9 +96,9 @@ def scored(
         progress=False,
         **given,
     )
-    results = rescore(folder, ["strict"])["own-masks"]["protocols"]["strict"]["metrics"]
-    rollouts = list(read_rollouts(folder.rollouts_path("own-masks")))
-    return {name: metric["value"] for name, metric in results.items()}, rollouts, said
+    results = rescore(done.folder, ["strict"])["own-masks"]["protocols"]["strict"]["metrics"]
+    rollouts = list(read_rollouts(done.folder.rollouts_path("own-masks")))
+    return {name: metric["value"] for name, metric in results.items()}, rollouts, list(done.exceptions)
 
 
 def written(tmp_path: Path, records: Any, name: str = "preds.json") -> Path:
@@ -360,7 +360,7 @@ def test_exported_predictions_score_as_their_run_to_the_digit(tmp_path: Path, fo
     out = tmp_path / ("masks" if form == "png" else f"exported{suffix}")
     done = export(rollouts, form, out)
     assert (done.samples, done.masks, done.pixels_lost) == (4, 4, 0)
-    folder, _ = submit(
+    done_again = submit(
         out,
         Source(),
         tmp_path / "two",
@@ -370,8 +370,8 @@ def test_exported_predictions_score_as_their_run_to_the_digit(tmp_path: Path, fo
         progress=False,
     )
     names = ["strict", "rmsin", "geo-r1", "rela", "think2seg", "segearth-r1"]
-    assert rescore(folder, names) == rescore(RunFolder(tmp_path / "one" / "run"), names)
-    assert list(read_rollouts(folder.rollouts_path("own-masks"))) == rollouts
+    assert rescore(done_again.folder, names) == rescore(RunFolder(tmp_path / "one" / "run"), names)
+    assert list(read_rollouts(done_again.folder.rollouts_path("own-masks"))) == rollouts
     with pytest.raises(UserError, match="exists already"):
         export(rollouts, form, out)
 

@@ -342,10 +342,8 @@ def test_objects_in_lines_are_one_answer() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *"think thinking rethink thought thoughts reason reasoning reflection".split(),
-        "analysis",
-        "scratchpad",
-        "seed:think",
+        *("think", "thinking", "rethink", "thought", "thoughts", "reason", "reasoning"),
+        *("reflection", "analysis", "scratchpad", "seed:think"),
     ],
 )
 @pytest.mark.parametrize("form", ["{0}", "{0} ", '{0} budget="3"'])

@@ -31,7 +31,7 @@ NEEDED = {
     "ceiling": [],
     "leaderboard": [],
     "score": [],
-    "export": ["run", "--out", "x"],
+    "predictions": ["run", "--out", "x"],
     "lmms-task": ["--out", "x"],
     "audit": [],
 }
@@ -85,7 +85,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "replay",
                 "data show",
                 "score",
-                "export",
+                "predictions",
                 "lmms-task",
                 "audit",
             ),

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from envs.datasets.reading.faults import Fault, note
+from envs.datasets.reading.pixels.stretch import parse_stretch
 from envs.datasets.reading.rules import ReadingRules, in_force
-from envs.datasets.reading.stretch import parse_stretch
 
 Source = Path | str | bytes | Image.Image
 """A path, an encoded image, or one that is decoded."""

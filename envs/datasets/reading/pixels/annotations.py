@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from envs.datasets.reading.faults import Fault, note
-from envs.datasets.reading.images import check_mask_file, read_mask
-from envs.datasets.reading.labels import check_size, fitted
+from envs.datasets.reading.pixels.images import check_mask_file, read_mask
+from envs.datasets.reading.pixels.labels import check_size, fitted
+from envs.datasets.reading.pixels.units import box_of, check_units, to_pixels
 from envs.datasets.reading.rules import in_force
-from envs.datasets.reading.units import box_of, check_units, to_pixels
 from envs.masks import RLE, Mask, check_coordinates, decode_rle, encode_rle, polygons_to_mask, union
 from prompter.types import Box
 

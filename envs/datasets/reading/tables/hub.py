@@ -1,7 +1,7 @@
 """Tables of images, questions and masks: on the hub by id, or a local folder of parquet, arrow or JSON lines.
 
 Parquet and arrow are memory-mapped by the `datasets` library, JSON lines are read by their positions; a row
-is decoded when it is asked for. `reading/table_samples.py` makes samples of the rows.
+is decoded when it is asked for. `reading/tables/table_samples.py` makes samples of the rows.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import not_zero
 from envs.datasets.reading.json_index import JsonArray, index_lines
-from envs.datasets.reading.label_rule import Label
-from envs.datasets.reading.labels import OwnRule, read_label_image, target_of
-from envs.datasets.reading.pictures import read_header, read_rgb
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
+from envs.datasets.reading.pixels.images import not_zero
+from envs.datasets.reading.pixels.label_rule import Label
+from envs.datasets.reading.pixels.labels import OwnRule, read_label_image, target_of
+from envs.datasets.reading.pixels.pictures import read_header, read_rgb
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import ReadingRules, applied, in_force
-from envs.datasets.reading.table_files import pick_split, table_files
+from envs.datasets.reading.tables.table_files import pick_split, table_files
 from envs.masks import Mask, union
 from prompter.errors import UserError
 
@@ -208,7 +208,7 @@ class HubTable:
         """One mask [height, width] for an image of `wh` (width, height).
 
         It may be stored as an image or the path of one, of whose values `own` says which are target (see
-        `reading.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
+        `pixels.images.read_mask`); as rows of numbers (not zero is target); as a run-length encoding or
         polygons, also written as text; as a list of images, which are joined; or be missing for "no
         target".
         """

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from envs.datasets.reading.labels import OwnRule, check_label_size, read_label_image, target_of
-from envs.datasets.reading.pictures import read_header, read_rgb
+from envs.datasets.reading.pixels.labels import OwnRule, check_label_size, read_label_image, target_of
+from envs.datasets.reading.pixels.pictures import read_header, read_rgb
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import ReadingRules, applied, in_force
 from envs.masks import Mask

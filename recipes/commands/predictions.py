@@ -1,8 +1,8 @@
 """Write the predictions of an evaluation for other programs.
 
-    prompter export runs/earthreason --form rle --out preds.json
-    prompter export runs/earthreason --form polygons --segmenter mobile-sam --out preds.jsonl
-    prompter export runs/earthreason --form png --out masks
+    prompter predictions runs/earthreason --form rle --out preds.json
+    prompter predictions runs/earthreason --form polygons --segmenter mobile-sam --out preds.jsonl
+    prompter predictions runs/earthreason --form png --out masks
 
 `rle` and `polygons` write COCO's results, one JSON array, or JSON Lines where the file ends in .jsonl; `png`
 a folder of masks with an index. `prompter score` reads each of them, and gives the run's numbers again.

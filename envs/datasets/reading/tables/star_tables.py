@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.datasets.reading.hub import HubTable, is_hub_id, open_hub_table
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.datasets.reading.table_samples import Answer, asked, open_rows
+from envs.datasets.reading.tables.hub import HubTable, is_hub_id, open_hub_table
+from envs.datasets.reading.tables.table_samples import Answer, asked, open_rows
 from prompter.errors import UserError
 
 TEXT_COLUMNS = ("text", "problem")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.hub import HubTable, open_hub_table
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.datasets.reading.table_samples import Answer, asked, open_rows
+from envs.datasets.reading.tables.hub import HubTable, open_hub_table
+from envs.datasets.reading.tables.table_samples import Answer, asked, open_rows
 
 IN_TABLES = {"refcoco": "refcoco", "refcoco+": "refcoco_plus", "refcocog": "refcocog"}
 """Our name -> the one in `jxu124/refcoco-benchmark`."""
@@ -78,12 +78,12 @@ class _ByImage:
             ]
 
     def questions(self, row: int) -> Sequence[tuple[int, str]]:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         with blaming(self.table.where(row, "ref_list")):
             return asked([text for _, text in self._sentences(row)])
 
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         annotation, _ = self._sentences(row)[number]
         with blaming(self.table.where(row, "ref_list")):
             segmentation = annotation["segmentation"]
@@ -101,12 +101,12 @@ class _ByReference:
     mask_column: str
 
     def questions(self, row: int) -> Sequence[tuple[int, str]]:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         with blaming(self.table.where(row, self.text_column)):
             return asked(self.table.value(row, self.text_column))
 
     def answer(self, row: int, number: int, wh: tuple[int, int]) -> Answer:
-        """As `reading.table_samples.RowReader`."""
+        """As `reading.tables.table_samples.RowReader`."""
         polygon = self.table.value(row, self.mask_column)
         with blaming(self.table.where(row, self.mask_column)):
             if not polygon:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.datasets.reading.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
-from envs.datasets.reading.labels import OwnRule
+from envs.datasets.reading.pixels.images import IMAGE_SUFFIXES, ImageFile, image_wh, read_mask
+from envs.datasets.reading.pixels.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.text import text_lines
 from envs.masks import encode_rle
@@ -39,7 +39,7 @@ def open_phrases(
         phrases: the text file. Between name and phrase there may be any white space.
         images, masks: folders of image and label files; a pair shares its name.
         suffix: ".tif" is added to names that have no suffix of an image; names that have one keep it.
-        own: the set's rule of which label values are target, as `reading.images.read_mask` has it.
+        own: the set's rule of which label values are target, as `reading.pixels.images.read_mask` has it.
         skip_bad: leave bad lines out, told in `.skipped`, instead of raising.
         encoding: of the text file, where it is not UTF-8.
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.datasets.reading.faults import Fault, note
-from envs.datasets.reading.labels import read_label_image, target_of
-from envs.datasets.reading.units import check_units, to_pixels
+from envs.datasets.reading.pixels.labels import read_label_image, target_of
+from envs.datasets.reading.pixels.units import check_units, to_pixels
 from envs.masks import MAX_COORDINATE, Mask
 
 _POINTS = {"polygon": range(1, 1 << 30), "rectangle": (2, 4), "circle": (2,), "mask": (2,)}

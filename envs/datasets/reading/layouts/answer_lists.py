@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.reading.annotations import annotation_to_mask
-from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray
+from envs.datasets.reading.pixels.annotations import annotation_to_mask
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.roots import not_found
-from envs.datasets.reading.table_samples import WITHOUT_QUESTION
+from envs.datasets.reading.tables.table_samples import WITHOUT_QUESTION
 from envs.masks import encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError

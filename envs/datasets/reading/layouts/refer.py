@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.datasets.reading.annotations import annotation_parts, annotation_to_mask
 from envs.datasets.reading.faults import Fault
-from envs.datasets.reading.images import ImageFile, image_wh
 from envs.datasets.reading.json_index import JsonArray, index_arrays
-from envs.datasets.reading.labels import fitted
+from envs.datasets.reading.pixels.annotations import annotation_parts, annotation_to_mask
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.labels import fitted
 from envs.datasets.reading.plain_pickle import load_plain_pickle, pickled_text
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.datasets.reading.rules import in_force
@@ -274,10 +274,11 @@ class ReferReader:
             width, height = image_wh(path)
             if image.hw not in (None, (height, width)) and in_force().mask_size == "refuse":
                 assert image.hw is not None
+                turned = " (is it turned? see the option orientation)" if image.hw == (width, height) else ""
                 raise Fault(
                     "mask_size",
                     f"image {path}: it is {height} x {width} (height x width), but this file says "
-                    f"{image.hw[0]} x {image.hw[1]}; the option mask_size=resize brings masks to its size",
+                    f"{image.hw[0]} x {image.hw[1]}{turned}; the option mask_size=resize makes masks fit",
                 )
         masks, categories, targets = [], [], 0
         for one, category in zip(reference.annotation_ids, reference.own_categories(), strict=True):

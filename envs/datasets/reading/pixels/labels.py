@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.datasets.reading.faults import Fault, note
-from envs.datasets.reading.label_rule import Colours, Label, ignored_pixels, parse_ignored, parse_label_rule
-from envs.datasets.reading.pictures import Source, label_header, read_values
+from envs.datasets.reading.pixels.label_rule import (
+    Colours,
+    Label,
+    ignored_pixels,
+    parse_ignored,
+    parse_label_rule,
+)
+from envs.datasets.reading.pixels.pictures import Source, label_header, read_values
 from envs.datasets.reading.rules import in_force
 from envs.masks import Mask
 
@@ -29,7 +35,7 @@ def read_label_image(source: Source) -> Label:
     written with one or three equal channels). An alpha channel is left out, unless it alone says anything.
 
     Raises:
-        Fault, OSError, ValueError: as `envs.datasets.reading.pictures.read_header`.
+        Fault, OSError, ValueError: as `envs.datasets.reading.pixels.pictures.read_header`.
     """
     _, image = read_values(source)
     return _label(image) if isinstance(image, Image.Image) else _of_channels(image)

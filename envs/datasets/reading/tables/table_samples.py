@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from envs.datasets.reading.hub import HubTable, open_hub_table
-from envs.datasets.reading.labels import OwnRule
+from envs.datasets.reading.pixels.labels import OwnRule
 from envs.datasets.reading.records import RecordSource, blaming
+from envs.datasets.reading.tables.hub import HubTable, open_hub_table
 from envs.masks import Mask, encode_rle
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
@@ -199,12 +199,12 @@ def open_flat_table(
 
     Args:
         name, split: of the dataset.
-        place: as `reading.hub.open_hub_table` takes it; `table_split` as well.
+        place: as `reading.tables.hub.open_hub_table` takes it; `table_split` as well.
         names: what the set's copies call their columns.
         columns: the user's choice, role -> column.
         pick: which of an image's questions to ask; then rows of one image are found, by `image_id` or by
             the bytes of the image, because some copies have a row for each question.
-        own: the set's rule of which values of a label image are target, as `reading.images.read_mask` has it.
+        own: the set's rule of which values of a label image are target, as `pixels.images.read_mask` has it.
         decide: what answer and mask say together.
         skip_bad: leave bad rows out, told in `.skipped`, instead of raising.
 

@@ -1,7 +1,7 @@
 """Polygon files as LISA writes them: one JSON beside each image, with `text`, `is_sentence`, `shapes`.
 
 The drawing rule is that of LISA's own loader, because the published numbers rest on it (for the shapes see
-`envs.datasets.reading.labelme`): larger shapes are drawn
+`envs.datasets.reading.pixels.labelme`): larger shapes are drawn
 first, so that a small "ignore" inside a large target survives; label `flag` is skipped; a label
 holding "ignore" marks pixels that no metric counts; any other label is target.
 """
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from envs.datasets.reading.faults import Fault, note
-from envs.datasets.reading.images import ImageFile, image_wh
-from envs.datasets.reading.labelme import Shape, read_shape
-from envs.datasets.reading.labels import fitted
+from envs.datasets.reading.pixels.images import ImageFile, image_wh
+from envs.datasets.reading.pixels.labelme import Shape, read_shape
+from envs.datasets.reading.pixels.labels import fitted
 from envs.datasets.reading.records import blaming
 from envs.datasets.reading.rules import in_force
 from envs.datasets.reading.text import decode_text, truth
