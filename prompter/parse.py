@@ -92,13 +92,10 @@ def _answers(region: str, dialect: Dialect, is_cut: bool) -> list[list[Any]]:
     if last.others and (tagged or bodies[-1].startswith(("[", "{"))):
         return [last.others[-1]]
     if tagged:
-        raise Refused(
-            FailureKind.NOT_JSON, f"the answer is not one of the dialect {dialect.name!r}: {bodies[-1]!r:.80}"
-        )
-    raise Refused(
-        FailureKind.NO_ANSWER,
-        f"the completion holds neither <answer> tags nor an answer of the dialect {dialect.name!r}",
-    )
+        problem = f"the answer is none of the dialect {dialect.name!r}: {bodies[-1]!r:.80}"
+        raise Refused(FailureKind.NOT_JSON, problem)
+    problem = f"the completion holds neither <answer> tags nor an answer of the dialect {dialect.name!r}"
+    raise Refused(FailureKind.NO_ANSWER, problem)
 
 
 @dataclass

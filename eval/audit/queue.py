@@ -87,8 +87,8 @@ class Queue:
 
     Args:
         facts: `audit.json`: `key`, `benchmark`, `dataset_options`, `skip_bad`, `runs` (folders), `policies`,
-            `predictors` (name, policy, gIoU on the audited labels), `executor`, `queries` and `unanswered`
-            (queries without a consensus).
+            `predictors` (name, policy, gIoU on the audited labels), `executor`, `order`, `queries` and
+            `unanswered` (queries without a consensus).
         entries: in the order of the queue.
     """
 

@@ -32,8 +32,17 @@ def order_of(suspicion: NDArray[np.float64]) -> list[int]:
     return [int(position) for position in np.argsort(-suspicion, kind="stable")]
 
 
+ORDERS = {"both": "total", "predictions": "by_predictions", "segmenter": "by_segmenter"}
+"""What a queue may be ordered by -> field of `Suspicion`. Where policies are weak, the segmenter alone does
+better than both: `measure_planted` tells."""
+
+
 def build_queue(
-    audited: Audited, runs: Sequence[Path], evidence: Sequence[Evidence], executor: str | None
+    audited: Audited,
+    runs: Sequence[Path],
+    evidence: Sequence[Evidence],
+    executor: str | None,
+    order: str = "both",
 ) -> Queue:
     """Rank the queries of an audit.
 
@@ -42,11 +51,13 @@ def build_queue(
         runs: the folders, for `audit.json`.
         evidence: one per query, in the order of the split.
         executor: name of the segmenter that drew from the labels' boxes, or None.
+        order: of `ORDERS`.
     """
     suspicion = suspect(evidence)
+    keys = getattr(suspicion, ORDERS[order])
     entries = [
         _entry(rank, evidence[position], suspicion, position)
-        for rank, position in enumerate(order_of(suspicion.total), start=1)
+        for rank, position in enumerate(order_of(keys), start=1)
     ]
     facts: dict[str, Any] = {
         "key": queue_key(entries),
@@ -58,6 +69,7 @@ def build_queue(
             for one in audited.predictors
         ],
         "executor": executor,
+        "order": order,
         "queries": len(entries),
         "unanswered": sum(one.consensus is None for one in evidence),
     }

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--page", type=int, default=100, metavar="N", help="labels to show on the page (default: 100)"
     )
+    parser.add_argument(
+        "--order",
+        choices=("both", "predictions", "segmenter"),
+        default="both",
+        help="what the queue is ordered by; --plant tells which finds most (default: both)",
+    )
     parser.add_argument("--apply", type=Path, metavar="FILE", help="decisions, as the page exports them")
     parser.add_argument(
         "--plant", type=float, metavar="SHARE", help="spoil this share of the labels, and count what is found"
@@ -70,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--page and --rounds must be at least 1.")
     if arguments.plant is not None and not 0 < arguments.plant <= 0.5:
         raise UserError(f"--plant is a share of the labels, above 0 and up to 0.5, but is {arguments.plant}.")
+    if arguments.order == "segmenter" and arguments.executor is None:
+        raise UserError("--order segmenter needs a segmenter: give --executor.")
     if arguments.plant is None and arguments.out is None:
         raise UserError("Give --out, a folder for the queue and the page.")
     return _audit(arguments)
@@ -106,6 +114,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         [run.resolve() for run in arguments.runs],
         evidence,
         None if config is None else executor_name(config),
+        arguments.order,
     )
     _write(queue, samples, arguments)
     return 0

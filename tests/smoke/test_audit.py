@@ -93,6 +93,7 @@ def test_what_an_audit_is_worth_is_measured(
         (["run"], "Give --out"),
         (["run", "--out", "x", "--page", "0"], "at least 1"),
         (["run", "--plant", "0.9"], "up to 0.5"),
+        (["run", "--order", "segmenter", "--out", "x"], "give --executor"),
         (["--apply", "decisions.json"], "Give --out"),
         (["run", "--apply", "decisions.json", "--out", "x"], "give neither runs nor --plant"),
         (["--apply", "decisions.json", "--out", "nowhere"], "holds no audit.json"),

@@ -26,8 +26,8 @@ from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from prompter.types import Answer, FailureKind, Instance, ParseFailure, PromptSet
 from recipes.commands import eval as eval_command
-from recipes.commands import export as export_command
 from recipes.commands import leaderboard, lmms_task, report
+from recipes.commands import predictions as predictions_command
 from recipes.commands import score as score_command
 from tests.fixtures.runs import command
 
@@ -111,7 +111,7 @@ def test_a_runs_exported_predictions_score_as_the_run_to_the_digit(
     run: Path, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predictions, out = tmp_path / "predictions", tmp_path / "scored"
-    assert command(export_command, run, "--form", form, "--out", predictions) == 0
+    assert command(predictions_command, run, "--form", form, "--out", predictions) == 0
     printed = capsys.readouterr().out
     assert f"of {ANSWERS} samples" in printed and ("; 0 pixels differ" in printed) == (form == "polygons")
     words = (*BENCHMARK_WORDS, "--limit", ANSWERS, "--out", out, "--label", "Theirs")

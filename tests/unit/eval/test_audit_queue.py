@@ -17,7 +17,7 @@ from eval.audit.kinds import KINDS, kind_of
 from eval.audit.planting import DIFFERENT, FAULTS, Label, plant_faults
 from eval.audit.predictors import aligned, open_runs, shortest
 from eval.audit.queue import read_queue, write_queue
-from eval.audit.ranking import build_queue, measure_planted, order_of
+from eval.audit.ranking import ORDERS, build_queue, measure_planted, order_of
 from eval.audit.redraw import label_parts, redraw
 from eval.audit.suspicion import PRIOR, suspect, usual
 from prompter.errors import UserError
@@ -275,6 +275,23 @@ class TestRedraw:
         assert np.isnan(drawn[8].redrawn_iou)  # no target, no box
         assert drawn[1].redrawn_iou == 1.0
         assert order_of(suspect(drawn).total)[0] == 4
+
+    def test_a_queue_may_be_ordered_by_one_kind_of_evidence(self, tmp_path: Path) -> None:
+        rollouts = [rollout(number, thing(number)) for number in range(36)]
+        rollouts[7] = rollout(7, disc(10, 40, 6))
+        runs = [write_run(tmp_path / name, rollouts) for name in "ab"]
+        audited = open_runs(runs)
+        evidence = read_all(audited)
+        evidence[4] = evidence[4].with_label(encode_rle(np.roll(thing(4), 6, axis=1)))
+        samples = {one.sample_id: _Picture() for one in evidence}
+        drawn = list(redraw(evidence, samples, _FillsThings()))  # type: ignore[arg-type]
+        first = {order: build_queue(audited, runs, drawn, "things", order).entries[0] for order in ORDERS}
+        assert {order: entry.sample_id for order, entry in first.items()} == {
+            "both": "q4",
+            "predictions": "q7",
+            "segmenter": "q4",
+        }
+        assert first["segmenter"].because == "segmenter"
 
     def test_specks_get_no_box(self) -> None:
         mask = disc(30, 24, 15)

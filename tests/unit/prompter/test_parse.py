@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -337,42 +336,6 @@ def test_objects_in_lines_are_one_answer() -> None:
     cut = read(f"{BOX}\n{POINT}\n", cut=True)
     assert isinstance(cut, ParseFailure) and cut.kind is FailureKind.TRUNCATED
     assert read(f"<answer>{BOX}\n{POINT}</answer>", cut=True) == answer
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("think", "thinking", "rethink", "thought", "thoughts", "reason", "reasoning"),
-        *("reflection", "analysis", "scratchpad", "seed:think"),
-    ],
-)
-@pytest.mark.parametrize("form", ["{0}", "{0} ", '{0} budget="3"'])
-def test_a_thought_by_any_name_is_never_read(name: str, form: str) -> None:
-    opening, closing = f"<{form.format(name.upper())}>", f"</{name}>"
-    assert read(f"{opening}perhaps [{POINT}]{closing}[{BOX}]") == READ_BOX
-    assert read(f"perhaps [{POINT}]{closing}[{BOX}]") == READ_BOX
-    unended = read(f"{opening}perhaps [{BOX}]")
-    assert isinstance(unended, ParseFailure) and unended.kind is FailureKind.NO_ANSWER
-
-
-def test_thoughts_in_signs_that_are_no_tags_are_never_read() -> None:
-    assert read(f"[THINK]perhaps [{POINT}][/THINK][{BOX}]") == READ_BOX
-    assert read(f"◁think▷perhaps [{POINT}]◁/think▷[{BOX}]") == READ_BOX
-    assert isinstance(read(f"[THINK]perhaps [{POINT}]"), ParseFailure)
-
-
-def test_a_prompt_may_have_opened_the_thought() -> None:
-    draft, thought = f"perhaps [{BOX}]", f"perhaps [{POINT}]</think>[{BOX}]"
-
-    def opened(text: str, reason: Literal["stop", "length"]) -> PromptSet | ParseFailure:
-        return parse_completion(
-            text, action_space=SPACE, frame=FRAME, finish_reason=reason, thought_opened=True
-        )
-
-    assert opened(thought, "stop") == READ_BOX == read(draft)
-    for reason, kind in (("stop", FailureKind.NO_ANSWER), ("length", FailureKind.TRUNCATED)):
-        answer = opened(draft, reason)  # type: ignore[arg-type]
-        assert isinstance(answer, ParseFailure) and answer.kind is kind
 
 
 @pytest.mark.parametrize(
