@@ -25,6 +25,9 @@ _TURNS = re.compile(
 )
 
 
+_MARK = re.compile(r"^\s*\[(?:system|user)\]\s*$", re.IGNORECASE | re.MULTILINE)
+
+
 def check_prompt(text: str) -> None:
     """Raise ValueError, with a sentence, unless a text can be used as a prompt."""
     _, user = split_prompt(text)
@@ -35,6 +38,11 @@ def check_prompt(text: str) -> None:
     if other := _OTHER_PLACE.search(_PLACE.sub("", text)):
         raise ValueError(
             f"the prompt has {other.group()}, which nothing fills; write what the model should see there"
+        )
+    if not _TURNS.match(text) and _MARK.search(text):
+        raise ValueError(
+            "the prompt marks turns, but not as a line [system], its text, a line [user], its text; without "
+            "a system prompt write the question's text alone"
         )
     if "{{" in text:
         raise ValueError("the prompt has '{{', as texts for Python's format do; write single braces")

@@ -16,13 +16,15 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it over `path` when the block succeeds.
 
     Nothing is left under the final name, and no temporary file at all, if the block raises.
-    `mode` is "w" (UTF-8 text) or "wb".
+    `mode` is "w" (UTF-8 text) or "wb". Halves of characters, which a model's answer may hold and UTF-8 cannot
+    say, are written as JSON escapes them.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

@@ -36,6 +36,7 @@ KINDS: dict[str, str] = {
 NOTES: dict[str, str] = {
     "turned": "images turned by their orientation tag",
     "stretched": "images of more than 8 bits a channel, stretched by the rule that was given",
+    "pages": "files of several pictures, of which the first is read",
     "resized": "masks brought to the size of their image",
     "copied_image": "images that lie there under several names, which is how the set is published",
     "full_mask": "masks that cover their whole image",

@@ -73,7 +73,7 @@ class RecordSource(Generic[Record]):
         self._build = build
         self._kept: Sequence[int] = self._good_records() if skip_bad else range(len(records))
         if not len(self._kept):
-            reason = f"; the first problem: {self.faults[0][1]}" if self.faults else "."
+            reason = f" ({_counted(self.faults)}); the first: {self.faults[0][1]}" if self.faults else "."
             raise NothingUsable(
                 f"split {split!r} of dataset {name!r} holds no usable record{reason}", self.faults
             )
@@ -154,14 +154,17 @@ def told(source: SampleSource) -> list[str]:
     lines = []
     faults = getattr(source, "faults", ())
     if faults:
-        kinds = Counter(kind for kind, _ in faults)
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        lines.append(f"{len(faults):,} records left out ({counted}); the first: {faults[0][1]}")
+        lines.append(f"{len(faults):,} records left out ({_counted(faults)}); the first: {faults[0][1]}")
     for what, count in getattr(source, "left_out", {}).items():
         lines.append(f"left out by the set's rule: {count:,} {what}")
     for kind, sentences in getattr(source, "noted", {}).items():
         lines.append(f"{len(sentences):,} {(KINDS | NOTES)[kind]}; the first: {min(sentences)}")
     return lines
+
+
+def _counted(faults: Sequence[tuple[str, str]]) -> str:
+    kinds = Counter(kind for kind, _ in faults)
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from envs.datasets import open_dataset
 from envs.datasets.check import check_split
 from prompter.errors import UserError
 from recipes.commands import data as data_command
@@ -187,6 +188,8 @@ def test_a_set_that_is_bad_all_through_is_told_kind_by_kind(
     assert "manifest:all: 0 samples" in printed
     assert "3 images of more than 8 bits a channel" in printed
     assert "1 records that are missing a part" in printed
+    with pytest.raises(UserError, match=r"holds no usable record \(3 depth, 1 unreadable\); the first: "):
+        open_dataset("manifest", "all", path=path, skip_bad=True)
 
 
 def test_no_target_and_objects_contradict_each_other(folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from envs.datasets import open_dataset
+from envs.datasets.check import check_split
 from envs.datasets.reading.faults import BadRecord, Fault, kind_of
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.pixels.pictures import read_rgb
@@ -139,3 +141,18 @@ def test_pillow_s_own_limit_is_lifted_while_a_header_is_read_and_then_put_back(
     with applied(ReadingRules(max_pixels=599)), pytest.raises(UserError, match=r"a\.png.*limit of 599"):
         image_wh(path)
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+def test_a_file_of_several_pictures_is_told(suffix: str, tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], lossless=True)
+    overview = TiffImagePlugin.ImageFileDirectory_v2()
+    overview[254] = 1  # NewSubfileType: a smaller copy
+    first.save(tmp_path / "b.tif", save_all=True, append_images=[second.resize((20, 15))], tiffinfo=overview)
+    lines = [{"image": name, "query": "x", "boxes": [[1, 1, 5, 5]]} for name in (f"a.{suffix}", "b.tif")]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = open_dataset("manifest", "all", path=tmp_path / "data.jsonl")
+    assert source[0].image_array()[5, 5].tolist() == pytest.approx([255, 0, 0], abs=2)
+    report = check_split("manifest", "all", {"path": tmp_path / "data.jsonl"})
+    assert len(report.notes["pages"]) == 1 and f"a.{suffix}: it holds 2 pictures" in report.notes["pages"][0]

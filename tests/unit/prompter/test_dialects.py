@@ -124,6 +124,9 @@ def test_the_text_of_a_prompt_file_is_kept_and_not_its_path(hub: Path, tmp_path:
         ("[system]\n{query}\n[user]\nFind it.", "no {query}"),
         ("Find {Question}: {Answer}", "{Answer}, which nothing fills"),
         ('Find {query}: [{{"a": 1}}]', "single braces"),
+        ("[user]\nFind {query}.", "marks turns"),
+        ("[user]\nFind {query}.\n[system]\nBe brief.", "marks turns"),
+        ("[System]\nBe brief.\n[User]\nFind {query}.", "marks turns"),
     ],
 )
 def test_a_prompt_that_would_ask_wrongly_is_refused(text: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -80,3 +81,10 @@ def test_a_lock_keeps_others_out_and_dies_with_its_holder(tmp_path: Path) -> Non
     assert kept_out and entered.wait(30)
     with locked(path):  # and it can be taken again
         pass
+
+
+def test_half_a_character_does_not_end_a_run(tmp_path: Path) -> None:
+    said = {"text": "half \ud800 of one, and a whole \U0001f600"}
+    with atomic_write(tmp_path / "said.json") as handle:
+        json.dump(said, handle, ensure_ascii=False)
+    assert json.loads((tmp_path / "said.json").read_text(encoding="utf-8")) == said

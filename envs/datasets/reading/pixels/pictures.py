@@ -121,7 +121,10 @@ def _any_header(source: Source) -> Header:
     rules = in_force()
     try:
         with _opened(source) as image:
-            return _header(image, rules)
+            header = _header(image, rules)
+            if (count := _pictures(image)) > 1:
+                note("pages", f"it holds {count} pictures, of which the first is read.", innermost=True)
+            return header
     except UnidentifiedImageError:
         found = None if isinstance(source, Image.Image) else _strange_tiff(source, rules)
         if found is None:
@@ -197,6 +200,25 @@ def _orientation(image: Image.Image) -> int:
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+_SUBFILE, _PAGES = 254, 64
+
+
+def _pictures(image: Image.Image) -> int:
+    """How many pictures a file holds, counted to 64; smaller copies and masks in a TIFF are none."""
+    if image.format not in ("GIF", "PNG", "TIFF", "WEBP"):  # an MPO is a photo with its previews
+        return 1
+    count = 1
+    try:
+        if image.format != "TIFF":
+            return int(getattr(image, "n_frames", 1))
+        for page in range(1, _PAGES):
+            image.seek(page)
+            count += not image.tag_v2.get(_SUBFILE, 0) & 5  # type: ignore[attr-defined]
+        return count
+    except (EOFError, SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return count  # there are no more, or what follows is broken
 
 
 _DEEP_LAYOUT = re.compile(r"(?!BGR).*;(12|16|32|64)")
