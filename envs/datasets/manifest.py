@@ -29,7 +29,7 @@ from envs.datasets.reading.pixels.annotations import (
 )
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.datasets.reading.text import decode_text
+from envs.datasets.reading.text import decode_text, each_key_once
 from envs.masks import RLE, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
@@ -154,7 +154,7 @@ class _Reader:
                 handle.seek(offset)
                 text = decode_text(handle.readline(), "utf-8")
             try:
-                record = json.loads(text, object_pairs_hook=_each_key_once)
+                record = json.loads(text, object_pairs_hook=each_key_once)
             except json.JSONDecodeError as error:
                 raise ValueError(f"it is not JSON ({error.msg}, column {error.colno})") from None
             if not isinstance(record, dict):
@@ -194,14 +194,6 @@ class _Reader:
         if not isinstance(value, list):
             raise ValueError(f"it must be a list, but is {type(value).__name__}")
         return value
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice!r} stands there twice")
-    return record
 
 
 def _no_target(record: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import numpy as np
 from envs.datasets.reading.json_index import JsonArray, index_arrays, index_records
 from envs.datasets.reading.pixels.labels import read_label_image
 from envs.datasets.reading.records import blaming
+from envs.datasets.reading.text import each_key_once
 from envs.masks import encode_rle
 from prompter.errors import UserError
 
@@ -114,7 +115,7 @@ class LinesForm(Form):
             handle.seek(self._offsets[position])
             text = handle.readline().decode("utf-8-sig" if position == 0 else "utf-8")
             try:
-                record = json.loads(text)
+                record = json.loads(text, object_pairs_hook=each_key_once)
             except json.JSONDecodeError as error:
                 raise ValueError(f"it is not JSON ({error.msg}, column {error.colno})") from None
             if not isinstance(record, dict):

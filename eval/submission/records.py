@@ -178,9 +178,8 @@ def _read(
     """Read one record; None if its score is too low."""
     if not isinstance(record, Mapping):
         raise ValueError(f"it must be a JSON object, but is a {type(record).__name__}")
-    scores = tuple(
-        float(score) for score in record.get("scores") or [record.get("score")] if score is not None
-    )
+    given = record.get("scores") or [record.get("score")]
+    scores = tuple(_score(score) for score in given if score is not None)
     mask = _mask(record["segmentation"], hw, folder, rules, notes)
     if rules.min_score is not None and mask.any():
         if not scores:
@@ -232,6 +231,13 @@ def _prediction(found: Sequence[tuple[str, _Found]], notes: Notes) -> Prediction
         masks.append(rle)
         scores += one.scores
     return Prediction(PromptSet(tuple(instances)), tuple(masks), tuple(scores))
+
+
+def _score(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"a `score` must be a number, but is {value!r:.80}") from None
 
 
 def _mask(value: Any, hw: tuple[int, int], folder: Path | None, rules: RecordRules, notes: Notes) -> Mask:

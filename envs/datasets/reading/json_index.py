@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets.reading.records import blaming
-from envs.datasets.reading.text import decode_text
+from envs.datasets.reading.text import decode_text, each_key_once
 
 # A whole string, or one bracket. Everything else (numbers, commas) does not change the depth.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -60,7 +60,8 @@ class JsonArray:
     def _read(self, handle: Any, index: int) -> dict[str, Any]:
         with blaming(self.where(index)):
             handle.seek(self._starts[index])
-            value = json.loads(decode_text(handle.read(self._ends[index] - self._starts[index])))
+            text = decode_text(handle.read(self._ends[index] - self._starts[index]))
+            value = json.loads(text, object_pairs_hook=each_key_once)
             if not isinstance(value, dict):
                 raise ValueError("it must be a JSON object")
             return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
+from typing import Any
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -55,3 +56,16 @@ def text_lines(path: Path, encoding: str | None = None) -> list[str]:
     Unlike `str.splitlines`, characters such as U+2028 and U+0085 inside a line do not end it.
     """
     return [line.removesuffix("\r") for line in read_text(path, encoding).split("\n")]
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: if a key stands there twice; which value is meant cannot be known.
+    """
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return record

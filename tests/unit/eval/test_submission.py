@@ -232,6 +232,8 @@ BAD: list[tuple[str, Any, str]] = [
         r"add up",
     ),
     ("box", [{**PERFECT[0], "bbox": [1, 2]}, *PERFECT[1:]], r"record 0: "),
+    ("score", [{**PERFECT[0], "score": "high"}, *PERFECT[1:]], r"record 0: a `score` must be a number"),
+    ("key twice", '[{"sample_id": "c", "segmentation": [], "segmentation": [[0, 0, 5, 5]]}]', r"there twice"),
     ("not JSON", "[{", r"preds.json"),
 ]
 
