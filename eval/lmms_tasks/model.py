@@ -13,11 +13,16 @@ from typing import Any
 
 from eval.answerers import build_answerer
 from eval.lmms_tasks.task import open_task
+from eval.probe.run import policy_of
 from prompter.errors import UserError
 from prompter.runs.values import read_options
 from prompter.types import PromptSet
 
 CLASS = "PrompterModel"
+
+_READING = ("action_space", "reads", "frame", "out_of_frame", "swapped_corners", "thought_opened")
+_SIZES = ("image", "factor")
+"""Settings that decide what an answer's text means; sizes do where it speaks in pixels."""
 
 
 def manifest() -> Any:
@@ -39,6 +44,7 @@ class PolicyAnswers:
     def __init__(self, policy: str, batch_size: int, options: dict[str, Any]) -> None:
         texts = [f"{name}={value}" for name, value in options.items()]
         self._answerer = build_answerer(policy, read_options(texts, "--model_args"))
+        self._name, self._checked = policy, set[str]()
         self._is_rule = policy.startswith("baseline:")
         self._batch = max(1, batch_size)
 
@@ -48,7 +54,7 @@ class PolicyAnswers:
         A baseline answers in the image frame; its prompts are written as the task wants its answers.
 
         Raises:
-            UserError: if a record is of another task.
+            UserError: if a record is of another task, or its task would misread this policy's answers.
         """
         if any("task_file" not in doc for doc in docs):
             raise UserError("The model `prompter` answers tasks written by `prompter lmms-task` alone.")
@@ -56,6 +62,8 @@ class PolicyAnswers:
         for start in range(0, len(docs), self._batch):
             batch = docs[start : start + self._batch]
             tasks = [open_task(doc["task_file"]) for doc in batch]
+            for settings_file in {doc["task_file"] for doc in batch}:
+                self._check_reads_alike(settings_file)
             samples = [task.sample(doc) for task, doc in zip(tasks, batch, strict=True)]
             for task, sample, answer in zip(tasks, samples, self._answerer.answer(samples), strict=True):
                 if self._is_rule and isinstance(answer.reading, PromptSet):
@@ -63,6 +71,21 @@ class PolicyAnswers:
                 else:
                     texts.append(answer.text)
         return texts
+
+    def _check_reads_alike(self, settings_file: str) -> None:
+        """Raise UserError if a task reads answers otherwise than the policy itself would."""
+        own, task = policy_of(self._answerer), open_task(settings_file).policy
+        if own is None or settings_file in self._checked:
+            return
+        ours, theirs = own.describe(), task.describe()
+        for key in (*_READING, *(_SIZES if ours["frame"] == "absolute" else ())):
+            if ours[key] != theirs[key]:
+                raise UserError(
+                    f"The task {settings_file} reads answers with {key} {theirs[key]}, but the policy "
+                    f"{self._name} answers with {ours[key]}; write the task again with "
+                    f"`prompter lmms-task … --policy-option protocol_from={self._name}`."
+                )
+        self._checked.add(settings_file)
 
 
 @lru_cache(maxsize=1)

@@ -125,6 +125,15 @@ def test_the_model_answers_our_records_alone(tmp_path: Path) -> None:
         answers.texts([{"question": "?"}])
 
 
+def test_a_task_that_would_misread_the_policy_is_refused(tmp_path: Path) -> None:
+    answers = model.PolicyAnswers("shipped:small-policy", 2, {"sampler.backend": "hf"})
+    with pytest.raises(UserError, match=r"action_space .*protocol_from=shipped:small-policy"):
+        answers.texts(task_docs(tmp_path, 2))
+    (tmp_path / "right").mkdir()
+    docs = task_docs(tmp_path / "right", 2, protocol_from="shipped:small-policy", image={"side": 128})
+    assert all(answers.texts(docs))
+
+
 def test_the_model_is_made_only_where_lmms_eval_is() -> None:
     if importlib.util.find_spec("lmms_eval") is None:
         with pytest.raises(ModuleNotFoundError):
