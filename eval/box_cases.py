@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,16 @@ def case_of(rollout: Rollout) -> BoxCase:
     boxes = None if isinstance(rollout.reading, ParseFailure) else answered_boxes(rollout)
     wanted = target_boxes(rollout)
     return BoxCase(rollout.completion, boxes, rollout.image_wh, enclosing(wanted), len(wanted))
+
+
+def box_of(numbers: Iterable[Any]) -> Box:
+    """Four numbers, or four texts of numbers, as a box.
+
+    Raises:
+        TypeError, ValueError, OverflowError: if they are not four, or `float` does not take one.
+    """
+    x1, y1, x2, y2 = (float(number) for number in numbers)
+    return (x1, y1, x2, y2)
 
 
 def enclosing(boxes: Sequence[Box]) -> Box | None:

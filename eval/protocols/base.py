@@ -76,6 +76,26 @@ def said_none(table: QueryTable) -> NDArray[np.bool_]:
     return table.outcomes == Outcome.NO_TARGET
 
 
+def box_figures(
+    ious: NDArray[np.float64],
+    counted: NDArray[np.bool_],
+    thresholds: tuple[float, ...],
+    centres: NDArray[np.bool_] | None = None,
+) -> dict[str, Ratio]:
+    """`box-IoU`, the mean over the counted queries, `box_accuracy`, and `centre-acc` if there are centres.
+
+    Args:
+        ious: float64 [queries], finite.
+        counted: bool [queries].
+        thresholds: as `box_accuracy` takes them.
+        centres: whether the centre of the box hits, bool [queries].
+    """
+    figures = {"box-IoU": Ratio.of(ious * counted, counted), **box_accuracy(ious, counted, thresholds)}
+    if centres is not None:
+        figures["centre-acc"] = Ratio.of(centres & counted, counted)
+    return figures
+
+
 def box_accuracy(
     ious: NDArray[np.float64],
     counted: NDArray[np.bool_],

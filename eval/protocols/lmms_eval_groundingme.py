@@ -6,9 +6,9 @@ import json
 import re
 
 from eval.bootstrap import Ratio
-from eval.box_cases import NOTHING, BoxCase, BoxVerdict, best_of, centre_in, scaled
+from eval.box_cases import NOTHING, BoxCase, BoxVerdict, best_of, box_of, centre_in, scaled
 from eval.mask_views import View
-from eval.protocols.base import ScoringProtocol, box_accuracy
+from eval.protocols.base import ScoringProtocol, box_figures
 from eval.query_table import QueryTable
 from prompter.coords import fit_size
 from prompter.types import Box
@@ -41,12 +41,12 @@ def box_in(text: str) -> Box:
             if value is None:
                 return NOTHING
             if isinstance(value, list) and len(value) == 4:
-                return _box(value)
+                return box_of(value)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             pass  # no object of that form: the numbers of the text are taken
     last = NOTHING
     for match in _FOUR.finditer(text):
-        last = _box(match.groups())
+        last = box_of(match.groups())
     return last
 
 
@@ -66,19 +66,10 @@ def frames_of(box: Box, image_wh: tuple[int, int]) -> list[Box]:
     return frames
 
 
-def _box(numbers: object) -> Box:
-    x1, y1, x2, y2 = (float(number) for number in numbers)  # type: ignore[attr-defined]
-    return (x1, y1, x2, y2)
-
-
 def metrics(table: QueryTable) -> dict[str, Ratio]:
     """Mean IoU, shares of IoU >= t and hits of the box's centre, over queries with at most one object."""
     verdicts, counted = table.verdicts[NAME], table.objects <= 1
-    return {
-        "box-IoU": Ratio.of(verdicts.ious * counted, counted),
-        **box_accuracy(verdicts.ious, counted, (0.5, 0.75, 0.9)),
-        "centre-acc": Ratio.of(verdicts.centres & counted, counted),
-    }
+    return box_figures(verdicts.ious, counted, (0.5, 0.75, 0.9), verdicts.centres)
 
 
 PROTOCOL = ScoringProtocol(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from eval.bootstrap import Ratio
-from eval.box_cases import BoxCase, BoxVerdict, best_of, centre_in, scaled
+from eval.box_cases import BoxCase, BoxVerdict, best_of, box_of, centre_in, scaled
 from eval.mask_views import View
-from eval.protocols.base import ScoringProtocol, box_accuracy
+from eval.protocols.base import ScoringProtocol, box_figures
 from eval.query_table import QueryTable
 from prompter.types import Box
 
@@ -36,7 +36,7 @@ def boxes_in(text: str) -> list[Box]:
     boxes = list(_boxes_of(_json_in(text)))
     if boxes:
         return boxes
-    return [_box(match.groups()) for match in _FOUR.finditer(text)]
+    return [box_of(match.groups()) for match in _FOUR.finditer(text)]
 
 
 def _json_in(text: str) -> Any:
@@ -63,11 +63,11 @@ def _boxes_of(value: Any) -> Iterator[Box]:
         one = waiting.pop()
         if isinstance(one, list):
             if _is_four_numbers(one):
-                yield _box(one)
+                yield box_of(one)
             else:
                 waiting += reversed(one)
         elif isinstance(one, dict):
-            named = [_box(one[key]) for key in KEYS if key in one and _are_numbers(one[key])]
+            named = [box_of(one[key]) for key in KEYS if key in one and _are_numbers(one[key])]
             if named:
                 yield named[0]
             else:
@@ -83,25 +83,16 @@ def _are_numbers(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 4:
         return False
     try:
-        _box(value)
+        box_of(value)
     except (TypeError, ValueError, OverflowError):
         return False
     return True
 
 
-def _box(numbers: Any) -> Box:
-    x1, y1, x2, y2 = (float(number) for number in numbers)
-    return (x1, y1, x2, y2)
-
-
 def metrics(table: QueryTable) -> dict[str, Ratio]:
     """Mean IoU, shares of IoU >= t, and how often the box's centre hits, over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
-    return {
-        "box-IoU": Ratio.of(verdicts.ious * single, single),
-        **box_accuracy(verdicts.ious, single, THRESHOLDS),
-        "centre-acc": Ratio.of(verdicts.centres & single, single),
-    }
+    return box_figures(verdicts.ious, single, THRESHOLDS, verdicts.centres)
 
 
 PROTOCOL = ScoringProtocol(

@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.bootstrap import Ratio
 from eval.mask_views import View
-from eval.protocols.base import ScoringProtocol, box_accuracy
+from eval.protocols.base import ScoringProtocol, box_figures
 from eval.query_table import QueryTable
 
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -20,7 +20,7 @@ def metrics(table: QueryTable) -> dict[str, Ratio]:
     says "no target", scores 0.
     """
     ious, single = np.nan_to_num(table.box_ious), table.objects == 1
-    return {"box-IoU": Ratio.of(ious * single, single), **box_accuracy(ious, single, THRESHOLDS)}
+    return box_figures(ious, single, THRESHOLDS)
 
 
 PROTOCOL = ScoringProtocol(

@@ -7,7 +7,7 @@ import re
 from eval.bootstrap import Ratio
 from eval.box_cases import NOTHING, BoxCase, BoxVerdict, centre_in, iou_with, scaled
 from eval.mask_views import View
-from eval.protocols.base import ScoringProtocol, box_accuracy
+from eval.protocols.base import ScoringProtocol, box_figures
 from eval.query_table import QueryTable
 from prompter.types import Box
 
@@ -48,10 +48,7 @@ def box_in(text: str, image_wh: tuple[int, int]) -> Box | None:
 def metrics(table: QueryTable) -> dict[str, Ratio]:
     """Mean IoU ("Average IoU") and box-acc@0.5 ("Precision@1") over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
-    return {
-        "box-IoU": Ratio.of(verdicts.ious * single, single),
-        **box_accuracy(verdicts.ious, single, (0.5,)),
-    }
+    return box_figures(verdicts.ious, single, (0.5,))
 
 
 PROTOCOL = ScoringProtocol(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eval.bootstrap import Ratio
 from eval.box_cases import BoxCase, BoxVerdict, centre_in
 from eval.mask_views import View
-from eval.protocols.base import ScoringProtocol, box_accuracy
+from eval.protocols.base import ScoringProtocol, box_figures
 from eval.query_table import QueryTable
 from prompter.types import Box
 
@@ -46,10 +46,7 @@ def inclusive_iou(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 def metrics(table: QueryTable) -> dict[str, Ratio]:
     """Mean IoU and box-acc@0.5 and @0.7 over queries with one object."""
     verdicts, single = table.verdicts[NAME], table.objects == 1
-    return {
-        "box-IoU": Ratio.of(verdicts.ious * single, single),
-        **box_accuracy(verdicts.ious, single, (0.5, 0.7)),
-    }
+    return box_figures(verdicts.ious, single, (0.5, 0.7))
 
 
 PROTOCOL = ScoringProtocol(
