@@ -14,7 +14,7 @@ from typing import Any
 
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-from recipes.training.checkpoints import newest_checkpoint, newest_step, save_trained
+from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
 from recipes.training.checks import (
     check_adapted_modules,
     check_sizes,
@@ -93,7 +93,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         # 3. The run folder, and where to resume from.
         folder = RunFolder.create(config.run_dir, resume=resume)
         checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-        done = newest_step(folder.checkpoints_dir) if resume else 0
+        done = step_of(checkpoint)
         if resume:
             folder.truncate_to_step(done)
             forget_evaluations(folder, done, arguments.max_steps)

@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.masks import RLE, Mask, decode_rle, encode_rle, iou
 from envs.rollout import Rollout
-from eval.audit.consensus import AGREE, Consensus, find_consensus, vote_of
+from eval.audit.consensus import Consensus, find_consensus, vote_of
 from eval.audit.predictors import Predictor
 
 NAN = float("nan")
@@ -82,11 +82,6 @@ class Evidence:
         return replace(
             self, redrawn=encode_rle(mask), redrawn_iou=iou(mask, self.decoded(self.label), ignore)
         )
-
-    @property
-    def label_supporters(self) -> int:
-        """How many predictors agree with the label."""
-        return sum(value >= AGREE for value in self.ious)
 
 
 def gather(

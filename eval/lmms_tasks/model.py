@@ -109,10 +109,12 @@ def _model_class() -> type:
             return self._answers.texts(docs)
 
         def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-            raise NotImplementedError("the model `prompter` answers once")
+            raise UserError("The model `prompter` answers once; it takes no task of several rounds.")
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            raise NotImplementedError("the model `prompter` gives no log-probabilities")
+            raise UserError(
+                "The model `prompter` gives no log-probabilities; it takes tasks that are answered in text."
+            )
 
     PrompterModel.__qualname__ = PrompterModel.__name__ = CLASS
     return PrompterModel

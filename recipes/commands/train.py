@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
 def stopped_line(stopped: RunStopped, run_dir: Path | str, config: Path) -> str:
     """What a run says that was asked to stop: how far it came, and how to go on."""
     from prompter.runs.run_folder import RunFolder
-    from recipes.training.checkpoints import newest_step
+    from recipes.training.checkpoints import newest_checkpoint, step_of
 
-    done = newest_step(RunFolder(run_dir).checkpoints_dir)
+    done = step_of(newest_checkpoint(RunFolder(run_dir).checkpoints_dir))
     return (
         f"{stopped.signal_name}: stopped with {done} optimiser steps saved; "
         f"`prompter train {config} --resume` goes on from there"

@@ -44,7 +44,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def newest_step(folder: Path) -> int:
-    """The optimiser step of the newest whole checkpoint in a folder, 0 if there is none."""
-    checkpoint = newest_checkpoint(folder)
+def step_of(checkpoint: Path | None) -> int:
+    """The optimiser step of a numbered checkpoint; 0 for None, where there is none."""
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])

@@ -27,7 +27,7 @@ from envs.rollouts import image_key
 from prompter.errors import RunStopped
 from prompter.sampling.base import Sampler
 from prompter.sampling.weights import named_weights
-from recipes.training.checkpoints import newest_step
+from recipes.training.checkpoints import newest_checkpoint, step_of
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.log import TrainingLog
 from recipes.training.shared_prompts import shared_log_probabilities
@@ -127,7 +127,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             with self._stop.at_once():
                 return self.collector.collect(indices, step)
         except RunStopped:
-            if step > 1 and newest_step(Path(str(self.args.output_dir))) != step - 1:
+            newest = newest_checkpoint(Path(str(self.args.output_dir)))
+            if step_of(newest) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
             raise
 
