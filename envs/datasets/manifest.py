@@ -14,13 +14,12 @@ more than one way is decided by the rules of reading (`envs.datasets.reading.rul
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envs.datasets.reading.json_index import JsonLines, index_lines
 from envs.datasets.reading.pixels.annotations import (
     annotation_to_mask,
     annotation_to_rle,
@@ -29,7 +28,6 @@ from envs.datasets.reading.pixels.annotations import (
 )
 from envs.datasets.reading.pixels.images import ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.datasets.reading.text import decode_text, each_key_once
 from envs.masks import RLE, encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError, did_you_mean
@@ -39,7 +37,7 @@ NAME = "manifest"
 KEYS = ("image", "query", "mask", "instances", "boxes", "ignore", "tags", "id")
 
 
-def open_manifest(split: str, *, path: Path, skip_bad: bool = False) -> RecordSource[tuple[int, int]]:
+def open_manifest(split: str, *, path: Path, skip_bad: bool = False) -> RecordSource[int]:
     """Open a manifest; every line is checked before this returns, without decoding masks or pixels.
 
     Args:
@@ -51,89 +49,70 @@ def open_manifest(split: str, *, path: Path, skip_bad: bool = False) -> RecordSo
         UserError: naming file, line and key of the first bad line: bad JSON, a missing or unknown key,
             an image that is missing, a mask whose size is not its image's, an id used twice.
     """
-    reader = _Reader(path, split)
-    index = _Lines()
+    with blaming("manifest"):
+        lines = index_lines(path, by_line=True)
+    reader = _Reader(lines, split)
+    index = array("Q")
     ids: set[str] = set()
     skipped: list[UserError] = []
-    for number, offset in reader.lines():
+    for position in range(len(lines)):
         try:
-            identity = reader.check(number, offset)
+            identity = reader.check(position)
             if identity in ids:
-                raise UserError(f"{path}, line {number}, key 'id': {identity!r} was used before.")
+                raise UserError(f"{lines.where(position)}, key 'id': {identity!r} was used before.")
         except UserError as error:
             if not skip_bad:
                 raise
             skipped.append(error)
         else:
             ids.add(identity)
-            index.append(number, offset)
+            index.append(position)
     return RecordSource(NAME, split, index, reader.sample, skip_bad=skip_bad, skipped=skipped)
-
-
-class _Lines:
-    """(line number, byte offset) of each line, in 16 bytes each."""
-
-    def __init__(self) -> None:
-        self._numbers, self._offsets = array("Q"), array("Q")
-
-    def append(self, number: int, offset: int) -> None:
-        self._numbers.append(number)
-        self._offsets.append(offset)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        return self._numbers[index], self._offsets[index]
 
 
 @dataclass(frozen=True)
 class _Reader:
-    path: Path
+    """Checks and builds what stands at a position of a manifest's lines."""
+
+    lines: JsonLines
     split: str
 
-    def lines(self) -> Iterator[tuple[int, int]]:
-        """(line number from 1, byte offset) of every line that is not blank."""
-        with blaming(f"manifest {self.path}"), open(self.path, "rb") as handle:
-            offset = 0
-            for number, line in enumerate(handle, start=1):
-                if line.strip():
-                    yield number, offset
-                offset += len(line)
+    @property
+    def _folder(self) -> Path:
+        return self.lines.path.parent
 
-    def check(self, number: int, offset: int) -> str:
+    def check(self, position: int) -> str:
         """Check one line as far as headers tell; return its id."""
-        record = self._record(number, offset)
-        hw = self._size(record, number)
+        record = self._record(position)
+        hw = self._size(record, position)
         for key in ("mask", "ignore"):
             if key in record:
-                with blaming(self._where(number, key)):
-                    check_annotation(record[key], hw, self.path.parent)
-        with blaming(self._where(number, "instances")):
+                with blaming(self._where(position, key)):
+                    check_annotation(record[key], hw, self._folder)
+        with blaming(self._where(position, "instances")):
             for value in self._list(record, "instances"):
-                check_annotation(value, hw, self.path.parent)
-        self._boxes(record, number, hw)
-        return self._id(record, number)
+                check_annotation(value, hw, self._folder)
+        self._boxes(record, position, hw)
+        return self._id(record, position)
 
-    def sample(self, line: tuple[int, int]) -> Sample:
-        """Build the sample of a line (its number and byte offset)."""
-        number, offset = line
-        record = self._record(number, offset)
-        height, width = hw = self._size(record, number)
-        folder = self.path.parent
-        with blaming(self._where(number, "instances")):
+    def sample(self, position: int) -> Sample:
+        """Build the sample of a line."""
+        record = self._record(position)
+        height, width = hw = self._size(record, position)
+        folder = self._folder
+        with blaming(self._where(position, "instances")):
             instances = [annotation_to_mask(value, hw, folder) for value in self._list(record, "instances")]
-        with blaming(self._where(number, "mask")):
+        with blaming(self._where(position, "mask")):
             target: RLE | None
             if "mask" in record:
                 target = annotation_to_rle(record["mask"], hw, folder)
             else:
                 target = encode_rle(union(instances, hw)) if "instances" in record else None
-        with blaming(self._where(number, "ignore")):
+        with blaming(self._where(position, "ignore")):
             has_ignore = record.get("ignore") not in (None, [])
             ignore = annotation_to_rle(record["ignore"], hw, folder) if has_ignore else None
         return Sample(
-            sample_id=self._id(record, number),
+            sample_id=self._id(record, position),
             dataset=NAME,
             split=self.split,
             image_id=record["image"],
@@ -143,22 +122,14 @@ class _Reader:
             target=target,
             instances=tuple(encode_rle(mask) for mask in instances),
             ignore=ignore,
-            boxes=self._boxes(record, number, hw),
+            boxes=self._boxes(record, position, hw),
             tags={**_no_target(record), **(record.get("tags") or {})},
         )
 
-    def _record(self, number: int, offset: int) -> dict[str, Any]:
+    def _record(self, position: int) -> dict[str, Any]:
         """Read one line and check its keys and the types of those that are text."""
-        with blaming(f"{self.path}, line {number}"):
-            with open(self.path, "rb") as handle:
-                handle.seek(offset)
-                text = decode_text(handle.readline(), "utf-8")
-            try:
-                record = json.loads(text, object_pairs_hook=each_key_once)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"it is not JSON ({error.msg}, column {error.colno})") from None
-            if not isinstance(record, dict):
-                raise ValueError("it must be a JSON object")
+        record = self.lines[position]
+        with blaming(self.lines.where(position)):
             for key in record:
                 if key not in KEYS:
                     raise ValueError(f"there is no key {key!r}.{did_you_mean(key, KEYS)}")
@@ -172,21 +143,21 @@ class _Reader:
                 raise ValueError("the key 'tags' must be an object of text values")
             return record
 
-    def _size(self, record: dict[str, Any], number: int) -> tuple[int, int]:
-        with blaming(self._where(number, "image")):
-            width, height = image_wh(self.path.parent / record["image"])
+    def _size(self, record: dict[str, Any], position: int) -> tuple[int, int]:
+        with blaming(self._where(position, "image")):
+            width, height = image_wh(self._folder / record["image"])
         return height, width
 
-    def _boxes(self, record: dict[str, Any], number: int, hw: tuple[int, int]) -> tuple[Box, ...]:
-        with blaming(self._where(number, "boxes")):
+    def _boxes(self, record: dict[str, Any], position: int, hw: tuple[int, int]) -> tuple[Box, ...]:
+        with blaming(self._where(position, "boxes")):
             return tuple(xyxy_box(box, (hw[1], hw[0])) for box in self._list(record, "boxes"))
 
-    def _id(self, record: dict[str, Any], number: int) -> str:
+    def _id(self, record: dict[str, Any], position: int) -> str:
         given = record.get("id")
-        return f"line-{number}" if given is None else str(given)
+        return f"line-{self.lines.number(position)}" if given is None else str(given)
 
-    def _where(self, number: int, key: str) -> str:
-        return f"{self.path}, line {number}, key {key!r}"
+    def _where(self, position: int, key: str) -> str:
+        return f"{self.lines.where(position)}, key {key!r}"
 
     @staticmethod
     def _list(record: dict[str, Any], key: str) -> list[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +15,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from envs.datasets.reading.json_index import JsonArray, index_arrays, index_records
+from envs.datasets.reading.json_index import JsonArray, index_arrays, index_lines, index_records
 from envs.datasets.reading.pixels.labels import read_label_image
 from envs.datasets.reading.records import blaming
-from envs.datasets.reading.text import each_key_once
 from envs.masks import encode_rle
 from prompter.errors import UserError
 
@@ -70,16 +68,12 @@ def _key(record: Mapping[str, Any], where: str) -> tuple[str, bool]:
     raise UserError(f"{where}: it names no sample; give its `sample_id`.")
 
 
-class JsonForm(Form):
-    """One JSON array of records (COCO's results), or an object with such an array under `annotations`."""
+class RecordsForm(Form):
+    """Records of a file: a JSON array (COCO's results), or JSON Lines, our rollouts among them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, records: JsonArray) -> None:
         super().__init__(path, path.parent)
-        with open(path, "rb") as handle:
-            start = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-        self._records: JsonArray = (
-            index_arrays(path, ["annotations"])["annotations"] if start == b"{" else index_records(path)
-        )
+        self._records = records
 
     def keys(self) -> Iterator[tuple[int, str, bool]]:
         for position, record in enumerate(self._records):
@@ -90,40 +84,6 @@ class JsonForm(Form):
 
     def where(self, position: int) -> str:
         return self._records.where(position)
-
-
-class LinesForm(Form):
-    """JSON Lines: a record a line, or our rollouts."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, path.parent)
-        self._offsets, self._numbers = array("Q"), array("Q")
-        with blaming(str(path)), open(path, "rb") as handle:
-            offset = 0
-            for number, line in enumerate(handle, start=1):
-                if line.strip():
-                    self._offsets.append(offset)
-                    self._numbers.append(number)
-                offset += len(line)
-
-    def keys(self) -> Iterator[tuple[int, str, bool]]:
-        for position in range(len(self._offsets)):
-            yield position, *_key(self.record(position), self.where(position))
-
-    def record(self, position: int) -> Mapping[str, Any]:
-        with blaming(self.where(position)), open(self.path, "rb") as handle:
-            handle.seek(self._offsets[position])
-            text = handle.readline().decode("utf-8-sig" if position == 0 else "utf-8")
-            try:
-                record = json.loads(text, object_pairs_hook=each_key_once)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"it is not JSON ({error.msg}, column {error.colno})") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"it must be a JSON object, but is a {type(record).__name__}")
-            return record
-
-    def where(self, position: int) -> str:
-        return f"{self.path}, line {self._numbers[position]}"
 
 
 class PngFolder(Form):
@@ -204,7 +164,7 @@ def open_form(path: Path, known: Mapping[str, int], numbering: Numbering = "file
     """
     if path.is_dir():
         if (path / INDEX).is_file():
-            return LinesForm(path / INDEX)
+            return RecordsForm(path / INDEX, index_lines(path / INDEX, by_line=True))
         if (path / "config.yaml").is_file():
             raise UserError(
                 f"{path} is a run folder; name one of its files of rollouts, rollouts/EXECUTOR.jsonl."
@@ -212,7 +172,14 @@ def open_form(path: Path, known: Mapping[str, int], numbering: Numbering = "file
         return PngFolder(path, known, numbering)
     if not path.is_file():
         raise UserError(f"There are no predictions {path}; check the path.")
-    return LinesForm(path) if _is_lines(path) else JsonForm(path)
+    return RecordsForm(path, index_lines(path, by_line=True) if _is_lines(path) else _array_of(path))
+
+
+def _array_of(path: Path) -> JsonArray:
+    """The one array of a JSON file, or what an object there holds under `annotations`."""
+    with open(path, "rb") as handle:
+        start = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    return index_arrays(path, ["annotations"])["annotations"] if start == b"{" else index_records(path)
 
 
 def _is_lines(path: Path) -> bool:

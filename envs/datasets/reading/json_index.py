@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets.reading.records import blaming
-from envs.datasets.reading.text import decode_text, each_key_once
+from envs.datasets.reading.text import decode_text, json_object
 
 # A whole string, or one bracket. Everything else (numbers, commas) does not change the depth.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -61,10 +61,33 @@ class JsonArray:
         with blaming(self.where(index)):
             handle.seek(self._starts[index])
             text = decode_text(handle.read(self._ends[index] - self._starts[index]))
-            value = json.loads(text, object_pairs_hook=each_key_once)
-            if not isinstance(value, dict):
-                raise ValueError("it must be a JSON object")
-            return value
+            return json_object(text)
+
+
+class JsonLines(JsonArray):
+    """The objects of a file of JSON lines.
+
+    Args:
+        path: the file.
+        by_line: name objects in errors by the file's own line, counted from 1, and not as a table's rows.
+    """
+
+    def __init__(self, path: Path, *, by_line: bool) -> None:
+        super().__init__(path, "record")
+        self._by_line, self._numbers = by_line, array("Q")
+
+    def append_line(self, number: int, start: int, end: int) -> None:
+        """Add the object that stands in line `number`, at bytes [start, end)."""
+        self._numbers.append(number)
+        self.append(start, end)
+
+    def number(self, index: int) -> int:
+        """The line of an object, counted from 1."""
+        return self._numbers[index]
+
+    def where(self, index: int) -> str:
+        """Names an object for errors."""
+        return f"{self.path}, line {self.number(index)}" if self._by_line else super().where(index)
 
 
 def index_records(path: Path) -> JsonArray:
@@ -87,19 +110,19 @@ def index_arrays(path: Path, keys: Sequence[str]) -> dict[str, JsonArray]:
         return _scan_text(path, keys)
 
 
-def index_lines(path: Path) -> JsonArray:
-    """Index a file of JSON objects, one a line; blank lines are left out. Lines are named from 0 in errors.
+def index_lines(path: Path, *, by_line: bool = False) -> JsonLines:
+    """Index a file of JSON objects, one a line; blank lines are left out. `by_line`: see `JsonLines`.
 
     Raises:
         UserError: if the file is missing, or is in UTF-16.
     """
-    lines = JsonArray(path, "record")
+    lines = JsonLines(path, by_line=by_line)
     with blaming(str(path)), open(path, "rb") as handle:
         offset = _text_start(handle.read(4))
         handle.seek(offset)
-        for line in handle:
+        for number, line in enumerate(handle, start=1):
             if line.strip():
-                lines.append(offset, offset + len(line))
+                lines.append_line(number, offset, offset + len(line))
             offset += len(line)
     return lines
 

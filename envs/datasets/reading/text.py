@@ -6,6 +6,7 @@ No other encoding is guessed: GBK read as Latin text, or the other way round, is
 from __future__ import annotations
 
 import codecs
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,23 @@ def text_lines(path: Path, encoding: str | None = None) -> list[str]:
     return [line.removesuffix("\r") for line in read_text(path, encoding).split("\n")]
 
 
-def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, as `object_pairs_hook` of `json.loads`.
+def json_object(text: str) -> dict[str, Any]:
+    """Read one JSON object.
 
     Raises:
-        ValueError: if a key stands there twice; which value is meant cannot be known.
+        ValueError: if the text is not JSON or no object, or a key stands in an object twice; which value
+            is meant cannot be known.
     """
+    try:
+        value = json.loads(text, object_pairs_hook=_each_key_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error.msg}, character {error.pos + 1})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it must be a JSON object, but is a {type(value).__name__}")
+    return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
