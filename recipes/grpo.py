@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
+    from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
@@ -155,9 +155,10 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every == 0 and goes_on:
-                trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
-                evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
+                with trainer.apart("evaluate"):
+                    trainer.synchronise()
+                    evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
 
     return Evaluate()
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +92,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Collect a window of rollouts for TRL's rows and let TRL do the rest with those kept."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = None
+        self._optimised(self.state.global_step)
+        self._optimise_since = None
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
-        with self.collector.times("sync"):
-            self.synchronise()
         step = self.state.global_step + 1
+        with self.collector.times("sync", step):
+            self.synchronise()
         window = self._collect(indices, step)
         self.run_log.collected(step, window, self.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
@@ -115,7 +116,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             }
             rows += [row] * group_size
         self.vllm_generation.serve(groups)
-        with self.collector.times("old_logprobs"):
+        with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
         self._optimise_since = time.perf_counter()
@@ -131,6 +132,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             if step_of(newest) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
             raise
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.apart("checkpoint"):
+            super()._save_checkpoint(model, trial)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -174,13 +179,28 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass TRL's figures on, and write them with ours into the run folder."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = time.perf_counter()
+        self._optimised(self.state.global_step)
         own = self._metrics["train"]
         averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
-        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times.take())
+        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times)
         super().log(logs, start_time)
+
+    @contextmanager
+    def apart(self, phase: str) -> Iterator[None]:
+        """Within it, time counts as this phase and not as optimising."""
+        step = self.state.global_step
+        self._optimised(step)
+        with self.collector.times(phase, step):
+            yield
+        if self._optimise_since is not None:
+            self._optimise_since = time.perf_counter()
+
+    def _optimised(self, step: int) -> None:
+        """Note the time since a window was handed over, or since the last call, as spent optimising."""
+        if self._optimise_since is not None:
+            now = time.perf_counter()
+            self.collector.times.record("optimise", self._optimise_since, now, step)
+            self._optimise_since = now
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         """TRL's sampler, except that a resumed run sees the epoch's own order, not the first epoch's."""

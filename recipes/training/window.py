@@ -13,7 +13,8 @@ from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import GroupConfig
-from recipes.training.metrics import PhaseTimes, describe_groups
+from recipes.training.metrics import describe_groups
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
 
 
@@ -106,16 +107,16 @@ class WindowCollector:
     def _sample_and_score(
         self, indices: Sequence[int], samples: dict[int, Sample], step: int, attempt: int
     ) -> list[ScoredGroup]:
-        with self.times("load"):
+        with self.times("load", step):
             for index in indices:
                 samples.setdefault(index, self.source[index])
             chosen = [samples[index] for index in indices]
             requests = make_requests(self.policy, chosen)
-        with self.times("sample"):
+        with self.times("sample", step):
             seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
             groups = self.sampler.sample(requests, settings, logprobs=True)
-        with self.times("segment"):
+        with self.times("segment", step):
             return self.scorer.score(indices, chosen, groups, step)
 
 
