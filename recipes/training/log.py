@@ -30,7 +30,16 @@ class TrainingLog:
     def collected(self, step: int, window: Window, sampler_version: int) -> None:
         """Record a window of rollouts collected for optimiser step `step` (1 is the first)."""
         self.folder.write_step_rollouts(step, window.rollouts)
-        self._pending = {**window.metrics, "sampler_version": sampler_version, "trainer_version": step - 1}
+        self._pending = {
+            **window.metrics,
+            "sampler_version": sampler_version,
+            "trainer_version": step - 1,
+            "staleness": step - 1 - sampler_version,
+        }
+
+    def note(self, figures: Mapping[str, Any]) -> None:
+        """Add figures to the line of the window that was collected last."""
+        self._pending.update(figures)
 
     def step(self, step: int, logs: Mapping[str, Any], times: PhaseTimes) -> None:
         """Record what TRL logged after optimiser step `step`, with its window and the phases since the last.

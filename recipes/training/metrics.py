@@ -63,5 +63,26 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     }
 
 
+def importance_ratios(batch: Mapping[str, Any]) -> dict[str, float | None]:
+    """How far the trained policy is from the one that was sampled, before anything is truncated.
+
+    Args:
+        batch: what TRL trains on: log-probabilities `old_per_token_logps` of the policy as it is and
+            `sampling_per_token_logps` of the sampler's, float [rows, tokens], and `completion_mask`.
+
+    Returns:
+        `importance_ratio_mean` and `importance_ratio_max` of exp(old - sampled) over all tokens; empty if
+        TRL was told not to correct for the difference.
+    """
+    if "old_per_token_logps" not in batch or batch.get("sampling_per_token_logps") is None:
+        return {}
+    ratios = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).double().exp()
+    ratios = ratios[batch["completion_mask"].bool()]
+    known = ratios[ratios.isfinite()]
+    if not len(known):
+        return {"importance_ratio_mean": None, "importance_ratio_max": None}
+    return {"importance_ratio_mean": float(known.mean()), "importance_ratio_max": float(known.max())}
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
