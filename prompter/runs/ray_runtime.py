@@ -50,7 +50,7 @@ def ensure_ray(
     runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
-        _check_answers(address)
+        check_answers(address)
         try:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env
@@ -100,7 +100,7 @@ def check_room(actors: int, num_cpus: float, num_gpus: float, members: str, sect
             )
 
 
-def _check_answers(address: str) -> None:
+def check_answers(address: str) -> None:
     """Knock at the address's port first: Ray itself waits for many minutes where nobody listens."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
