@@ -61,6 +61,7 @@ SMALLER = {
     "prompter ceiling": Smaller(add=("--limit", "2"), swap={"mobile-sam": "box", "onnx": "box"}),
     "prompter bench": Smaller(parsed=True),  # times a real segmenter
     "prompter leaderboard": Smaller(parsed=True),
+    "prompter export": Smaller(),
     "prompter report": Smaller(parsed=True),  # needs a run: tests/smoke/test_extending.py
     "prompter replay": Smaller(parsed=True),  # the same
     "python -m recipes.grpo_loop": Smaller(
