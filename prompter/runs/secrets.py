@@ -63,7 +63,9 @@ def refuse_secrets(data: Any, source: str, *, flags: Sequence[str] = ()) -> None
         dotted = ".".join(path)
         where = f"--{dotted}" if dotted in flags else f"{source}: {dotted}" if dotted else source
         said = f"{dotted} {value}".lower()
-        variable = next((variable for sign, variable in _VARIABLES if sign in said), None)
+        own = name.replace("-", "_")
+        variable = own if _ENVIRONMENT.fullmatch(own) else None
+        variable = variable or next((variable for sign, variable in _VARIABLES if sign in said), None)
         hint = variable or "the variable that its program reads (WANDB_API_KEY, HF_TOKEN, …)"
         raise UserError(
             f"{where} holds a key or a password, and a config is copied into the run folder. Take it out; it "

@@ -123,9 +123,30 @@ def cluster(config: TrainConfig) -> str:
 
 
 def memory(config: TrainConfig) -> str:
-    """What the estimator of `prompter plan` says, in words."""
+    """What the run takes of each device, as `prompter plan` says it, beside what this machine has.
+
+    Raises:
+        NotHere: if the policy's shape is not known here.
+        UserError: if this machine is the one, and has too little.
+    """
     if find_spec("recipes.planning") is None:
         raise NotHere("there is no estimator")
-    from recipes.planning import estimate
+    import torch
 
-    return str(estimate(config))
+    from recipes.planning.parts import GIB
+    from recipes.planning.plan import estimate
+
+    gpu = host = None
+    if not config.ray.address:
+        host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+        if torch.cuda.is_available() and not config.trainer.get("use_cpu"):
+            gpu = torch.cuda.mem_get_info()[1] / GIB
+    plan = estimate(config, memory_gib=gpu, host_gib=host)
+    said = ", ".join(
+        f"{device.name}{', each' if device.count > 1 else ''}: {device.peak / GIB:.1f} GiB"
+        + (f" of {device.limit / GIB:.1f}" if device.limit is not None else "")
+        for device in plan.devices
+    )
+    if plan.fits is False:
+        raise UserError(f"{'; '.join([said, *plan.problems])}: `prompter plan` says what to turn")
+    return said

@@ -158,7 +158,7 @@ def test_a_policy_whose_coordinates_do_not_come_back_is_caught() -> None:
     policy = load_policy("shipped:small-policy")
     assert "samples" in round_trip(SAMPLES, policy)
     wrong = OtherFrame(**{name: getattr(policy, name) for name in Checkpoint.__dataclass_fields__})
-    with pytest.raises(UserError, match="comes back|are read as"):
+    with pytest.raises(UserError, match=r"comes back|are read as"):
         round_trip(SAMPLES, wrong)
 
 
@@ -201,5 +201,5 @@ def test_only_what_is_missing_is_not_here() -> None:
 
 
 def test_nothing_is_fetched_within_the_block(offline: None) -> None:
-    with nothing_fetched(), pytest.raises(NotFetched, match="thing 1.0 would be fetched"):
+    with nothing_fetched(), pytest.raises(NotFetched, match=r"thing 1\.0 would be fetched"):
         fetch_package_file("thing", "1.0", "a/b", "0" * 64, "wheel")

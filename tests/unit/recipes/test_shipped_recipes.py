@@ -71,7 +71,7 @@ def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
     (tmp_path / "ours-3b").write_text(
         "run_dir: here\npolicy: {model: x}\ndataset: {name: synthetic-aerial}\n"
     )
-    assert config_path("ours-3b") == Path("ours-3b") and load_config("ours-3b").run_dir == Path("here")
+    assert config_path("ours-3b") == Path("ours-3b") and load_config("ours-3b").run_dir == "here"
     for path in ("nowhere/ours-3b", "refcoco.yaml"):
         assert config_path(path) == Path(path)
         with pytest.raises(UserError, match="cannot be read"):

@@ -35,10 +35,10 @@ HUB = "hf_" + "aB3" * 12
         ("dataset.options.list", ["plain", "ghp_" + "a1B2" * 9], "the variable"),
         ("ray.env_vars.HF_TOKEN", "anything", "HF_TOKEN"),
         ("ray.env_vars.WANDB_API_KEY", WANDB, "WANDB_API_KEY"),
-        ("ray.env_vars.AWS_SECRET_ACCESS_KEY", "anything", "the variable"),
-        ("ray.env_vars.GITHUB_TOKEN", "anything", "the variable"),
+        ("ray.env_vars.AWS_SECRET_ACCESS_KEY", "anything", "AWS_SECRET_ACCESS_KEY"),
+        ("ray.env_vars.GITHUB_TOKEN", "anything", "GITHUB_TOKEN"),
         ("ray.env_vars.NETRC", "https://me:secret@example.org/", "the variable"),
-        ("ray.env_vars.MY_REGISTRY_PASS", "anything", "the variable"),
+        ("ray.env_vars.MY_REGISTRY_PASS", "anything", "MY_REGISTRY_PASS"),
     ],
 )
 def test_a_key_is_refused_by_name_or_form_and_never_printed(
