@@ -59,12 +59,19 @@ def _open(name: str, split: str, options: dict[str, Any]) -> SampleSource:
         raise
 
 
-def counted(source: SampleSource) -> str:
-    """How many samples there are, beside how many are published."""
-    info = dataset_info(source.name) if source.name else None
-    published = info.counts.get(source.split) if info else None
-    said = f"{source.name}:{source.split}, {len(source):,} samples"
-    if info is None or published is None:
+def check_masks(source: SampleSource, rewards: Iterable[str]) -> None:
+    """Raise UserError if a reward of masks is to be earned on a set that has boxes only."""
+    wanting = [name for name in rewards if name in ("mask_iou", "instance_mask_iou")]
+    if wanting and source[0].target is None:
+        raise UserError(f"{source.name} has boxes and no masks, which {wanting[0]} needs: take box_iou")
+
+
+def counted(source: SampleSource, name: str) -> str:
+    """How many samples a set has, by the name that a config calls it, beside how many are published."""
+    info = dataset_info(name)
+    published = info.counts.get(source.split)
+    said = f"{name}:{source.split}, {len(source):,} samples"
+    if published is None:
         return said
     return f"{said} ({published:,} {info.count_unit} are published)"
 

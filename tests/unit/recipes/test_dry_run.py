@@ -20,6 +20,7 @@ from prompter.types import Reading
 from recipes.cli import main
 from recipes.dry_run.data import round_trip
 from recipes.dry_run.findings import Finding, NotHere, checked, table
+from tests.fixtures.layouts import build_dior_rsvg
 from tests.fixtures.training import write_config
 
 SAMPLES = open_dataset("synthetic-aerial", "val", scenes=3)
@@ -141,6 +142,21 @@ def test_a_run_that_is_there_is_only_resumed(
     code, found = states(capsys, config)
     assert code == 2 and "is not empty" in found["run folder"][1]
     assert states(capsys, config, "--resume")[0] == 0
+
+
+def test_a_set_of_boxes_needs_a_reward_of_boxes(
+    config: Path, offline: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build_dior_rsvg(tmp_path / "dior")["root"]
+    words = [
+        f"--dataset={{name: dior-rsvg, split: test, options: {{root: {root}}}}}",
+        "--eval={dataset: synthetic-aerial, split: val, options: {scenes: 2}}",
+    ]
+    code, found = states(capsys, config, *words)
+    assert code == 2 and "dior-rsvg has boxes and no masks, which mask_iou needs" in found["training set"][1]
+    code, found = states(capsys, config, *words, "--rewards={box_iou: 1}")
+    assert code == 0 and "30 samples (7,500 samples are published)" in found["training set"][1]
+    assert "8 samples, 8 objects" in found["frame, training"][1]
 
 
 class OtherFrame(Checkpoint):
