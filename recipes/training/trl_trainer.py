@@ -114,7 +114,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
         step = self.state.global_step + 1
-        window = self._next_window(indices, step)
+        self.synchronise()
+        window = self._collect(indices, step)
         self.run_log.collected(step, window, window.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
         images: dict[str, Any] = {}
@@ -140,19 +141,6 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._optimise_since = time.perf_counter()
         return batch
 
-    def _next_window(self, indices: list[int], step: int) -> Window:
-        """The window sampled ahead for this step, or one that is collected now; weights are synchronised."""
-        window = None
-        if self.ahead.step is not None:
-            with self.collector.times("wait", step), self._stoppable(step):
-                window = self.ahead.take(indices, step)
-        with self.collector.times("sync", step):
-            self.synchronise()
-        if window is None:
-            with self._stoppable(step):
-                window = self.collector.collect(indices, step)
-        return window
-
     def _begin_window_after(self, step: int) -> None:
         """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
         steps = window_steps(self._grpo)
@@ -167,12 +155,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
         self.ahead.start(indices, step + steps)
 
-    @contextmanager
-    def _stoppable(self, step: int) -> Iterator[None]:
-        """Within it a signal stops the run at once, after a checkpoint of what the weights are now."""
+    def _collect(self, indices: list[int], step: int) -> Window:
+        """The window sampled ahead, else one collected now; a signal stops that, after a checkpoint."""
         try:
             with self._stop.at_once():
-                yield
+                return self.ahead.take(indices, step) or self.collector.collect(indices, step)
         except RunStopped:
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
@@ -213,7 +200,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
         A window in flight is waited for, so that it is of one version, and sampler and segmenters are free.
         """
-        self.ahead.wait()
+        step = self.state.global_step + 1
+        if self.ahead.in_flight:
+            with self.collector.times("wait", step):
+                self.ahead.wait()
+        with self.collector.times("sync", step):
+            self._synchronise()
+
+    def _synchronise(self) -> None:
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
