@@ -63,8 +63,8 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     completions = prompts * sampled * int(arguments.max_steps) // window
     kept = "" if sampled == trained else f" ({trained} of them trained on)"
     said = (
-        f"{prompts} prompts of {sampled} completions{kept} a window of {window} step(s), {arguments.max_steps} steps "
-        f"with {completions:,} completions, a checkpoint every {arguments.save_steps}"
+        f"{prompts} prompts of {sampled} completions{kept} a window of {window} step(s), "
+        f"{arguments.max_steps} steps with {completions:,} completions, a checkpoint every {arguments.save_steps}"
     )
     if samples:
         said += f", {prompts * int(arguments.max_steps) / window / samples:.1f} epochs"
