@@ -114,8 +114,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
         step = self.state.global_step + 1
-        self.synchronise()
-        window = self._collect(indices, step)
+        window = self._next_window(indices, step)
         self.run_log.collected(step, window, window.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
         images: dict[str, Any] = {}
@@ -131,7 +130,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "index": group.index,
             }
             rows += [row] * group_size
-        # After this window's images were opened, which training waits for.
+        # After the images of this window were opened: a dataset is read by one thread at a time.
         self._begin_window_after(step)
         self.vllm_generation.serve(groups)
         with self.collector.times("old_logprobs", step):
@@ -140,6 +139,19 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.run_log.note(importance_ratios(batch))
         self._optimise_since = time.perf_counter()
         return batch
+
+    def _next_window(self, indices: list[int], step: int) -> Window:
+        """The window sampled ahead for this step, or one that is collected now; weights are synchronised."""
+        window = None
+        if self.ahead.step is not None:
+            with self.collector.times("wait", step), self._stoppable(step):
+                window = self.ahead.take(indices, step)
+        with self.collector.times("sync", step):
+            self.synchronise()
+        if window is None:
+            with self._stoppable(step):
+                window = self.collector.collect(indices, step)
+        return window
 
     def _begin_window_after(self, step: int) -> None:
         """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
@@ -155,11 +167,12 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
         self.ahead.start(indices, step + steps)
 
-    def _collect(self, indices: list[int], step: int) -> Window:
-        """The window sampled ahead, else one collected now; a signal stops that, after a checkpoint."""
+    @contextmanager
+    def _stoppable(self, step: int) -> Iterator[None]:
+        """Within it a signal stops the run at once, after a checkpoint of what the weights are now."""
         try:
             with self._stop.at_once():
-                return self.ahead.take(indices, step) or self.collector.collect(indices, step)
+                yield
         except RunStopped:
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
@@ -200,14 +213,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
         A window in flight is waited for, so that it is of one version, and sampler and segmenters are free.
         """
-        step = self.state.global_step + 1
-        if self.ahead.in_flight:
-            with self.collector.times("wait", step):
-                self.ahead.wait()
-        with self.collector.times("sync", step):
-            self._synchronise()
-
-    def _synchronise(self) -> None:
+        self.ahead.wait()
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
