@@ -43,6 +43,10 @@ TRAINER_REASONS: Mapping[str, tuple[Any, str]] = {
     "vllm_importance_sampling_correction": (True, "Corrects the difference between sampler and trainer."),
     "vllm_importance_sampling_mode": ("token_truncate", "Milder than dropping long completions whole."),
     "vllm_importance_sampling_clip_max": (2.0, "Where that ratio is truncated."),
+    "save_total_limit": (
+        3,
+        "So many checkpoints stay, the newest ones; null keeps all. Only the newest is resumed.",
+    ),
     "log_multimodal": (False, "TRL would gather every image of a step on all ranks."),
     "report_to": ("none", "The run folder is the record; trackers only mirror it."),
 }

@@ -52,6 +52,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.sampling import open_sampler
     from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
+    from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
     from recipes.training.metrics import PhaseTimes
     from recipes.training.scoring import RolloutScorer
@@ -73,6 +74,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_sizes(config, arguments, len(source))
     check_references(config)
+    identity = run_identity(config, policy, arguments, source)
+    if resume:
+        for line in check_same_run(RunFolder(config.run_dir), config, identity, source):
+            print(line, flush=True)
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
     configs = executor_configs(config)
@@ -98,6 +103,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             folder.truncate_to_step(done)
             forget_evaluations(folder, done, arguments.max_steps)
         folder.write_config(config.model_dump(mode="json"))
+        folder.write_identity(identity)
 
         times = PhaseTimes()
         group_size = arguments.num_generations

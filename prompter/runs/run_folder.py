@@ -1,6 +1,7 @@
 """The run folder: one folder, one truth about a training or evaluation run.
 
     config.yaml          the resolved configuration; running it again repeats the run
+    identity.json        of training: what a resumed run has to share with it, and the versions used
     metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
     checkpoints/         whatever the trainer writes there; an evaluation has none
@@ -12,6 +13,7 @@ so rollouts are handed over as dicts (`envs.rollout.Rollout.to_json`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.identity_path = self.path / "identity.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.rollouts_dir = self.path / "rollouts"
         self.checkpoints_dir = self.path / "checkpoints"
@@ -101,6 +104,27 @@ class RunFolder:
         if not self.config_path.exists():
             raise UserError(f"The run folder {self.path} holds no config.yaml.")
         return load_yaml(self.config_path)
+
+    def write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Write `identity.json` (JSON-ready values), replacing an older one."""
+        with atomic_write(self.identity_path) as handle:
+            json.dump(identity, handle, indent=2, allow_nan=False)
+
+    def read_identity(self) -> dict[str, Any] | None:
+        """Read `identity.json`; None if there is none, as in runs of earlier versions.
+
+        Raises:
+            UserError: if it is not a JSON object.
+        """
+        if not self.identity_path.exists():
+            return None
+        try:
+            identity = json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.identity_path} is not JSON: {error}") from None
+        if not isinstance(identity, dict):
+            raise UserError(f"{self.identity_path} should be a JSON object.")
+        return identity
 
     def log_metrics(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         """Append one line `{"step": step, "kind": kind, **values}` to `metrics.jsonl`.

@@ -25,9 +25,10 @@ from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
 from prompter.errors import RunStopped
+from prompter.runs.disk import full_disk_told
 from prompter.sampling.base import Sampler
 from prompter.sampling.weights import named_weights
-from recipes.training.checkpoints import newest_checkpoint, step_of
+from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.log import TrainingLog
 from recipes.training.shared_prompts import shared_log_probabilities
@@ -83,6 +84,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._adapters = tempfile.TemporaryDirectory(prefix="prompter-adapter-", ignore_cleanup_errors=True)
         self.sampler_version = 0
         self._optimise_since: float | None = None
+        self._saves_in: Path | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
         self._last_loaded_step = -1
@@ -132,6 +134,30 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 self._save_checkpoint(self.model, trial=None)
             raise
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint that has its name when it is whole, and keep the last `save_total_limit`.
+
+        Raises:
+            DiskFull: if there is no space for it; the checkpoints before it are as they were.
+        """
+        folder, step, ranks = Path(str(self.args.output_dir)), self.state.global_step, self.accelerator
+        saving = whole_checkpoint(
+            folder,
+            step,
+            keep=self.args.save_total_limit,
+            main=ranks.is_main_process,
+            meet=ranks.wait_for_everyone,
+        )
+        with full_disk_told(folder / f"checkpoint-{step}"), saving as self._saves_in:
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saves_in = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where TRL writes `checkpoint-STEP`, and looks for those too many."""
+        return super()._get_output_dir(trial) if self._saves_in is None else str(self._saves_in)
+
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -164,7 +190,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with full_disk_told(folder):
+            model.save_pretrained(str(folder), save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.
