@@ -190,6 +190,11 @@ class TrainConfig(StrictModel):
     seed: int = Field(default=0, ge=0)
     """Seed of data order, sampling and initial adapters."""
 
+    grace_seconds: float | None = Field(default=None, ge=0)
+    """How long after SIGTERM or SIGINT a window of rollouts that is trained on may still be finished, before
+    the steps since the last checkpoint are given up; null finishes it. Give less than your scheduler's time
+    between SIGTERM and SIGKILL where `num_iterations` and `steps_per_generation` make windows long."""
+
     policy: PolicyConfig
     dataset: DatasetConfig
     eval: EvalConfig = EvalConfig()

@@ -4,6 +4,7 @@
     identity.json        of training: what a resumed run has to share with it, and the versions used
     metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
+    windows/*.jsonl      of training, one file per window: token ids, log-probabilities and rewards by group
     checkpoints/         whatever the trainer writes there; an evaluation has none
     report.html          the page to look at
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.identity_path = self.path / "identity.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.rollouts_dir = self.path / "rollouts"
+        self.windows_dir = self.path / "windows"
         self.checkpoints_dir = self.path / "checkpoints"
         self.report_path = self.path / "report.html"
         self._logged: set[tuple[int, str]] | None = None
@@ -172,13 +174,13 @@ class RunFolder:
     def truncate_to_step(self, step: int) -> None:
         """Forget everything logged after `step`, the step of the checkpoint training resumes from.
 
-        Lines of `metrics.jsonl` and rollout files of later steps are removed, so that the resumed
+        Lines of `metrics.jsonl`, and rollout and window files of later steps are removed, so that the resumed
         run writes each of those steps exactly once. Step -1 forgets all steps from 0 on.
         """
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         write_lines(self.metrics_path, kept)
         self._logged = None
-        for number, path in self.step_rollouts():
+        for number, path in self.step_rollouts() + self.step_windows():
             if number > step:
                 path.unlink()
 
@@ -190,12 +192,20 @@ class RunFolder:
 
     def step_rollouts(self) -> list[tuple[int, Path]]:
         """Return (step, path) of every per-step rollout file, by step."""
-        found = []
-        for path in self.rollouts_dir.glob("step-*.jsonl"):
-            number = path.stem.removeprefix("step-")
-            if number.isdigit():
-                found.append((int(number), path))
-        return sorted(found)
+        return _step_files(self.rollouts_dir)
+
+    def write_step_window(self, step: int, groups: Iterable[Mapping[str, Any]]) -> Path:
+        """Write the groups of the window that begins with an optimiser step; return the file's path.
+
+        They are JSON-ready, as `recipes.training.saved_windows.window_lines` makes them.
+        """
+        path = self.windows_dir / _STEP_FILE.format(step)
+        write_lines(path, groups)
+        return path
+
+    def step_windows(self) -> list[tuple[int, Path]]:
+        """Return (step, path) of every window file, by step; none for a run of an earlier version."""
+        return _step_files(self.windows_dir)
 
     def rollouts_path(self, name: str) -> Path:
         """Path of a named rollout file, such as one segmenter's file of an evaluation run.
@@ -212,3 +222,13 @@ class RunFolder:
         with atomic_write(self.report_path) as handle:
             handle.write(html)
         return self.report_path
+
+
+def _step_files(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the per-step files in a folder, by step."""
+    found = []
+    for path in folder.glob("step-*.jsonl"):
+        number = path.stem.removeprefix("step-")
+        if number.isdigit():
+            found.append((int(number), path))
+    return sorted(found)

@@ -133,6 +133,27 @@ def check_same_run(
     return changed
 
 
+def check_same_rollouts(run: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Refuse to train on the rollouts of a run that asked other questions, or asked them otherwise.
+
+    Args:
+        run: that sampled them, and recorded its identity, as all runs do that keep what this needs.
+        identity: of the run that is to train on them. Adapters and optimiser may differ.
+
+    Raises:
+        UserError: naming the first key that differs, and both values.
+    """
+    now = dict(_flat(identity))
+    for key, value in _flat(run.read_identity() or {}):
+        if key.startswith(("versions.", "optimiser.", "policy.lora")) or now.get(key, value) == value:
+            continue
+        called, _ = _called(key)
+        raise UserError(
+            f"the rollouts of {run.path} cannot be trained on by this config: there {called} was "
+            f"{_short(value)}, and here it is {_short(now[key])}"
+        )
+
+
 def _identity_of_earlier_version(
     before: TrainConfig, config: TrainConfig, source: SampleSource
 ) -> dict[str, Any]:
@@ -152,15 +173,20 @@ def _identity_of_earlier_version(
 
 
 def _refusal(folder: RunFolder, key: str, was: Any, now: Any) -> str:
-    begins = next((begin for begin in _CALLED if (key + ".").startswith(begin + ".")), None)
-    called, why = (key, _ROLLOUTS) if begins is None else _CALLED[begins]
-    if begins not in (None, key):
-        called += key.removeprefix(begins)
-    values = f"was {_short(was)} and is now {_short(now)}"
+    called, why = _called(key)
     return (
-        f"the run in {folder.path} cannot be resumed: {called} {values}, and {why}. Give what it was begun "
-        "with, or another run_dir"
+        f"the run in {folder.path} cannot be resumed: {called} was {_short(was)} and is now {_short(now)}, "
+        f"and {why}. Give what it was begun with, or another run_dir"
     )
+
+
+def _called(key: str) -> tuple[str, str]:
+    """What the user calls a key of an identity, and why it has to stay."""
+    begins = next((begin for begin in _CALLED if f"{key}.".startswith(f"{begin}.")), None)
+    if begins is None:
+        return key, _ROLLOUTS
+    called, why = _CALLED[begins]
+    return called + key.removeprefix(begins), why
 
 
 def _short(value: Any) -> str:

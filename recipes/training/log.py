@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prompter.runs.run_folder import RunFolder
+from recipes.training.saved_windows import window_lines
 from recipes.training.window import Window
 
 
@@ -29,7 +30,15 @@ class TrainingLog:
     def collected(self, step: int, window: Window, sampler_version: int) -> None:
         """Record a window of rollouts collected for optimiser step `step` (1 is the first)."""
         self.folder.write_step_rollouts(step, window.rollouts)
+        self.folder.write_step_window(step, window_lines(window))
         self._pending = {**window.metrics, "sampler_version": sampler_version, "trainer_version": step - 1}
+
+    def rollouts(self, step: int, seconds: Mapping[str, float]) -> None:
+        """Record a window that no step is taken with, under the step that would begin with it."""
+        record = {**self._pending, "seconds": dict(seconds)}
+        self._pending = {}
+        self.folder.log_metrics(step, record, kind="rollouts")
+        self._advance(record)
 
     def step(self, step: int, logs: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
         """Record what TRL logged after optimiser step `step`, with the window it belongs to."""
@@ -44,6 +53,9 @@ class TrainingLog:
         record = {**_finite(theirs), **self._pending, "seconds": dict(seconds)}
         self._pending = {}
         self.folder.log_metrics(step, record)
+        self._advance(record)
+
+    def _advance(self, record: Mapping[str, Any]) -> None:
         self._bar.set_postfix_str(_postfix(record), refresh=False)
         self._bar.update(1)
 

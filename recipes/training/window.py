@@ -119,6 +119,17 @@ class WindowCollector:
             return self.scorer.score(indices, chosen, groups, step)
 
 
+def sampling_settings(arguments: Any) -> SamplingSettings:
+    """How TRL's `GRPOConfig` says to sample: a group for each prompt."""
+    return SamplingSettings(
+        max_new_tokens=arguments.max_completion_length,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        n=arguments.num_generations,
+    )
+
+
 def fill_window(window: Window, wanted: int, group_size: int, parts: int) -> list[ScoredGroup]:
     """The groups of a window that are handed to TRL: their rows divide into its parts, and are not none.
 
