@@ -105,10 +105,11 @@ def test_a_resumed_run_is_the_unbroken_one(
     other_texts = sum(one != two for one, two in zip(texts, theirs, strict=True))
     metrics, where = largest_difference(folder, unbroken)
     states = state_differences(*(one.checkpoints_dir / f"checkpoint-{STEPS}" for one in (folder, unbroken)))
+    told = [f"metrics {metrics:.2g} ({where or 'all equal'})"]
+    told += [f"{what} {value:.2g}" for what, value in states.items()]
     print(
         f"\n{number.name} after step {logged} of {STEPS}: {saved} saved, {lost} lost; "
-        f"{len(texts)} completions, {other_texts} otherwise than unbroken; metrics {metrics:.2g} ({where or 'all equal'}); "
-        + ", ".join(f"{what} {value:.2g}" for what, value in states.items())
+        f"{len(texts)} completions, {other_texts} otherwise than unbroken; {', '.join(told)}"
     )
     assert other_texts == 0 and metrics < FLOAT_NOISE
     assert all(value < FLOAT_NOISE for value in states.values()), states
