@@ -18,6 +18,7 @@ from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
 from recipes.training.checks import (
     check_adapted_modules,
+    check_overlap,
     check_sizes,
     check_weights_follow,
     executor_configs,
@@ -44,6 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     RunFolder(config.run_dir).check_usable(resume=resume)
     quiet()
     check_trainer_keys(config)
+    check_overlap(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
     import torch
     from transformers import set_seed
@@ -57,7 +59,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
+    from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
@@ -87,7 +89,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
         from prompter.runs.ray_runtime import ensure_ray
 
-        ensure_ray(config.ray.address, config.ray.num_cpus)
+        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
         executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
         for executor in executors.values():
@@ -116,9 +118,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             scorer,
             source,
             config.group,
-            sampling_settings(arguments),
+            sampling_settings(config, arguments),
             config.seed,
             times,
+            prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
         stop = opened.enter_context(StopRequest(config.grace_seconds))
@@ -129,9 +132,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, collector=collector, log=log, stop=stop
+            model=model,
+            args=arguments,
+            processor=policy.processor,
+            collector=collector,
+            log=log,
+            stop=stop,
+            staleness=config.overlap.staleness,
         )
         opened.callback(trainer.close)
+        if checkpoint is not None and config.overlap.staleness:
+            trainer.ahead.restore(checkpoint, source, done + 1)
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps, stop))
         trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
@@ -157,8 +168,10 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopReq
     from transformers import TrainerCallback
 
     def evaluate(step: int) -> None:
-        trainer.synchronise()
-        evaluation.evaluate_policy(f"step-{step:06d}", trainer.collector.policy, trainer.collector.sampler)
+        collector = trainer.collector
+        with trainer.apart("evaluate"):
+            trainer.synchronise()
+            evaluation.evaluate_policy(f"step-{step:06d}", collector.policy, collector.sampler)
 
     class Evaluate(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

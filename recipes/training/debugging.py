@@ -76,8 +76,8 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
     from prompter.sampling import open_sampler
     from recipes.training.checks import executor_configs
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
     from recipes.training.order import window_indices
+    from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopRequest
     from recipes.training.window import WindowCollector, sampling_settings
@@ -89,7 +89,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
     if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
         from prompter.runs.ray_runtime import ensure_ray
 
-        ensure_ray(config.ray.address, config.ray.num_cpus)
+        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
         executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
         for executor in executors.values():
@@ -108,7 +108,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
             scorer,
             asked.source,
             config.group,
-            sampling_settings(asked.arguments),
+            sampling_settings(config, asked.arguments),
             config.seed,
             times,
         )
@@ -126,7 +126,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
             with stop.at_once():
                 window = collector.collect(indices, step)
             log.collected(step, window, sampler.version)
-            log.rollouts(step, times.take())
+            log.rollouts(step, times)
     return folder
 
 
@@ -146,7 +146,7 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
     from recipes.training.checkpoints import save_trained
     from recipes.training.identity import check_same_rollouts
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
+    from recipes.training.phases import PhaseTimes
     from recipes.training.saved_windows import SavedWindows
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer

@@ -39,6 +39,7 @@ _CALLED: dict[str, tuple[str, str]] = {
         _ROLLOUTS,
     ),
     "window.group": ("trainer.num_generations", _ROLLOUTS),
+    "window.kept": ("the number of completions kept of a group (group.keep)", _ROLLOUTS),
     "window.steps": (
         "the number of optimiser steps in a window (trainer.num_iterations x steps_per_generation / "
         "gradient_accumulation_steps)",
@@ -84,7 +85,8 @@ def run_identity(
         },
         "window": {
             "completions": int(arguments.generation_batch_size),
-            "group": int(arguments.num_generations),
+            "group": int(config.trainer["num_generations"]),
+            "kept": int(arguments.num_generations),
             "steps": window_steps(arguments),
         },
         "optimiser": {name: _plain(getattr(arguments, name)) for name in _OPTIMISER},

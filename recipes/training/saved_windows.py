@@ -1,55 +1,119 @@
 """Windows of rollouts as a run folder keeps them, to be trained on again without sampling or segmenting.
 
-A line of `windows/step-N.jsonl` is a group, in the order of its window:
+The first line of `windows/step-N.jsonl` is about the window, each further one is a group:
 
-    index         the sample's position in the training set
-    kept          its place among the groups that may be trained on; null if it teaches nothing
-    rollouts      how many of the next lines of `rollouts/step-N.jsonl` are its rollouts
-    completions   {"token_ids", "logprobs", "finish_reason", "reward"} of each; logprobs are float32 and
-                  exact, a reward is null where the segmenter failed
+    {"indices", "step", "sampler_version", "metrics", "all_groups", "groups"}
+    {"index", "rewards", "completions": [{"text", "token_ids", "logprobs", "finish_reason"}]}
 
-Texts, readings and masks are in the rollouts.
+`indices` are positions in the training set, `all_groups` is the number of groups, `groups` are the places of
+those that may be trained on, in order. A reward is null where the segmenter failed; `logprobs` are exact as
+float32. Readings and masks are in `rollouts/step-N.jsonl`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.rollout import Rollout
-from envs.sample import Sample, SampleSource
+from envs.sample import SampleSource
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler
 from prompter.types import Completion
-from recipes.training.metrics import PhaseTimes, describe_groups
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import ScoredGroup
 from recipes.training.window import Window
 
 
-def window_lines(window: Window) -> Iterator[dict[str, Any]]:
-    """A window's groups, JSON-ready; its rollouts are written beside them, in the same order."""
-    places = {id(group): place for place, group in enumerate(window.groups)}
+def window_records(
+    step: int, window: Window, asked: Sequence[int] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """A window as JSON-ready lines, without its rollouts.
+
+    Args:
+        step: the optimiser step that it is for.
+        window: what was collected.
+        asked: the positions in the training set that it was asked for; None for those of all its groups,
+            of which they are the first.
+    """
+    places = {id(group): place for place, group in enumerate(window.all_groups)}
+    yield {
+        "indices": [int(group.index) for group in window.all_groups] if asked is None else list(asked),
+        "step": step,
+        "sampler_version": window.sampler_version,
+        "metrics": window.metrics,
+        "all_groups": len(window.all_groups),
+        "groups": [places[id(group)] for group in window.groups],
+    }
     for group in window.all_groups:
         yield {
             "index": int(group.index),
-            "kept": places.get(id(group)),
-            "rollouts": len(group.rollouts),
+            "rewards": group.rewards,
             "completions": [
-                {
-                    "token_ids": list(one.token_ids),
-                    "logprobs": None if one.logprobs is None else short_floats(one.logprobs),
-                    "finish_reason": one.finish_reason,
-                    "reward": reward,
-                }
-                for one, reward in zip(group.completions, group.rewards, strict=True)
+                {**asdict(one), "logprobs": None if one.logprobs is None else short_floats(one.logprobs)}
+                for one in group.completions
             ],
         }
+
+
+def read_window(path: Path, source: SampleSource, *, step: int, advice: str) -> tuple[list[int], Window]:
+    """The positions that were asked, and the window; what follows its groups in the file are its rollouts.
+
+    Its groups come without their rollouts, which nobody needs again.
+
+    Args:
+        path: lines of `window_records`.
+        source: the training set.
+        step: the optimiser step that the window has to be for.
+        advice: what to do if it is not.
+
+    Raises:
+        UserError: if the file is no window for that step.
+    """
+    records = list(read_lines(path))
+    try:
+        head = records[0]
+        count = head["all_groups"]
+        groups = [_group(record) for record in records[1 : 1 + count]]
+        if len(groups) != count:
+            raise ValueError(f"{len(groups)} groups of {count}")
+        if head["step"] != step:
+            raise ValueError(f"it is for step {head['step']}, not for {step}")
+        window = Window(
+            [groups[place] for place in head["groups"]],
+            groups,
+            {group.index: source[group.index] for group in groups},
+            head["metrics"],
+            records[1 + count :],
+            head["sampler_version"],
+        )
+        return head["indices"], window
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no window of rollouts ({type(error).__name__}: {error}); {advice}."
+        ) from None
+
+
+def _group(record: Mapping[str, Any]) -> ScoredGroup:
+    completions = [
+        Completion(
+            **{
+                **one,
+                "token_ids": tuple(one["token_ids"]),
+                "logprobs": None if one["logprobs"] is None else tuple(one["logprobs"]),
+            }
+        )
+        for one in record["completions"]
+    ]
+    if len(record["rewards"]) != len(completions):
+        raise ValueError(f"{len(record['rewards'])} rewards for {len(completions)} completions")
+    return ScoredGroup(record["index"], completions, record["rewards"], [])
 
 
 def short_floats(values: Sequence[float]) -> list[float]:
@@ -101,57 +165,17 @@ class SavedWindows:
         """Give the window that was collected for a step; see `WindowCollector.collect`.
 
         Raises:
-            UserError: if other samples were asked, or the files do not belong together.
+            UserError: if other samples were asked, or the file is not that of a window for this step.
         """
-        with self.times("load"):
-            lines = list(read_lines(self._windows[step]))
-            rollouts = list(read_lines(self._rollouts[step]))
-            groups = list(self._groups(step, lines, rollouts))
-            if [group.index for group in groups[: len(indices)]] != list(indices):
+        path = self._windows[step]
+        with self.times("load", step):
+            asked, window = read_window(path, self.source, step=step, advice="train on another run")
+            if asked[: len(indices)] != list(indices):
                 raise UserError(
-                    f"{self._windows[step]} holds other samples than this config asks at step {step}: seed, "
-                    "dataset and window have to be those of the run that saved it"
+                    f"{path} holds other samples than this config asks at step {step}: seed, dataset and "
+                    "window have to be those of the run that saved it"
                 )
-            samples: dict[int, Sample] = {group.index: self.source[group.index] for group in groups}
-        kept = {line["kept"]: group for line, group in zip(lines, groups, strict=True)}
-        kept.pop(None, None)
-        metrics = {**describe_groups(groups, samples), "groups_trained_on": len(kept)}
-        return Window([kept[place] for place in sorted(kept)], groups, samples, metrics, rollouts)
-
-    def _groups(
-        self, step: int, lines: Sequence[dict[str, Any]], rollouts: Sequence[dict[str, Any]]
-    ) -> Iterator[ScoredGroup]:
-        begin = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                end = begin + int(line["rollouts"])
-                yield _group(line, rollouts[begin:end])
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise UserError(
-                    f"{self._windows[step]}, line {number} is no group of a window, or "
-                    f"{self._rollouts[step]} does not belong to it ({type(error).__name__}: {error})"
-                ) from None
-            begin = end
-        if begin != len(rollouts):
-            raise UserError(f"{self._rollouts[step]} does not belong to {self._windows[step]}: it is longer")
-
-
-def _group(line: dict[str, Any], rollouts: list[dict[str, Any]]) -> ScoredGroup:
-    read = [Rollout.from_json(one) for one in rollouts]
-    count = len(line["completions"])
-    each, rest = divmod(len(read), count)
-    if rest or not each or len(read) != line["rollouts"]:
-        raise ValueError(f"{len(read)} rollouts for {count} completions")
-    completions = [
-        Completion(
-            read[place * each].completion,
-            tuple(int(number) for number in one["token_ids"]),
-            None if one["logprobs"] is None else tuple(np.float32(one["logprobs"]).tolist()),
-            one["finish_reason"],
-        )
-        for place, one in enumerate(line["completions"])
-    ]
-    return ScoredGroup(int(line["index"]), completions, [one["reward"] for one in line["completions"]], read)
+            return replace(window, rollouts=list(read_lines(self._rollouts[step])))
 
 
 class NoSampler(Sampler):

@@ -103,6 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Any], list[str]]] = {
         ["the number of completions in a window", "was 16 and is now 32", "ranks"],
     ),
     "group": ({"trainer__num_generations": 4}, lambda: None, ["trainer.num_generations was 8 and is now 4"]),
+    "kept": ({"group__keep": 4}, lambda: None, ["completions kept of a group (group.keep) was 8 and is"]),
     "window": (
         {"trainer__num_iterations": 2},
         lambda: None,

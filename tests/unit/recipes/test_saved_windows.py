@@ -15,7 +15,7 @@ from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import SamplingSettings
 from recipes.config import GroupConfig
 from recipes.training.log import TrainingLog
-from recipes.training.metrics import PhaseTimes
+from recipes.training.phases import PhaseTimes
 from recipes.training.saved_windows import SavedWindows, short_floats
 from recipes.training.scoring import RolloutScorer
 from recipes.training.window import Window, WindowCollector, fill_window
@@ -75,8 +75,8 @@ def test_what_was_collected_is_given_again(zero_spread: str, tmp_path: Path) -> 
                 assert np.array_equal(np.float32(one.logprobs), np.float32(two.logprobs))
     filled = [fill_window(one, len(ASKED), 4, 8) for one in (again, window)]
     assert [group.index for group in filled[0]] == [group.index for group in filled[1]]
-    without = {key: value for key, value in window.metrics.items() if key != "executor"}
-    assert again.metrics == without
+    assert again.metrics == window.metrics and again.sampler_version == window.sampler_version
+    assert len(again.rollouts) == len(window.rollouts)
 
 
 def test_a_failure_of_the_segmenter_stays_one(tmp_path: Path) -> None:
@@ -115,18 +115,23 @@ def test_steps_and_samples_that_were_not_saved_are_named(tmp_path: Path) -> None
         windows.collect([6, 1, 8, 4], step=3)
 
 
-@pytest.mark.parametrize("damage", ["no ids", "no rollouts", "rollouts of another step", "an empty line"])
-def test_files_that_do_not_belong_together_are_refused(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["no ids", "no reward", "a group less", "another step", "no line"])
+def test_files_that_are_no_window_are_refused(damage: str, tmp_path: Path) -> None:
     run = save(tmp_path / "run", collect())
-    (_, window), (_, rollouts) = run.step_windows()[0], run.step_rollouts()[0]
-    lines, kept = list(read_lines(window)), list(read_lines(rollouts))
+    ((_, path),) = run.step_windows()
+    lines = list(read_lines(path))
     if damage == "no ids":
         del lines[1]["completions"][0]["token_ids"]
-    elif damage == "an empty line":
-        lines[2] = {}
-    write_lines(window, lines)
-    write_lines(rollouts, {"no rollouts": kept[:-1], "rollouts of another step": kept * 2}.get(damage, kept))
-    with pytest.raises(UserError, match=r"step-00000003\.jsonl") as caught:
+    elif damage == "no reward":
+        lines[1]["rewards"].pop()
+    elif damage == "a group less":
+        lines.pop()
+    elif damage == "another step":
+        lines[0]["step"] = 5
+    else:
+        lines.clear()
+    write_lines(path, lines)
+    with pytest.raises(UserError, match=r"step-00000003\.jsonl is no window of rollouts") as caught:
         saved(run).collect(ASKED, step=3)
     assert "\n" not in str(caught.value)
 
