@@ -120,7 +120,8 @@ def short_floats(values: Sequence[float]) -> list[float]:
     """The same float32 numbers with as few digits as tell them apart; others as they are."""
     exact = np.asarray(values, dtype=np.float32)
     short = [float(str(value)) for value in exact]
-    same = np.array_equal(exact, np.asarray(values)) and np.array_equal(exact, np.float32(short))
+    again = np.asarray(short, dtype=np.float32)
+    same = np.array_equal(exact, np.asarray(values)) and np.array_equal(exact, again)
     return short if same else list(values)
 
 
