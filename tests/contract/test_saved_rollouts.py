@@ -146,8 +146,8 @@ def test_a_full_disk_ends_a_run_whole_and_it_is_resumed(
     def disk(descriptor: int) -> None:
         """Full for the file in question; for metrics from step 3 on."""
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        late = what != "metrics" or b'"step":3,"kind":"train"' in folder.metrics_path.read_bytes()
-        if named in path and str(tmp_path) in path and late:
+        full = named in path and str(tmp_path) in path
+        if full and (what != "metrics" or b'"step":3,"kind":"train"' in Path(path).read_bytes()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
