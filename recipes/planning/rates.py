@@ -87,14 +87,15 @@ def rates_of_run(folder: Path | str, prompt_tokens: int) -> Rates:
     """
     run = RunFolder(folder)
     config = TrainConfig.model_validate(run.read_config())
-    records = [record for record in run.read_metrics() if record.get("seconds") and record.get("completions")]
-    if not records:
+    windows = _windows(run.read_metrics("train"))
+    if not windows:
         raise UserError(f"{folder} has no step with seconds and completions in its metrics")
-    records = records[1:] or records
+    windows = windows[1:] or windows
+    records = [window[0] for window in windows]
     completions = sum(record["completions"] for record in records)
     tokens = _mean([record["completion_tokens"] for record in records if record.get("completion_tokens")])
     seconds = {
-        phase: sum(record["seconds"].get(phase, 0.0) for record in records)
+        phase: sum(record["seconds"].get(phase, 0.0) for window in windows for record in window)
         for phase in ("sample", "segment", "old_logprobs", "optimise", "sync")
     }
     group = int(config.trainer["num_generations"])
@@ -111,6 +112,19 @@ def rates_of_run(folder: Path | str, prompt_tokens: int) -> Rates:
         segment_seconds=seconds["segment"] * segmenters / completions,
         sync_seconds=seconds["sync"] / len(records),
     )
+
+
+def _windows(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Steps with their seconds, by window: the first step of each tells its completions."""
+    windows: list[list[dict[str, Any]]] = []
+    for record in records:
+        if not record.get("seconds"):
+            continue
+        if record.get("completions"):
+            windows.append([record])
+        elif windows:
+            windows[-1].append(record)
+    return windows
 
 
 def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> TimePlan:
