@@ -60,6 +60,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),
+    "export": Command(
+        "recipes.commands.export", "write a trained policy as a folder that transformers and vLLM load"
+    ),
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
     "data": Command("recipes.commands.data", "list, check and show datasets"),
     "bench": Command("recipes.commands.bench", "time the reward path"),
