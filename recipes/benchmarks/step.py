@@ -1,0 +1,377 @@
+"""Whole training steps: TRL with the field's reward, and ours with one part after the other put in.
+
+Every way trains the same policy from the same weights on the same questions with the same settings, one
+after the other in one process, and every step trains on equally many completions. The first step of a way
+allocates and is not counted. On a CPU the field's way is spared it, where it would take a minute to save
+less than a second.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from envs.datasets import open_dataset
+from envs.executors import open_executor
+from envs.executors.base import Executor, SegmentRequest
+from envs.executors.families import resolve_dtype
+from envs.executors.families.reference import reference_predictor
+from envs.rollouts import make_requests
+from envs.sample import SampleSource, first_samples
+from prompter.checkpoint import Checkpoint, load_policy, load_weights
+from prompter.errors import UserError
+from prompter.runs.run_folder import RunFolder
+from prompter.sampling import open_sampler
+from prompter.sampling.base import SamplingSettings
+from prompter.sampling.huggingface import HuggingFaceSampler
+from prompter.types import Instance, PromptSet
+from recipes.benchmarks.floor import Floor, floor_of
+from recipes.benchmarks.limits import synchronise
+from recipes.benchmarks.stock import PeersExecutor, StockTrainer
+from recipes.config import GroupConfig, TrainConfig
+from recipes.grpo import with_adapters
+from recipes.training.checks import check_sizes, executor_configs, grpo_arguments
+from recipes.training.log import TrainingLog
+from recipes.training.metrics import PhaseTimes
+from recipes.training.scoring import RolloutScorer, ScoredGroup
+from recipes.training.trl_trainer import SegmentationGRPOTrainer
+from recipes.training.window import Window, WindowCollector
+from rewards.registry import build_reward
+
+STOCK = "stock TRL, the field's reward"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of making a step.
+
+    Args:
+        title: of its row; of all but the first, what it adds to the row before.
+        ours: our trainer, which shares prompts and images among a group's completions, and not TRL's.
+        executor: how completions are segmented: "peers" sets the image for each of them, "once" sets it
+            once, "batched" is ours.
+        backend: what samples; TRL's trainer knows "hf" alone.
+    """
+
+    title: str
+    ours: bool = False
+    executor: str = "peers"
+    backend: str = "hf"
+
+
+@dataclass
+class Measured:
+    """What the timed steps of a way took.
+
+    Args:
+        way: which.
+        seconds: of each step.
+        sample, segment: seconds of each step that went into completions and into rewards.
+        groups: what was sampled and scored in each step.
+        encodes: images that the segmenter encoded in the timed steps.
+    """
+
+    way: Way
+    seconds: list[float] = field(default_factory=list)
+    sample: list[float] = field(default_factory=list)
+    segment: list[float] = field(default_factory=list)
+    groups: list[list[ScoredGroup]] = field(default_factory=list, repr=False)
+    encodes: int = 0
+
+    @property
+    def completions(self) -> int:
+        """Completions of the timed steps."""
+        return sum(len(group.completions) for step in self.groups for group in step)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of those completions."""
+        return sum(len(one.token_ids) for step in self.groups for group in step for one in group.completions)
+
+    @property
+    def rate(self) -> float:
+        """Completions per second."""
+        return self.completions / sum(self.seconds)
+
+
+def ways(backend: str) -> list[Way]:
+    """TRL's way, and what is added to it, in order.
+
+    Args:
+        backend: what our trainer samples with in the last row; "hf" ends before it.
+    """
+    stock = Way(STOCK)
+    once = replace(stock, title="+ one encode per image", executor="once")
+    batched = replace(once, title="+ batched decode", executor="batched")
+    shared = replace(batched, title="+ prompts and images shared", ours=True)
+    found = [stock, once, batched, shared]
+    if backend != "hf":
+        found.append(
+            replace(shared, title="+ vLLM" + (" in a pool" if backend == "ray" else ""), backend=backend)
+        )
+    return found
+
+
+class StepBenchmark:
+    """Opens what all ways share, and measures them.
+
+    Args:
+        config: the run to measure; `trainer.max_steps` is set here, groups without spread are kept, so
+            that equally many completions are trained on, and a window is one optimiser step.
+        steps: timed steps of each way.
+        adapter: folder of a LoRA adapter that is merged into the policy first; None starts from its weights.
+
+    Raises:
+        UserError: for anything wrong with the config or the data.
+    """
+
+    def __init__(self, config: TrainConfig, *, steps: int, adapter: Path | None = None) -> None:
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prompter-bench-")))
+        if adapter is not None:
+            merged = _merged(config, adapter, self._folder / "policy")
+            config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": merged})})
+        trainer = {**config.trainer, "save_strategy": "no", "num_iterations": 1, "max_steps": steps + 1}
+        self.config = config.model_copy(update={"trainer": trainer, "group": GroupConfig(zero_spread="keep")})
+        self.policy: Checkpoint = load_policy(config.policy.model, config.policy.setting_overrides())
+        self.source: SampleSource = first_samples(
+            open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options),
+            config.dataset.samples,
+        )
+        executors = executor_configs(config)
+        if len(executors) > 1:
+            raise UserError("the benchmark takes one segmenter, but the config names several")
+        self.executor = executors[0]
+        arguments = self._arguments("checked")
+        check_sizes(self.config, arguments, len(self.source))
+        on_gpu = torch.cuda.is_available() and not arguments.use_cpu
+        self.device = "cuda" if on_gpu else "cpu"
+        self._steps = steps
+        self._order: list[int] = []
+
+    def close(self) -> None:
+        """Remove what was written. Safe to call twice."""
+        self._stack.close()
+
+    def __enter__(self) -> StepBenchmark:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, which: list[Way]) -> Iterator[Measured]:
+        """Measure ways, in an order of its own: TRL is given the questions that ours asked before, and vLLM,
+        which changes the process that it runs in, comes last.
+
+        Raises:
+            ValueError: if none of the ways is ours.
+        """
+        ordered = sorted(which, key=lambda way: (way.ours and way.backend != "hf", not way.ours))
+        if not any(way.ours for way in which):
+            raise ValueError("one of the ways must be ours: TRL is asked its questions")
+        if not ordered[0].ours:
+            ordered.insert(0, next(way for way in ordered if way.ours))
+        for number, way in enumerate(dict.fromkeys(ordered)):
+            yield self._ours(way, number) if way.ours else self._stock(way, number)
+
+    def same_rewards(self, groups: list[ScoredGroup]) -> float:
+        """The largest difference between rewards that our executor gave and those of the field's way.
+
+        Args:
+            groups: scored by ours; they are scored again.
+        """
+        scorer = self._scorer(self.open_executor("peers"))
+        again = scorer.score(
+            [group.index for group in groups],
+            [self.source[group.index] for group in groups],
+            [group.completions for group in groups],
+            0,
+        )
+        pairs = [
+            (own, other)
+            for group, peers in zip(groups, again, strict=True)
+            for own, other in zip(group.rewards, peers.rewards, strict=True)
+        ]
+        return max(
+            float("inf") if (own is None) != (other is None) else abs((own or 0.0) - (other or 0.0))
+            for own, other in pairs
+        )
+
+    def floor(self, groups: list[ScoredGroup]) -> Floor:
+        """The least time of a step that trained on these groups."""
+        model = self._model()
+        asking = HuggingFaceSampler(model, self.policy.processor)
+        requests = make_requests(self.policy, [self.source[group.index] for group in groups])
+        prompts = [len(asking.prompt_ids(request)) for request in requests]
+        return floor_of(groups, prompts, model, self.source, self.policy, self.executor, self.device)
+
+    def open_executor(self, kind: str) -> Executor:
+        """The segmenter, asked as a way asks it (`Way.executor`), computing in the config's type."""
+        if kind == "batched":
+            return open_executor(self.executor)
+        predictor = reference_predictor(self.executor, resolve_dtype(self.executor).dtype)
+        return PeersExecutor(predictor, encode_once=kind == "once")
+
+    def _scorer(self, executor: Executor) -> RolloutScorer:
+        reward = build_reward(self.config.rewards)
+        return RolloutScorer(self.policy, {self.executor.name: executor}, reward, seed=self.config.seed)
+
+    def _arguments(self, name: str, **values: Any) -> Any:
+        trainer = {**self.config.trainer, **values}
+        config = self.config.model_copy(update={"trainer": trainer, "run_dir": str(self._folder / name)})
+        return grpo_arguments(config, self.policy.settings.max_new_tokens)
+
+    def _model(self) -> Any:
+        set_seed(self.config.seed)
+        weights = load_weights(self.policy, dtype=self.config.policy.dtype, device=self.device)
+        return with_adapters(weights, self.config)
+
+    def _stock(self, way: Way, number: int) -> Measured:
+        executor = self.open_executor(way.executor)
+        first = 0 if self.device == "cpu" and way.executor == "peers" else 1
+        watch = _Stopwatch(self.device, executor, first)
+        order = self._order if first else self._order[len(self._order) // (self._steps + 1) :]
+        if not first:  # its first call allocates, too
+            sample = self.source[order[0]]
+            box = Instance(box=(0.0, 0.0, *map(float, sample.image_wh)))
+            executor.segment([SegmentRequest(sample.image_array(), PromptSet((box,)))])
+        try:
+            trainer = StockTrainer(
+                model=self._model(),
+                args=self._arguments(f"way-{number}", shuffle_dataset=False, max_steps=self._steps + first),
+                policy=self.policy,
+                source=self.source,
+                order=order,
+                scorer=self._scorer(executor),
+            )
+            trainer.add_callback(watch)
+            trainer.train()
+        finally:
+            executor.close()
+        return Measured(
+            way,
+            watch.seconds[first:],
+            trainer.seconds["sample"][first:],
+            trainer.seconds["segment"][first:],
+            trainer.scored[first:],
+            watch.encodes,
+        )
+
+    def _ours(self, way: Way, number: int) -> Measured:
+        config = self.config.sampler.model_copy(update={"backend": way.backend})
+        if "ray" in (way.backend, self.executor.backend):
+            from prompter.runs.ray_runtime import ensure_ray
+
+            ensure_ray(self.config.ray.address, self.config.ray.num_cpus)
+        with ExitStack() as opened:
+            model, arguments = self._model(), self._arguments(f"way-{number}")
+            executor = self.open_executor(way.executor)
+            opened.callback(executor.close)
+            rank = None if self.config.policy.lora is None else self.config.policy.lora.r
+            sampler = open_sampler(self.policy, config, model=model, lora_rank=rank)
+            opened.callback(sampler.close)
+            settings = SamplingSettings(
+                max_new_tokens=arguments.max_completion_length,
+                temperature=arguments.temperature,
+                top_p=arguments.top_p,
+                top_k=arguments.top_k,
+                n=arguments.num_generations,
+            )
+            collector = WindowCollector(
+                self.policy,
+                sampler,
+                self._scorer(executor),
+                self.source,
+                self.config.group,
+                settings,
+                self.config.seed,
+                PhaseTimes(),
+            )
+            log = _KeepingLog(RunFolder.create(self._folder / f"log-{number}"), arguments.max_steps)
+            opened.callback(log.close)
+            trainer = SegmentationGRPOTrainer(
+                model=model, args=arguments, processor=self.policy.processor, collector=collector, log=log
+            )
+            opened.callback(trainer.close)
+            watch = _Stopwatch(self.device, executor, 1)
+            trainer.add_callback(watch)
+            trainer.train()
+        asked = [group.index for step in log.groups for group in step]
+        self._order = self._order or asked
+        if asked != self._order:
+            raise RuntimeError(f"{way.title!r} was asked other questions: ways cannot be compared")
+        phases = [line["seconds"] for line in log.folder.read_metrics() if line["kind"] == "train"][1:]
+        return Measured(
+            way,
+            watch.seconds[1:],
+            [phase["sample"] for phase in phases],
+            [phase["segment"] for phase in phases],
+            log.groups[1:],
+            watch.encodes,
+        )
+
+
+class _KeepingLog(TrainingLog):
+    """A run's log that keeps the groups of each window, too."""
+
+    def __init__(self, folder: RunFolder, total_steps: int) -> None:
+        super().__init__(folder, total_steps)
+        self._bar.disable = True
+        self.groups: list[list[ScoredGroup]] = []
+
+    def collected(self, step: int, window: Window, sampler_version: int) -> None:
+        """See `TrainingLog.collected`."""
+        super().collected(step, window, sampler_version)
+        self.groups.append(window.all_groups)
+
+
+class _Stopwatch(TrainerCallback):
+    """Seconds of every optimiser step with its rollouts, and images encoded after the first steps."""
+
+    def __init__(self, device: str, executor: Executor, first: int) -> None:
+        self.device, self.executor, self.first = device, executor, first
+        self.seconds: list[float] = []
+        self._started = 0.0
+        self._before = 0
+
+    @property
+    def encodes(self) -> int:
+        """Images that were encoded after the first `first` steps."""
+        return int(self.executor.counters.encodes) - self._before
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        if len(self.seconds) == self.first:
+            self._before = int(self.executor.counters.encodes)
+        synchronise(self.device)
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it when the device is done."""
+        synchronise(self.device)
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def vllm_is_there() -> bool:
+    """Whether vLLM is installed."""
+    return find_spec("vllm") is not None
+
+
+def _merged(config: TrainConfig, adapter: Path, folder: Path) -> str:
+    """Write the config's policy with an adapter merged into it, and return the folder."""
+    from peft import PeftModel
+
+    policy = load_policy(config.policy.model, config.policy.setting_overrides())
+    model = PeftModel.from_pretrained(load_weights(policy, dtype=config.policy.dtype), str(adapter))
+    model.merge_and_unload().save_pretrained(folder)
+    policy.save_protocol(folder)
+    return str(folder)
