@@ -9,16 +9,13 @@ less than a second.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from envs.datasets import open_dataset
 from envs.executors import open_executor
@@ -35,90 +32,18 @@ from prompter.sampling.base import SamplingSettings
 from prompter.sampling.huggingface import HuggingFaceSampler
 from prompter.types import Instance, PromptSet
 from recipes.benchmarks.floor import Floor, floor_of
-from recipes.benchmarks.limits import synchronise
 from recipes.benchmarks.stock import PeersExecutor, StockTrainer
+from recipes.benchmarks.watch import KeepingLog, Stopwatch
+from recipes.benchmarks.ways import Measured, Way
 from recipes.config import GroupConfig, TrainConfig
 from recipes.grpo import with_adapters
 from recipes.training.checks import check_sizes, executor_configs, grpo_arguments
-from recipes.training.log import TrainingLog
-from recipes.training.metrics import PhaseTimes
+from recipes.training.order import window_indices
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
 from recipes.training.trl_trainer import SegmentationGRPOTrainer
-from recipes.training.window import Window, WindowCollector
+from recipes.training.window import WindowCollector
 from rewards.registry import build_reward
-
-STOCK = "stock TRL, the field's reward"
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of making a step.
-
-    Args:
-        title: of its row; of all but the first, what it adds to the row before.
-        ours: our trainer, which shares prompts and images among a group's completions, and not TRL's.
-        executor: how completions are segmented: "peers" sets the image for each of them, "once" sets it
-            once, "batched" is ours.
-        backend: what samples; TRL's trainer knows "hf" alone.
-    """
-
-    title: str
-    ours: bool = False
-    executor: str = "peers"
-    backend: str = "hf"
-
-
-@dataclass
-class Measured:
-    """What the timed steps of a way took.
-
-    Args:
-        way: which.
-        seconds: of each step.
-        sample, segment: seconds of each step that went into completions and into rewards.
-        groups: what was sampled and scored in each step.
-        encodes: images that the segmenter encoded in the timed steps.
-    """
-
-    way: Way
-    seconds: list[float] = field(default_factory=list)
-    sample: list[float] = field(default_factory=list)
-    segment: list[float] = field(default_factory=list)
-    groups: list[list[ScoredGroup]] = field(default_factory=list, repr=False)
-    encodes: int = 0
-
-    @property
-    def completions(self) -> int:
-        """Completions of the timed steps."""
-        return sum(len(group.completions) for step in self.groups for group in step)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of those completions."""
-        return sum(len(one.token_ids) for step in self.groups for group in step for one in group.completions)
-
-    @property
-    def rate(self) -> float:
-        """Completions per second."""
-        return self.completions / sum(self.seconds)
-
-
-def ways(backend: str) -> list[Way]:
-    """TRL's way, and what is added to it, in order.
-
-    Args:
-        backend: what our trainer samples with in the last row; "hf" ends before it.
-    """
-    stock = Way(STOCK)
-    once = replace(stock, title="+ one encode per image", executor="once")
-    batched = replace(once, title="+ batched decode", executor="batched")
-    shared = replace(batched, title="+ prompts and images shared", ours=True)
-    found = [stock, once, batched, shared]
-    if backend != "hf":
-        found.append(
-            replace(shared, title="+ vLLM" + (" in a pool" if backend == "ray" else ""), backend=backend)
-        )
-    return found
 
 
 class StepBenchmark:
@@ -138,9 +63,15 @@ class StepBenchmark:
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prompter-bench-")))
         if adapter is not None:
-            merged = _merged(config, adapter, self._folder / "policy")
+            merged = merged_policy(config, adapter, self._folder / "policy")
             config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": merged})})
-        trainer = {**config.trainer, "save_strategy": "no", "num_iterations": 1, "max_steps": steps + 1}
+        trainer = {
+            **config.trainer,
+            "save_strategy": "no",
+            "num_iterations": 1,
+            "shuffle_dataset": True,
+            "max_steps": steps + 1,
+        }
         self.config = config.model_copy(update={"trainer": trainer, "group": GroupConfig(zero_spread="keep")})
         self.policy: Checkpoint = load_policy(config.policy.model, config.policy.setting_overrides())
         self.source: SampleSource = first_samples(
@@ -156,7 +87,14 @@ class StepBenchmark:
         on_gpu = torch.cuda.is_available() and not arguments.use_cpu
         self.device = "cuda" if on_gpu else "cpu"
         self._steps = steps
-        self._order: list[int] = []
+        self._prompts = arguments.generation_batch_size // arguments.num_generations
+        self._order = [
+            index
+            for window in range(steps + 1)
+            for index in window_indices(
+                seed=config.seed, window=window, samples=len(self.source), prompts=self._prompts
+            )
+        ]
 
     def close(self) -> None:
         """Remove what was written. Safe to call twice."""
@@ -168,19 +106,14 @@ class StepBenchmark:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, which: list[Way]) -> Iterator[Measured]:
-        """Measure ways, in an order of its own: TRL is given the questions that ours asked before, and vLLM,
-        which changes the process that it runs in, comes last.
+    def run(self, which: Sequence[Way]) -> Iterator[Measured]:
+        """Measure ways, TRL's first: opening our trainer changes TRL's head for the rest of the process
+        (`recipes.training.labelled_head`), and vLLM the settings of PyTorch.
 
         Raises:
-            ValueError: if none of the ways is ours.
+            RuntimeError: if one of ours was asked other questions than TRL.
         """
-        ordered = sorted(which, key=lambda way: (way.ours and way.backend != "hf", not way.ours))
-        if not any(way.ours for way in which):
-            raise ValueError("one of the ways must be ours: TRL is asked its questions")
-        if not ordered[0].ours:
-            ordered.insert(0, next(way for way in ordered if way.ours))
-        for number, way in enumerate(dict.fromkeys(ordered)):
+        for number, way in enumerate(sorted(which, key=lambda way: (way.ours, way.backend != "hf"))):
             yield self._ours(way, number) if way.ours else self._stock(way, number)
 
     def same_rewards(self, groups: list[ScoredGroup]) -> float:
@@ -238,8 +171,8 @@ class StepBenchmark:
     def _stock(self, way: Way, number: int) -> Measured:
         executor = self.open_executor(way.executor)
         first = 0 if self.device == "cpu" and way.executor == "peers" else 1
-        watch = _Stopwatch(self.device, executor, first)
-        order = self._order if first else self._order[len(self._order) // (self._steps + 1) :]
+        watch = Stopwatch(self.device, executor, first)
+        order = self._order if first else self._order[self._prompts :]
         if not first:  # its first call allocates, too
             sample = self.source[order[0]]
             box = Instance(box=(0.0, 0.0, *map(float, sample.image_wh)))
@@ -295,18 +228,23 @@ class StepBenchmark:
                 settings,
                 self.config.seed,
                 PhaseTimes(),
+                prefetch=way.prefetch,
             )
-            log = _KeepingLog(RunFolder.create(self._folder / f"log-{number}"), arguments.max_steps)
+            log = KeepingLog(RunFolder.create(self._folder / f"log-{number}"), arguments.max_steps)
             opened.callback(log.close)
             trainer = SegmentationGRPOTrainer(
-                model=model, args=arguments, processor=self.policy.processor, collector=collector, log=log
+                model=model,
+                args=arguments,
+                processor=self.policy.processor,
+                collector=collector,
+                log=log,
+                staleness=way.staleness,
             )
             opened.callback(trainer.close)
-            watch = _Stopwatch(self.device, executor, 1)
+            watch = Stopwatch(self.device, executor, 1)
             trainer.add_callback(watch)
             trainer.train()
         asked = [group.index for step in log.groups for group in step]
-        self._order = self._order or asked
         if asked != self._order:
             raise RuntimeError(f"{way.title!r} was asked other questions: ways cannot be compared")
         phases = [line["seconds"] for line in log.folder.read_metrics() if line["kind"] == "train"][1:]
@@ -320,53 +258,7 @@ class StepBenchmark:
         )
 
 
-class _KeepingLog(TrainingLog):
-    """A run's log that keeps the groups of each window, too."""
-
-    def __init__(self, folder: RunFolder, total_steps: int) -> None:
-        super().__init__(folder, total_steps)
-        self._bar.disable = True
-        self.groups: list[list[ScoredGroup]] = []
-
-    def collected(self, step: int, window: Window, sampler_version: int) -> None:
-        """See `TrainingLog.collected`."""
-        super().collected(step, window, sampler_version)
-        self.groups.append(window.all_groups)
-
-
-class _Stopwatch(TrainerCallback):
-    """Seconds of every optimiser step with its rollouts, and images encoded after the first steps."""
-
-    def __init__(self, device: str, executor: Executor, first: int) -> None:
-        self.device, self.executor, self.first = device, executor, first
-        self.seconds: list[float] = []
-        self._started = 0.0
-        self._before = 0
-
-    @property
-    def encodes(self) -> int:
-        """Images that were encoded after the first `first` steps."""
-        return int(self.executor.counters.encodes) - self._before
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        if len(self.seconds) == self.first:
-            self._before = int(self.executor.counters.encodes)
-        synchronise(self.device)
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop it when the device is done."""
-        synchronise(self.device)
-        self.seconds.append(time.perf_counter() - self._started)
-
-
-def vllm_is_there() -> bool:
-    """Whether vLLM is installed."""
-    return find_spec("vllm") is not None
-
-
-def _merged(config: TrainConfig, adapter: Path, folder: Path) -> str:
+def merged_policy(config: TrainConfig, adapter: Path, folder: Path) -> str:
     """Write the config's policy with an adapter merged into it, and return the folder."""
     from peft import PeftModel
 

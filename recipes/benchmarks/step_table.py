@@ -11,7 +11,8 @@ import torch
 from envs.executors.families import resolve_dtype
 from prompter.runs.tables import text_table
 from recipes.benchmarks.floor import Floor
-from recipes.benchmarks.step import Measured, StepBenchmark
+from recipes.benchmarks.step import StepBenchmark
+from recipes.benchmarks.ways import Measured
 
 
 def describe_step(measured: Sequence[Measured], floor: Floor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ the decode-only limit. All on the same rollouts in one process. "Peers' way" set
 completion and predicts one instance at a time, with the published package's own predictor; it is timed on the
 first few images (--peer-images) and compared per image. Where ours computes in another type than float32, it
 is timed in both. The decode-only limit is one call of the bare segmenter on embeddings that are already in
-memory. On a GPU: --executor FAMILY,device=cuda.
+memory. On a GPU: --executor FAMILY,device=cuda. Without flags: mobile-sam on aerial-buildings:train.
 
 `prompter bench decoder` takes the decoder's tricks out one by one and says what each of them gains.
 
@@ -15,25 +15,27 @@ part after the other: one encode per image, batched decode, shared prompts, vLLM
 small shipped policy with MobileSAM; any `--dotted.key value` overrides the config, as in
 --sampler.backend hf. A GPU is used if there is one.
 
+`prompter bench rollout [CONFIG]` samples, segments and scores the same questions without training, with every
+sampler and both kinds of executor.
+
     prompter bench executor
     prompter bench step --steps 2 --json step.json
+    prompter bench rollout --sampler.max_num_seqs 128
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.bench import PHASES, bench_executor
 from prompter.errors import UserError
-from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
+from recipes.commands.bench_runs import RUNS, add_run_flags, refuse_run_flags, set_threads, write_result
 
 if TYPE_CHECKING:
     from envs.executors import ExecutorConfig
@@ -41,11 +43,6 @@ if TYPE_CHECKING:
 
 
 TAKES_OVERRIDES = True
-
-STEP_CONFIG = Path(__file__).parents[1] / "benchmarks" / "step.yaml"
-
-STEP_ADAPTER = "shipped:small-policy-demo"
-"""Without a config the policy starts from what the demo trained, because most of its answers can be read."""
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -96,10 +93,9 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=["executor", "decoder", "step"], help="what to time")
-    parser.add_argument("config", nargs="?", type=Path, help="of step: a training config")
-    flags.add_executor(parser, default="mobile-sam")
-    flags.add_benchmark(parser, default="aerial-buildings:train")
+    parser.add_argument("what", choices=["executor", "decoder", "step", "rollout"], help="what to time")
+    flags.add_executor(parser)
+    flags.add_benchmark(parser)
     flags.add_dataset_flags(parser)
     parser.add_argument("--images", type=int, help="distinct images; default: 64, for the decoder 4")
     parser.add_argument("--side", type=int, default=512, help="side of the images in pixels")
@@ -107,10 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", type=int, default=4, help="most instances per completion")
     parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
     parser.add_argument("--rounds", type=int, default=5, help="how often each of the decoder's rows is timed")
-    parser.add_argument("--steps", type=int, default=2, help="of step: timed steps of each way (default: 2)")
-    parser.add_argument(
-        "--adapter", metavar="FOLDER", help="of step: merged into the policy before it starts"
-    )
+    add_run_flags(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
@@ -118,11 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
-    if arguments.what == "step":
-        return _bench_step(arguments)
-    if arguments.overrides or arguments.config:
-        given = arguments.config or f"--{arguments.overrides[0].partition('=')[0]}"
-        raise UserError(f"`prompter bench {arguments.what}` takes no {given}: see prompter bench --help")
+    if arguments.what in RUNS:
+        return RUNS[arguments.what](arguments)
+    refuse_run_flags(arguments)
     from envs.workload import make_workload
     from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
@@ -133,12 +124,12 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(
                 f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
             )
-    name, split = benchmark_parts(arguments.benchmark)
-    config = parse_executor(arguments.executor, **arguments.executor_fields)
+    name, split = benchmark_parts(arguments.benchmark or "aerial-buildings:train")
+    config = parse_executor(arguments.executor or "mobile-sam", **arguments.executor_fields)
     if config.family == "onnx" and "multimask" not in config.model_fields_set:
         # Its exported graph, which is the peers' way there, knows only the best of three masks.
         config = config.model_copy(update={"multimask": "best"})
-    _set_threads(arguments.threads)
+    set_threads(arguments.threads)
     workload = make_workload(
         name,
         split,
@@ -154,61 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = bench_executor(config, workload, peer_images=min(arguments.peer_images, arguments.images))
         print(bench_text(result))
-    _write(result, arguments.json)
-    return 0
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _write(result: Any, path: Path | None) -> None:
-    if path:
-        with atomic_write(path) as handle:
-            json.dump(result, handle, indent=1)
-
-
-def _bench_step(arguments: argparse.Namespace) -> int:
-    """Print the ways of making a step, write the JSON if asked to, return 0.
-
-    Raises:
-        UserError: for anything wrong with the config.
-    """
-    from prompter.checkpoint import resolve_source
-    from recipes.config import load_config
-    from recipes.training.quiet import quiet
-
-    if arguments.steps < 1:
-        raise UserError(f"--steps must be at least 1, but is {arguments.steps}.")
-    config = load_config(arguments.config or STEP_CONFIG, [f"seed={arguments.seed}", *arguments.overrides])
-    adapter = arguments.adapter or (None if arguments.config else STEP_ADAPTER)
-    quiet()
-    _set_threads(arguments.threads)
-    from recipes.benchmarks.step import StepBenchmark, vllm_is_there, ways
-    from recipes.benchmarks.step_table import describe_environment, describe_step, step_text
-
-    backend = config.sampler.backend
-    if backend != "hf" and not vllm_is_there():
-        print(f"vLLM is not installed: the row of sampler.backend {backend} is left out")
-        backend = "hf"
-    wanted = ways(backend)
-    folder = None if adapter is None else Path(resolve_source(adapter, "adapter"))
-    with StepBenchmark(config, steps=arguments.steps, adapter=folder) as benchmark:
-        measured = {}
-        for one in benchmark.run(wanted):
-            print(f"  {one.way.title}: {one.rate:.2f} completions/s", file=sys.stderr, flush=True)
-            measured[one.way] = one
-        rows = [measured[way] for way in wanted]
-        groups = rows[-1].groups[-1]
-        result = describe_step(rows, benchmark.floor(groups))
-        result["largest_reward_difference"] = benchmark.same_rewards(groups)
-        result["rewards_compared"] = sum(len(group.completions) for group in groups)
-        result["environment"] = describe_environment(benchmark)
-    print(step_text(result))
-    _write(result, arguments.json)
+    write_result(result, arguments.json)
     return 0
 
 
