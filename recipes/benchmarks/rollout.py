@@ -246,7 +246,8 @@ def rollout_text(result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{env['device']}, {env['threads']} threads; {result['questions']} questions with "
-            f"{env['num_generations']} completions each; {last['executor']}: {last['instances']} instances on "
+            f"{env['num_generations']} completions each; "
+            f"{last['executor']}: {last['instances']} instances on "
             f"{last['images_encoded']} images",
             "",
             *text_table(samplers, numbers=True),
