@@ -31,7 +31,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def refuse_run_flags(arguments: argparse.Namespace) -> None:
     """Raise UserError if a benchmark without a config was given one, or a key of one."""
-    given = [f"--{text.partition('=')[0]}" for text in arguments.overrides]
+    given = [f"--{text.partition('=')[0]}" for text in getattr(arguments, "overrides", ())]
     if arguments.config:
         given.append(str(arguments.config))
     if given:
