@@ -151,8 +151,9 @@ class StepBenchmark:
 
     def open_executor(self, kind: str) -> Executor:
         """The segmenter, asked as a way asks it (`Way.executor`), computing in the config's type."""
-        if kind == "batched":
-            return open_executor(self.executor)
+        if kind in ("batched", "actors"):
+            backend = {"backend": "local"} if kind == "batched" else {}
+            return open_executor(self.executor.model_copy(update=backend))
         predictor = reference_predictor(self.executor, resolve_dtype(self.executor).dtype)
         return PeersExecutor(predictor, encode_once=kind == "once")
 
@@ -203,7 +204,7 @@ class StepBenchmark:
 
     def _ours(self, way: Way, number: int) -> Measured:
         config = self.config.sampler.model_copy(update={"backend": way.backend})
-        if "ray" in (way.backend, self.executor.backend):
+        if way.backend == "ray":
             from prompter.runs.ray_runtime import ensure_ray
 
             ensure_ray(self.config.ray.address, self.config.ray.num_cpus)

@@ -19,11 +19,11 @@ def describe_step(measured: Sequence[Measured], floor: Floor) -> dict[str, Any]:
     """Everything that was measured, JSON-ready.
 
     Args:
-        measured: in the order of the rows, the stock way first.
+        measured: in the order of the rows; unless rows were left out, the stock way is first.
         floor: of one step.
 
     Returns:
-        Keys: `ways` (a row each: seconds a step by part, completions per second, `over_stock`,
+        Keys: `ways` (a row each: seconds a step by part, completions per second, `over_first`,
         `over_row_before`, `share` of the seconds a step that all parts together save), `floor`,
         `completions_per_step`.
     """
@@ -40,7 +40,7 @@ def describe_step(measured: Sequence[Measured], floor: Floor) -> dict[str, Any]:
                 "sample_seconds": sum(one.sample) / len(one.seconds),
                 "segment_seconds": sum(one.segment) / len(one.seconds),
                 "completions_per_second": one.rate,
-                "over_stock": first / seconds,
+                "over_first": first / seconds,
                 "over_row_before": before / seconds,
                 "share": (before - seconds) / (first - last) if first > last else 0.0,
                 "tokens_per_completion": one.tokens / one.completions,
@@ -75,7 +75,16 @@ def _per_step(one: Measured) -> float:
 
 def step_text(result: Mapping[str, Any]) -> str:
     """The measurements as text."""
-    heading = ["", "completions/s", "x stock", "x row above", "share of gain", "s/step", "sample", "segment"]
+    heading = [
+        "",
+        "completions/s",
+        "x first row",
+        "x row above",
+        "share of gain",
+        "s/step",
+        "sample",
+        "segment",
+    ]
     table = [[*heading, "train and rest", "images encoded", "tokens/completion"]]
     for number, row in enumerate(result["ways"]):
         rest = row["seconds"] - row["sample_seconds"] - row["segment_seconds"]
@@ -83,7 +92,7 @@ def step_text(result: Mapping[str, Any]) -> str:
             [
                 row["title"],
                 f"{row['completions_per_second']:.2f}",
-                f"{row['over_stock']:.2f}",
+                f"{row['over_first']:.2f}",
                 f"{row['over_row_before']:.2f}" if number else "",
                 f"{row['share']:.0%}" if number else "",
                 *(f"{row[key]:.2f}" for key in ("seconds", "sample_seconds", "segment_seconds")),
@@ -107,7 +116,8 @@ def step_text(result: Mapping[str, Any]) -> str:
             "",
             *text_table(table, numbers=True),
             "",
-            f"{last['over_stock']:.1f} x stock TRL, {result['completions_per_step']:.0f} completions a step",
+            f"{last['over_first']:.1f} x {result['ways'][0]['title'].removeprefix('+ ')}, at "
+            f"{result['completions_per_step']:.0f} completions a step",
             f"same completions, same rewards: largest difference {result['largest_reward_difference']:.2g} "
             f"over {result['rewards_compared']} completions",
         ]

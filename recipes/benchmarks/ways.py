@@ -19,7 +19,7 @@ class Way:
         title: of its row; of all but the first, what it adds to the row before.
         ours: our trainer, which shares prompts and images among a group's completions, and not TRL's.
         executor: how completions are segmented: "peers" sets the image for each of them, "once" sets it
-            once, "batched" is ours.
+            once, "batched" is ours in this process, "actors" ours as the config has it.
         backend: what samples; TRL's trainer knows "hf" alone.
         prefetch: encode a window's images while it is sampled.
         staleness: windows that sampling may be ahead of training.
@@ -86,7 +86,7 @@ def ways(config: TrainConfig) -> list[Way]:
     if backend != "hf":
         add("vLLM" + (" in actors" if backend == "ray" else ""), backend=backend)
     if backend == "ray" and config.overlap.prefetch:
-        add("encode while sampling", prefetch=True)
+        add("encode while sampling", prefetch=True, executor="actors")
     if backend == "ray" and config.overlap.staleness:
         add("sample while training", staleness=config.overlap.staleness)
     return found

@@ -26,6 +26,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Declare what these benchmarks take besides the config's own keys."""
     parser.add_argument("config", nargs="?", type=Path, help="of step and rollout: a training config")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of each way (default: 2)")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows of step")
     parser.add_argument("--adapter", metavar="FOLDER", help="merged into the policy before it starts")
 
 
@@ -68,6 +69,9 @@ def run_step(arguments: argparse.Namespace) -> int:
 
     with StepBenchmark(config, steps=arguments.steps, adapter=adapter) as benchmark:
         wanted = ways(config)
+        if not 0 <= arguments.skip < len(wanted):
+            raise UserError(f"--skip {arguments.skip} leaves none of the {len(wanted)} rows: give less.")
+        wanted = wanted[arguments.skip :]
         measured = {}
         for one in benchmark.run(wanted):
             print(f"  {one.way.title}: {one.rate:.2f} completions/s", file=sys.stderr, flush=True)

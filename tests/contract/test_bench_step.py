@@ -74,10 +74,10 @@ def test_every_way_trains_on_the_same_questions_and_rewards_agree(
     assert not Path("never-written").exists()
     titles = [row["title"] for row in result["ways"]]
     assert sum(row["share"] for row in result["ways"]) == pytest.approx(1.0) or (
-        result["ways"][-1]["over_stock"] <= 1
+        result["ways"][-1]["over_first"] <= 1
     )
     first, last = result["ways"][0], result["ways"][-1]
-    assert last["over_stock"] == pytest.approx(first["seconds"] / last["seconds"])
+    assert last["over_first"] == pytest.approx(first["seconds"] / last["seconds"])
     assert 0 < result["floor"]["seconds"] < last["seconds"], "nothing is faster than the machine"
     text = step_text(result)
     assert all(title in text for title in titles) and "physical limit" in text
