@@ -221,20 +221,14 @@ def rollout_text(result: Mapping[str, Any]) -> str:
     env = result["environment"]
     samplers = [["sampling", "completions/s", "tokens/s", "seconds", "settings"]]
     for row in result["samplers"]:
-        figures = (row["completions_per_second"], row["tokens_per_second"], row["seconds"])
-        samplers.append([row["backend"], *(f"{value:.2f}" for value in figures), row["settings"]])
+        shown = ("completions_per_second", "tokens_per_second", "seconds")
+        samplers.append([row["backend"], *(f"{row[key]:.2f}" for key in shown), row["settings"]])
     executors = [["rewards", "completions/s", "seconds", "encode", "decode", "read, compare", "settings"]]
     for row in result["executors"]:
+        keys = ("completions_per_second", "seconds", "encode_seconds", "decode_seconds")
         rest = row["seconds"] - row["encode_seconds"] - row["decode_seconds"]
-        figures = (
-            row["completions_per_second"],
-            row["seconds"],
-            row["encode_seconds"],
-            row["decode_seconds"],
-        )
-        executors.append(
-            [row["backend"], *(f"{value:.2f}" for value in figures), f"{max(0.0, rest):.2f}", row["settings"]]
-        )
+        figures = [*(row[key] for key in keys), max(0.0, rest)]
+        executors.append([row["backend"], *(f"{value:.2f}" for value in figures), row["settings"]])
     both = [["one after the other, completions/s", *(row["backend"] for row in result["executors"])]]
     for sampler in result["samplers"]:
         rates = (

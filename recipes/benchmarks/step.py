@@ -178,7 +178,8 @@ class StepBenchmark:
         order = self._order if first else self._order[self._prompts :]
         if not first:  # its first call allocates, too
             sample = self.source[order[0]]
-            box = Instance(box=(0.0, 0.0, *map(float, sample.image_wh)))
+            width, height = sample.image_wh
+            box = Instance(box=(0.0, 0.0, float(width), float(height)))
             executor.segment([SegmentRequest(sample.image_array(), PromptSet((box,)))])
         try:
             trainer = StockTrainer(

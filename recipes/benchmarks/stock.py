@@ -103,6 +103,7 @@ class StockTrainer(GRPOTrainer):
         scorer: RolloutScorer,
     ) -> None:
         self.policy, self.source, self.scorer = policy, source, scorer
+        self._group_size = int(args.num_generations or 1)
         self.seconds: dict[str, list[float]] = {"sample": [], "segment": []}
         self.scored: list[list[ScoredGroup]] = []
         self._samples: dict[int, Sample] = {}
@@ -147,7 +148,7 @@ class StockTrainer(GRPOTrainer):
         self, prompts: Any, completions: Any, completion_ids: Any, index: list[int], **_: Any
     ) -> list[float | None]:
         started = time.perf_counter()
-        size = int(self.args.num_generations or 1)
+        size = self._group_size
         answers = [
             Completion(
                 one[0]["content"], tuple(ids), None, "stop" if ids[-1] in self.eos_token_ids else "length"
