@@ -22,6 +22,7 @@ from prompter.runs.config import StrictModel, load_config_model
 from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
 from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
+from recipes.shipped import config_path
 
 if TYPE_CHECKING:
     from envs.sample import SampleSource
@@ -161,6 +162,10 @@ class RayConfig(StrictModel):
     num_cpus: int | None = Field(default=None, ge=1)
     """CPU cores that a Ray started here may hand out; null is all."""
 
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    """Variables set in the processes of all actors, on every node, such as HF_HOME or NCCL_SOCKET_IFNAME. No
+    keys or passwords: those belong into the environment of the nodes."""
+
 
 class GroupConfig(StrictModel):
     """What is done with a prompt's group of completions before the loss."""
@@ -250,13 +255,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training config.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a config that comes with the package (`recipes.shipped`).
         overrides: "dotted.key=value" texts, as `recipes.cli.split_overrides` makes them.
 
     Raises:
         UserError: if the file cannot be read, a key is unknown, or a value is not what its key takes.
     """
-    return load_config_model(TrainConfig, path, overrides)
+    return load_config_model(TrainConfig, config_path(path), overrides)
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -81,7 +81,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
         from prompter.runs.ray_runtime import ensure_ray
 
-        ensure_ray(config.ray.address, config.ray.num_cpus)
+        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
         executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
         for executor in executors.values():

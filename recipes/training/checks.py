@@ -46,19 +46,22 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
         raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
 
 
-def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
+def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     """Refuse adapters on nothing, and, where vLLM samples, on what vLLM does not adapt.
 
     vLLM loads adapters of a vision-language model's language model alone; it drops the rest of an adapter
     with a warning and samples on (its `LoRAModelManager`), so that another policy is sampled than trained.
     The model is built without weights, to have its modules' names.
 
+    Returns:
+        How many modules get adapters; 0 with `lora: null`.
+
     Raises:
         UserError: naming the key, and the module or the name.
     """
     lora = config.policy.lora
     if lora is None:
-        return
+        return 0
     import torch
 
     modules = dict(_empty_model(policy).named_modules())
@@ -91,6 +94,7 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
             "which drops such adapters, so another policy would be sampled than is trained. Leave "
             f"target_modules out, keep to a pattern such as {LORA_TARGETS!r}, or take sampler.backend hf"
         )
+    return len(matched)
 
 
 def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
