@@ -70,7 +70,9 @@ def draw_timeline(
         metrics: lines of `metrics.jsonl`; their sums stand in where there are no events.
     """
     noted = list(events) or events_of_sums(metrics)
-    known = [one for one in noted if one["phase"] in COLOURS and one["end_s"] > one["start_s"]]
+    known = [
+        one for one in sampling_spans(noted) if one["phase"] in COLOURS and one["end_s"] > one["start_s"]
+    ]
     steps = sorted({one["step"] for one in known if one["phase"] in WORK})
     if not steps:
         return None
@@ -115,6 +117,29 @@ def events_of_sums(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
                 )
                 now += length
     return events
+
+
+def sampling_spans(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Events in which the engines are at work from a window's first "sample" to its last.
+
+    A pool hands over groups as they are finished: the driver notes "sample" while it waits for the next and
+    "segment" while it scores one, and the engines sample the others meanwhile. Each round of sampling begins
+    with a "load".
+    """
+    found: list[Mapping[str, Any]] = []
+    begun: dict[tuple[int, str], dict[str, Any]] = {}
+    for one in sorted(events, key=lambda event: event["start_s"]):
+        key = (one["step"], one["who"])
+        if one["phase"] == "load":
+            begun.pop(key, None)
+        if one["phase"] != "sample":
+            found.append(one)
+        elif key in begun:
+            begun[key]["end_s"] = max(begun[key]["end_s"], one["end_s"])
+        else:
+            begun[key] = dict(one)
+            found.append(begun[key])
+    return found
 
 
 def waiting_shares(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eval.report.timeline import MOST_WINDOWS, draw_timeline, events_of_sums, waiting_shares
+from eval.report.timeline import MOST_WINDOWS, draw_timeline, events_of_sums, sampling_spans, waiting_shares
 
 
 def event(phase: str, start: float, end: float, step: int = 1, who: str = "trainer") -> dict[str, Any]:
@@ -56,6 +56,18 @@ def test_what_stands_still_counts_for_nobody_and_time_without_a_phase_is_nobodys
 def test_nested_and_overlapping_phases_of_a_row_are_counted_once() -> None:
     shares = waiting_shares([event("optimise", 0, 4), event("sync", 1, 2), event("load", 3, 5)])
     assert shares["trainer"]["work"] == pytest.approx(1.0)
+
+
+def test_engines_are_at_work_while_a_group_they_finished_is_scored() -> None:
+    rounds = [
+        *(event("load", 0, 1), event("sample", 1, 3), event("segment", 3, 4), event("sample", 4, 6)),
+        *(event("segment", 6, 7), event("load", 7, 8), event("sample", 8, 9), event("segment", 9, 10)),
+    ]
+    found = [(one["start_s"], one["end_s"]) for one in sampling_spans(rounds) if one["phase"] == "sample"]
+    assert found == [(1, 6), (8, 9)], "not while the second round is loaded"
+    shares = waiting_shares(sampling_spans(rounds))
+    assert shares["sampler"]["work"] == pytest.approx(0.6)
+    assert shares["segmenter"]["sampler"] == pytest.approx(0.5)
 
 
 def test_the_picture_shows_the_last_windows_as_bars_of_their_lengths() -> None:
