@@ -37,8 +37,8 @@ def describe_step(measured: Sequence[Measured], floor: Floor) -> dict[str, Any]:
                 "title": one.way.title,
                 "seconds": seconds,
                 "seconds_of_steps": [round(value, 4) for value in one.seconds],
-                "sample_seconds": sum(one.sample) / len(one.seconds),
-                "segment_seconds": sum(one.segment) / len(one.seconds),
+                "sample_seconds": one.sample[one.typical],
+                "segment_seconds": one.segment[one.typical],
                 "completions_per_second": one.rate,
                 "over_first": first / seconds,
                 "over_row_before": before / seconds,
@@ -70,7 +70,8 @@ def describe_environment(benchmark: StepBenchmark) -> dict[str, Any]:
 
 
 def _per_step(one: Measured) -> float:
-    return sum(one.seconds) / len(one.seconds)
+    """Seconds of a way's typical step."""
+    return one.seconds[one.typical]
 
 
 def step_text(result: Mapping[str, Any]) -> str:

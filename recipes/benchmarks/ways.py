@@ -63,9 +63,14 @@ class Measured:
         return sum(len(one.token_ids) for step in self.groups for group in step for one in group.completions)
 
     @property
+    def typical(self) -> int:
+        """Number of the step of median time (the longer of two): other work hits single ones."""
+        return sorted(range(len(self.seconds)), key=self.seconds.__getitem__)[len(self.seconds) // 2]
+
+    @property
     def rate(self) -> float:
-        """Completions per second."""
-        return self.completions / sum(self.seconds)
+        """Completions per second in the typical step."""
+        return self.completions / len(self.seconds) / self.seconds[self.typical]
 
 
 def ways(config: TrainConfig) -> list[Way]:

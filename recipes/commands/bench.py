@@ -19,7 +19,7 @@ small shipped policy with MobileSAM; any `--dotted.key value` overrides the conf
 sampler and both kinds of executor.
 
     prompter bench executor
-    prompter bench step --steps 2 --json step.json
+    prompter bench step --json step.json
     prompter bench rollout --sampler.max_num_seqs 128
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
 """

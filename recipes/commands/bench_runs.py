@@ -25,7 +25,7 @@ ADAPTER = "shipped:small-policy-demo"
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Declare what these benchmarks take besides the config's own keys."""
     parser.add_argument("config", nargs="?", type=Path, help="of step and rollout: a training config")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of each way (default: 2)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each way (default: 3)")
     parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows of step")
     parser.add_argument("--adapter", metavar="FOLDER", help="merged into the policy before it starts")
 
