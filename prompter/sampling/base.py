@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,23 @@ class Sampler(ABC):
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
     ) -> list[list[Completion]]:
         """Return, for each request in order, `settings.n` completions in order."""
+
+    def sample_as_finished(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield what `sample` returns, group by group in any order, each as soon as it is there.
+
+        Yields:
+            The request's place in `requests`, each once, and its `settings.n` completions in order.
+
+        Whoever takes them may work on one group while others are still sampled. Nothing else may be asked of
+        the sampler before the last group is taken, or the iterator closed.
+        """
+        yield from enumerate(self.sample(requests, settings, logprobs=logprobs))
+
+    def counters(self) -> dict[str, int]:
+        """Faults that were mended since the sampler was opened: name -> how often; empty if none can be."""
+        return {}
 
     @abstractmethod
     def sync_adapter(self, adapter: Path, version: int) -> None:
