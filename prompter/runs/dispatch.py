@@ -291,8 +291,8 @@ class Dispatcher:
         if call.done:
             self.late += 1
         else:
-            self._seconds.append(slot.since - began)
-            call.answer = answer
+            call.answer, call.seconds = answer, slot.since - began
+            self._seconds.append(call.seconds)
             self._finish(call)
 
     def _let_go(self, slot: _Slot, reference: Any) -> None:

@@ -95,6 +95,7 @@ class Call:
     arguments: Sequence[Any]
     order: Sequence[int] = ()
     answer: Any = None
+    seconds: float | None = None  # that the actor which answered was at it
     failure: str | None = None  # why there is no answer, on one line
     tries: int = 0  # how often it has failed
     avoid: int | None = None  # slot that it failed in last, taken again only if there is no other

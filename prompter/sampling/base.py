@@ -56,6 +56,10 @@ class Sampler(ABC):
         """Faults that were mended since the sampler was opened: name -> how often; empty if none can be."""
         return {}
 
+    def take_share_seconds(self) -> list[float]:
+        """Seconds that engines were at each share since the last call of this; empty where there are none."""
+        return []
+
     @abstractmethod
     def sync_adapter(self, adapter: Path, version: int) -> None:
         """Sample from the LoRA adapter saved in folder `adapter` from now on; set `version`."""

@@ -94,6 +94,7 @@ class RayVllmPool(TokenSampler):
         super().__init__(policy.processor)
         self.config = config or SamplerConfig()
         self.resampled_prompts = self.repeated_prompts = self.shipped_images = 0
+        self._share_seconds: list[float] = []
         source = Path(policy.source)  # actors have another working folder
         if source.is_dir():
             policy = replace(policy, source=str(source.resolve()))
@@ -167,6 +168,11 @@ class RayVllmPool(TokenSampler):
             "late_shares": self._pool.late,
         }
 
+    def take_share_seconds(self) -> list[float]:
+        """See `Sampler.take_share_seconds`; `prompter bench scale` reads them from a run's metrics."""
+        taken, self._share_seconds = self._share_seconds, []
+        return taken
+
     def _generate(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
@@ -187,6 +193,7 @@ class RayVllmPool(TokenSampler):
         finally:
             self.resampled_prompts += sum(call.tries * len(share) for call, share in places.items())
             self.repeated_prompts += sum(call.again * len(share) for call, share in places.items())
+            self._share_seconds += [call.seconds for call in places if call.seconds is not None]
 
     def _ship(self, prompts: Sequence[TokenPrompt]) -> list[TokenPrompt]:
         """Prompts with a reference in place of the image; each image is put into the object store once."""

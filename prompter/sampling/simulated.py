@@ -51,6 +51,7 @@ class SimulatedEngines:
 
     Attributes:
         engines: all that were started.
+        made_up_seconds: of `own_clock`, spent on making answers up, which is not the driver's work.
     """
 
     def __init__(
@@ -66,12 +67,17 @@ class SimulatedEngines:
         self._skipped = -own_clock()
         self._events: list[tuple[float, int, _Reference]] = []
         self._order = count()
-        self._stored: dict[int, bytes] = {}
+        self._stored = count()
+        self.made_up_seconds = 0.0
         self.engines: list[_Engine] = []
 
     def now(self) -> float:
         """See `Machinery.now`; starts at 0."""
-        return self._own_clock() + self._skipped
+        return self.driver_seconds() + self._skipped
+
+    def driver_seconds(self) -> float:
+        """Reading of `own_clock` without what was spent on making answers up."""
+        return self._own_clock() - self.made_up_seconds
 
     def start(self) -> _Engine:
         """See `Machinery.start`."""
@@ -83,10 +89,9 @@ class SimulatedEngines:
         actor.gone = True
 
     def put(self, value: Any) -> int:
-        """See `Machinery.put`."""
-        reference = len(self._stored)
-        self._stored[reference] = pickle.dumps(value)
-        return reference
+        """See `Machinery.put`; the value is pickled and forgotten."""
+        pickle.dumps(value)
+        return next(self._stored)
 
     def send(self, actor: _Engine, method: str, arguments: Sequence[Any]) -> _Reference:
         """See `Machinery.send`."""
@@ -106,7 +111,7 @@ class SimulatedEngines:
         actor.free_at, actor.busy = ready_at, actor.busy + seconds
         reference = _Reference(actor, ready_at, answer)
         heapq.heappush(self._events, (ready_at, next(self._order), reference))
-        self._skipped -= self._own_clock() - began  # making answers up is not the driver's work
+        self.made_up_seconds += self._own_clock() - began
         return reference
 
     def wait(self, references: Sequence[_Reference], seconds: float) -> Sequence[_Reference]:

@@ -8,8 +8,13 @@ GPU: --executor FAMILY,device=cuda.
 
 `prompter bench decoder` takes the decoder's tricks out one by one and says what each of them gains.
 
+`prompter bench scale` says how many vLLM engines one driver keeps busy. The pool runs for real on engines
+that compute nothing; how long they take a share is read from a run's metrics.jsonl (--latencies) or drawn
+around --seconds, and skipped.
+
     prompter bench executor
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
+    prompter bench scale --engines 1,8,64 --latencies runs/mine/metrics.jsonl
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
+from recipes.commands.bench_scale import add_scale_flags, run_scale
 
 if TYPE_CHECKING:
     from envs.executors import ExecutorConfig
@@ -79,7 +85,7 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=["executor", "decoder"], help="what to time")
+    parser.add_argument("what", choices=["executor", "decoder", "scale"], help="what to time")
     flags.add_executor(parser, default="mobile-sam")
     flags.add_benchmark(parser, default="aerial-buildings:train")
     flags.add_dataset_flags(parser)
@@ -90,12 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
     parser.add_argument("--rounds", type=int, default=5, help="how often each of the decoder's rows is timed")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
+    add_scale_flags(parser)
     flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
+    if arguments.what == "scale":
+        return run_scale(arguments)
     from envs.workload import make_workload
     from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
