@@ -119,12 +119,14 @@ class Dispatcher:
         self._raise_if_dead()
 
     def run(self, calls: Sequence[Call]) -> None:
-        """Make all calls; each then holds its `answer` or its `failure`. Raises as `as_finished`."""
-        for _ in self.as_finished(calls):
+        """Make all calls; each then holds its `answer` or its `failure`. Raises as `in_parts`."""
+        for _ in self.in_parts(calls):
             pass
 
-    def as_finished(self, calls: Sequence[Call]) -> Iterator[Call]:
+    def in_parts(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
         """Make all calls and yield each, once, when it holds its `answer` or its `failure`.
+
+        Those that are there at the same time are a part.
 
         When an actor is lost, only the call it was at has failed; those behind it move. Actors work on while
         the caller deals with what was yielded. A caller that leaves early waits for nothing.
@@ -146,9 +148,9 @@ class Dispatcher:
                 self._turn()
                 if self._finished:
                     self._send()  # before the caller takes its time
-                while self._finished:
-                    left -= 1
-                    yield self._finished.pop(0)
+                    part, self._finished = self._finished, []
+                    left -= len(part)
+                    yield part
         finally:  # something is left only when the above raised, or nobody asks for more
             for call in [*self._waiting, *(held for slot in self._slots for held in slot.in_flight.values())]:
                 call.done = True

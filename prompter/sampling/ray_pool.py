@@ -15,9 +15,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,11 +152,11 @@ class RayVllmPool(TokenSampler):
         self._shipments = [Shipment(next(self._numbers), version, False, references)]
         self.version = version
 
-    def sample_as_finished(
+    def sample_in_parts(
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `Sampler.sample_as_finished`: groups come share by share, while the engines go on."""
-        return self._stream(self._prompts(requests, settings), settings, logprobs)
+    ) -> Generator[list[tuple[int, list[Completion]]], None, None]:
+        """See `Sampler.sample_in_parts`: a part is a share, or as many as are there; the engines go on."""
+        return self._parts(self._prompts(requests, settings), settings, logprobs)
 
     def counters(self) -> dict[str, int]:
         """See `Sampler.counters`."""
@@ -176,20 +176,20 @@ class RayVllmPool(TokenSampler):
     def _generate(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
-        groups = dict(self._stream(prompts, settings, logprobs))
+        groups = dict(chain.from_iterable(self._parts(prompts, settings, logprobs)))
         return [groups[place] for place in range(len(prompts))]
 
-    def _stream(
+    def _parts(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
-    ) -> Iterator[tuple[int, list[Completion]]]:
+    ) -> Generator[list[tuple[int, list[Completion]]], None, None]:
         shipped = self._ship(prompts)
         places: dict[Call, range] = {}
         for start, end in pairwise(share_bounds(len(shipped), settings.n, self.config)):
             share = shipped[start:end]
             places[Call("generate", (share, settings, logprobs, self._shipments))] = range(start, end)
         try:
-            for call in self._pool.as_finished(list(places)):
-                yield from zip(places[call], call.answer, strict=True)
+            for part in self._pool.in_parts(list(places)):
+                yield [group for call in part for group in zip(places[call], call.answer, strict=True)]
         finally:
             self.resampled_prompts += sum(call.tries * len(share) for call, share in places.items())
             self.repeated_prompts += sum(call.again * len(share) for call, share in places.items())

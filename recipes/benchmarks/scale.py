@@ -188,14 +188,15 @@ def _measure(policy: Checkpoint, latencies: Sequence[float], load: Load, engines
         for k in range(prompts)
     ]
     done("ask")
-    stream = pool.sample_as_finished(requests, settings, logprobs=True)
+    stream = pool.sample_in_parts(requests, settings, logprobs=True)
     done("tokenise")
     groups = 0
-    for _, group in stream:
+    for part in stream:
         done("pool")
-        for completion in group:
-            policy.read(completion, (load.side, load.side))
-        groups += 1
+        for _, group in part:
+            for completion in group:
+                policy.read(completion, (load.side, load.side))
+        groups += len(part)
         done("read")
     done("pool")
     if groups != prompts:
@@ -204,7 +205,7 @@ def _measure(policy: Checkpoint, latencies: Sequence[float], load: Load, engines
     repeated = pool._pool.repeated
     seconds.clear()
     free, machinery = pool_of(lambda: 0.0, lambda engine, method, arguments: [[]] * len(arguments[0]))
-    for _ in free._stream(free._prompts(requests, settings), settings, False):
+    for _ in free.sample_in_parts(requests, settings):
         pass
     completions = prompts * load.group
     per_completion = {part: 1000 * used / completions for part, used in parts.items()}
