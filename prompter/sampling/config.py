@@ -71,8 +71,8 @@ class SamplerConfig(StrictModel):
     """How often engines may be replaced over the pool's life, all together; without one left a run ends."""
 
     timeout_seconds: float | None = Field(default=1800.0, gt=0)
-    """Seconds after which an engine of a pool that is silent at one share counts as hung and is replaced, and
-    longest that an engine may take to start; null waits for ever."""
+    """Seconds after which an engine of a pool that is silent at one share counts as hung and is replaced;
+    null waits for ever."""
 
     share_prompts: int | None = Field(default=None, ge=1)
     """Prompts that an engine of a pool is given at once; null is as many as fill it: `max_num_seqs` divided

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from prompter.checkpoint import Checkpoint
 
+START_SECONDS = 1800.0
+"""Longest that an engine may take to start: it may have to fetch its weights and to capture its graphs."""
+
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -105,7 +108,7 @@ class RayVllmPool(TokenSampler):
         self._shipments: list[Shipment] = []
         words = ("engines", "the sampler", "sampler")
         options: dict[str, Any] = {
-            "start_seconds": self.config.timeout_seconds,
+            "start_seconds": START_SECONDS,
             "queue_depth": self.config.queue_depth,
             "slow_factor": self.config.slow_factor,
         }

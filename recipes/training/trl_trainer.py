@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
-from prompter.errors import RunStopped
+from prompter.errors import InfrastructureError, RunStopped
 from prompter.sampling.base import Sampler
 from prompter.sampling.weights import named_weights
 from recipes.training.checkpoints import newest_checkpoint, step_of
@@ -122,11 +122,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         return batch
 
     def _collect(self, indices: list[int], step: int) -> Window:
-        """Collect a window; where a signal stops that, save a checkpoint of what the weights are now."""
+        """Collect a window; where a signal or lost machines end that, save what the weights are now."""
         try:
             with self._stop.at_once():
                 return self.collector.collect(indices, step)
-        except RunStopped:
+        except (RunStopped, InfrastructureError):
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
