@@ -2,8 +2,9 @@
 
 The pool of engines (`prompter.sampling.ray_pool`) runs for real on engines that compute nothing
 (`prompter.sampling.simulated`): prompts are rendered and tokenised, images shipped, shares handed out,
-answers unpickled, groups put together and completions read. Only the engines' seconds are drawn, from a
-recording or around a given median, and skipped. Not in it: what Ray's own threads cost, and scoring.
+answers unpickled, groups put together, completions read, scored and recorded. Only the engines' seconds are
+drawn, from a recording or around a given median, and skipped, and masks are there at once. What Ray itself
+costs the driver is in `measure_ray` alone.
 """
 
 from __future__ import annotations
@@ -11,63 +12,37 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from envs.rollouts import make_requests
 from prompter.chat import SamplingRequest
 from prompter.errors import UserError
+from prompter.runs.actors import PooledActor, RayActors
 from prompter.runs.tables import text_table
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.ray_pool import RayVllmPool
 from prompter.sampling.simulated import SimulatedEngines
-from prompter.types import Completion, Instance, PromptSet
+from prompter.types import Completion
+from recipes.benchmarks.scale_load import Load, ReadyMasks, make_answers, make_samples
+from recipes.training.scoring import RolloutScorer
+from rewards.registry import build_reward
 
 if TYPE_CHECKING:
     from prompter.checkpoint import Checkpoint
 
 ENGINES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-PARTS = ("ask", "tokenise", "pool", "read")
+PARTS = ("ask", "tokenise", "pool", "score")
 """What the driver does for a completion: resize images and write chats; render and tokenise them; ship,
-hand out and collect; read answers."""
+hand out and collect; read answers, compare masks, and make the record."""
 
 TARGET_MS = 1.0
 """What a completion may cost the driver."""
-
-DISTINCT_ANSWERS = 64
-DISTINCT_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Load:
-    """What is sampled.
-
-    Args:
-        group: completions per prompt.
-        shares: per engine, each as large as fills an engine.
-        tokens: of a completion, with its log-probabilities.
-        side: of the images, in pixels.
-        sequences: completions that an engine samples at once.
-        seed: of latencies and answers.
-    """
-
-    group: int = 16
-    shares: int = 4
-    tokens: int = 200
-    side: int = 512
-    sequences: int = 64
-    seed: int = 0
-
-    @property
-    def share(self) -> int:
-        """Prompts of a share."""
-        return math.ceil(self.sequences / self.group)
 
 
 def read_latencies(path: Path) -> list[float]:
@@ -146,110 +121,136 @@ def _measure(policy: Checkpoint, latencies: Sequence[float], load: Load, engines
     it took (on the engines' clock) with this driver and with one that costs nothing, and shares that were
     sampled again by another engine because they were slow."""
     prompts = engines * load.shares * load.share
-    answers = _answers(policy, load)
-    rng = np.random.default_rng(load.seed)
-    images = [
-        Image.fromarray(rng.integers(0, 256, (load.side, load.side, 3), dtype=np.uint8))
-        for _ in range(DISTINCT_IMAGES)
-    ]
-    settings = SamplingSettings(n=load.group, seed=load.seed)
-    seconds: dict[int, float] = {}  # by the first prompt's seed, so that both runs draw alike
+    answers = make_answers(policy, load)
+    drawn: set[int] = set()  # first prompts' seeds; both runs draw alike
 
     def latency(engine: int, method: str, arguments: Sequence[Any]) -> float:
         share = arguments[0]
-        # A slow share that another engine is given too takes as long as others do.
-        key = share[0].seed
-        again = key in seconds
-        drawn = (
-            np.random.default_rng([load.seed, key, int(again)]).choice(latencies) * len(share) / load.share
-        )
-        return float(seconds.setdefault(key, drawn) if not again else drawn)
+        key = (
+            load.seed,
+            share[0].seed,
+            share[0].seed in drawn,
+        )  # given to a second engine, it takes another time
+        drawn.add(share[0].seed)
+        return float(np.random.default_rng(key).choice(latencies)) * len(share) / load.share
 
-    def pool_of(clock: Any, answer: Any) -> tuple[RayVllmPool, SimulatedEngines]:
+    def pool_of(clock: Callable[[], float], answer: Any) -> tuple[RayVllmPool, SimulatedEngines]:
         machinery = SimulatedEngines(latency, answer, own_clock=clock)
-        config = SamplerConfig(actors=engines, max_num_seqs=load.sequences)
-        return RayVllmPool(policy, config, machinery=machinery), machinery
+        return RayVllmPool(policy, _config(load, engines), machinery=machinery), machinery
 
-    def sampled(engine: int, method: str, arguments: Sequence[Any]) -> list[list[Completion]]:
-        return [
-            [answers[(prompt.seed + j) % len(answers)] for j in range(load.group)] for prompt in arguments[0]
-        ]
-
-    pool, machinery = pool_of(time.process_time, sampled)
-    parts = dict.fromkeys(PARTS, 0.0)
-    marks = [machinery.driver_seconds()]
-
-    def done(part: str) -> None:
-        marks.append(machinery.driver_seconds())
-        parts[part] += marks[-1] - marks[-2]
-
-    requests: list[SamplingRequest] = [
-        policy.request("the buildings beside the road", images[k % len(images)], str(k))
-        for k in range(prompts)
-    ]
-    done("ask")
-    stream = pool.sample_in_parts(requests, settings, logprobs=True)
-    done("tokenise")
-    groups = 0
-    for part in stream:
-        done("pool")
-        for _, group in part:
-            for completion in group:
-                policy.read(completion, (load.side, load.side))
-        groups += len(part)
-        done("read")
-    done("pool")
-    if groups != prompts:
-        raise RuntimeError(f"{prompts} prompts gave {groups} groups")
-    took = machinery.now()
-    repeated = pool._pool.repeated
-    seconds.clear()
-    free, machinery = pool_of(lambda: 0.0, lambda engine, method, arguments: [[]] * len(arguments[0]))
-    for _ in free.sample_in_parts(requests, settings):
+    pool, machinery = pool_of(
+        time.process_time, lambda _, __, arguments: _answer(answers, load, arguments[0])
+    )
+    requests, per_completion = _drive(policy, pool, load, prompts, machinery.driver_seconds)
+    took, repeated = machinery.now(), pool.repeated_prompts
+    drawn.clear()
+    free, machinery = pool_of(lambda: 0.0, lambda _, __, arguments: [[]] * len(arguments[0]))
+    for _ in free.sample_in_parts(requests, _settings(load)):
         pass
-    completions = prompts * load.group
-    per_completion = {part: 1000 * used / completions for part, used in parts.items()}
     return {
         "engines": engines,
-        "completions": completions,
-        "driver_ms": sum(per_completion.values()),
-        **{f"{part}_ms": value for part, value in per_completion.items()},
+        "completions": prompts * load.group,
+        **per_completion,
         "seconds": took,
         "seconds_without_driver": machinery.now(),
-        "repeated_shares": repeated,
+        "repeated_prompts": repeated,
     }
 
 
-def _answers(policy: Checkpoint, load: Load) -> list[Completion]:
-    """Completions such as a policy gives: a thought, then a box with a point in it."""
-    rng = np.random.default_rng(load.seed)
-    made = []
-    for _ in range(DISTINCT_ANSWERS):
-        left, top = rng.integers(0, load.side // 2, 2).tolist()
-        box = (left, top, left + load.side // 4, top + load.side // 4)
-        inside = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        prompts = PromptSet((Instance(box=box, positive_points=(inside,)),))
-        answer = policy.write_answer(prompts, (load.side, load.side))
-        text = f"<think>It is the one beside the road.</think>{answer}"
-        tokens = tuple(rng.integers(0, 150_000, load.tokens).tolist())
-        made.append(Completion(text, tokens, tuple(rng.normal(-1, 1, load.tokens).tolist()), "stop"))
-    return made
+def measure_ray(policy: Checkpoint, load: Load, actors: int) -> dict[str, Any]:
+    """The driver's CPU per completion with real Ray actors that answer at once, as a row of `bench_scale`.
+
+    It is all of the process: Ray's own threads in it, too. Ray must be running.
+    """
+    config = _config(load, actors).model_copy(update={"num_cpus": 0.0})
+    machinery = RayActors(InstantWorker, (make_answers(policy, load), load), config, {})
+    pool = RayVllmPool(policy, config, machinery=machinery)
+    try:
+        for _ in range(2):  # the second is measured: the first starts processes and imports
+            prompts = actors * load.shares * load.share
+            began = time.perf_counter()
+            _, per_completion = _drive(policy, pool, load, prompts, time.process_time)
+            took = time.perf_counter() - began
+    finally:
+        pool.close()
+    return {"engines": actors, "completions": prompts * load.group, **per_completion, "seconds": took}
+
+
+class InstantWorker(PooledActor):
+    """An engine in an actor of Ray's that computes nothing."""
+
+    def __init__(self, answers: list[Completion], load: Load) -> None:
+        self._answers, self._load = answers, load
+
+    def generate(self, prompts: Sequence[Any], *_: Any) -> list[list[Completion]]:
+        """Answer a share."""
+        return _answer(self._answers, self._load, prompts)
+
+
+def _config(load: Load, engines: int) -> SamplerConfig:
+    return SamplerConfig(actors=engines, max_num_seqs=load.sequences)
+
+
+def _settings(load: Load) -> SamplingSettings:
+    return SamplingSettings(n=load.group, seed=load.seed)
+
+
+def _answer(answers: Sequence[Completion], load: Load, share: Sequence[Any]) -> list[list[Completion]]:
+    return [[answers[(prompt.seed + j) % len(answers)] for j in range(load.group)] for prompt in share]
+
+
+def _drive(
+    policy: Checkpoint, pool: RayVllmPool, load: Load, prompts: int, clock: Callable[[], float]
+) -> tuple[list[SamplingRequest], dict[str, float]]:
+    """Ask, sample and read as a run does; the requests, and milliseconds per completion: all, and by part."""
+    samples = make_samples(load, prompts)
+    scorer = RolloutScorer(policy, {"ready": ReadyMasks(load)}, build_reward({"mask_iou": 1.0}))
+    pool.wait_ready()
+    parts = dict.fromkeys(PARTS, 0.0)
+    last = clock()
+
+    def done(part: str) -> None:
+        nonlocal last
+        now = clock()
+        parts[part] += now - last
+        last = now
+
+    requests = make_requests(policy, samples)
+    done("ask")
+    stream = pool.sample_in_parts(requests, _settings(load), logprobs=True)
+    done("tokenise")
+    groups = rewarded = 0
+    for part in stream:
+        done("pool")
+        places, answered = zip(*part, strict=True)
+        scored = scorer.score(places, [samples[place] for place in places], answered, 0)
+        rewarded += sum(bool(reward) for group in scored for reward in group.rewards)
+        for group in scored:
+            for rollout in group.rollouts:
+                rollout.to_json()
+        groups += len(part)
+        done("score")
+    done("pool")
+    if groups != prompts or not rewarded:
+        raise RuntimeError(f"{prompts} prompts gave {groups} groups, {rewarded} completions a reward")
+    each = {f"{part}_ms": 1000 * used / (prompts * load.group) for part, used in parts.items()}
+    return requests, {"driver_ms": sum(each.values()), **each}
 
 
 def scale_table(result: dict[str, Any]) -> list[list[str]]:
     """The rows as cells, a heading first."""
-    heading = ["engines", "completions", "driver ms", *PARTS, "seconds", "ideal", "again"]
-    table = [heading]
-    for row in result["rows"]:
+    table = [["engines", "completions", "driver ms", *PARTS, "seconds", "ideal", "again"]]
+    for row in [*result["rows"], *result.get("ray", ())]:
+        simulated = "seconds_without_driver" in row
         table.append(
             [
-                str(row["engines"]),
+                f"{row['engines']}{'' if simulated else ' (Ray)'}",
                 str(row["completions"]),
                 f"{row['driver_ms']:.3f}",
                 *(f"{row[f'{part}_ms']:.3f}" for part in PARTS),
                 f"{row['seconds']:.1f}",
-                f"{row['seconds_without_driver']:.1f}",
-                str(row["repeated_shares"]),
+                f"{row['seconds_without_driver']:.1f}" if simulated else "",
+                str(row["repeated_prompts"]) if simulated else "",
             ]
         )
     return table
@@ -266,10 +267,12 @@ def scale_text(result: dict[str, Any]) -> str:
         "",
         *text_table(scale_table(result), numbers=True),
         "",
-        "driver ms: CPU milliseconds of the driver per completion, and its parts; seconds: until all are "
-        "sampled and read, with this driver and with one that costs nothing; again: slow shares that an idle "
-        "engine was given too.",
+        "driver ms: CPU milliseconds of the driver per completion, and its parts. seconds: until all are",
+        "sampled and scored, with this driver and with one that costs nothing (ideal). again: prompts of",
+        "slow shares that an idle engine was given too.",
     ]
+    if result.get("ray"):
+        lines.append("(Ray): actors that answer at once; the CPU of Ray's threads in the driver is counted.")
     slow = [row["engines"] for row in result["rows"] if row["driver_ms"] >= TARGET_MS]
     lines.append(
         f"over {TARGET_MS:g} ms a completion at {', '.join(map(str, slow))} engines"

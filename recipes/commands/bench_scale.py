@@ -34,6 +34,9 @@ def add_scale_flags(parser: argparse.ArgumentParser) -> None:
         default=0.35,
         help="of scale: standard deviation of its logarithm (default: 0.35)",
     )
+    parser.add_argument(
+        "--ray", type=int, default=0, metavar="N", help="of scale: measure N actors of a real Ray as well"
+    )
     parser.add_argument("--tokens", type=int, default=200, help="of scale: per completion (default: 200)")
 
 
@@ -46,6 +49,8 @@ def run_scale(arguments: argparse.Namespace) -> int:
     for name in ("group", "side", "tokens", "seconds"):
         if not (math.isfinite(value := getattr(arguments, name)) and value > 0):
             raise UserError(f"--{name} must be more than 0, but is {value}.")
+    if arguments.ray < 0:
+        raise UserError(f"--ray must be at least 0, but is {arguments.ray}.")
     if not 0 <= arguments.spread < 10:
         raise UserError(f"--spread must be at least 0 and less than 10, but is {arguments.spread}.")
     from prompter.checkpoint import load_policy
@@ -59,7 +64,13 @@ def run_scale(arguments: argparse.Namespace) -> int:
         latencies = scale.drawn_latencies(arguments.seconds, arguments.spread, arguments.seed)
     else:
         latencies = scale.read_latencies(arguments.latencies)
-    result = scale.bench_scale(load_policy("shipped:small-policy"), latencies, load, engines)
+    policy = load_policy("shipped:small-policy")
+    result = scale.bench_scale(policy, latencies, load, engines)
+    if arguments.ray:
+        from prompter.runs.ray_runtime import ensure_ray
+
+        ensure_ray()
+        result["ray"] = [scale.measure_ray(policy, load, arguments.ray)]
     print(scale.scale_text(result))
     if arguments.json:
         with atomic_write(arguments.json) as handle:
