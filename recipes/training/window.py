@@ -124,7 +124,6 @@ class WindowCollector:
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
             parts = self.sampler.sample_in_parts(requests, settings, logprobs=True)
         # A part is scored while the engines sample the others; the result is the same in any order.
-        assigned = self.scorer.assign(len(chosen), step)
         scored: dict[int, ScoredGroup] = {}
         with closing(parts):
             while len(scored) < len(chosen):
@@ -132,12 +131,13 @@ class WindowCollector:
                     part = next(parts)
                 places = [place for place, _ in part]
                 with self.times("segment"):
+                    assigned = self.scorer.assign(len(chosen), step) if len(part) < len(chosen) else None
                     groups = self.scorer.score(
                         [indices[place] for place in places],
                         [chosen[place] for place in places],
                         [group for _, group in part],
                         step,
-                        [assigned[place] for place in places],
+                        *([] if assigned is None else [[assigned[place] for place in places]]),
                     )
                 scored.update(zip(places, groups, strict=True))
         return [scored[place] for place in range(len(chosen))]
