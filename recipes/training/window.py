@@ -128,16 +128,19 @@ class WindowCollector:
         with closing(parts):
             while len(scored) < len(chosen):
                 with self.times("sample"):
-                    part = next(parts)
+                    part = sorted(next(parts), key=lambda group: group[0])
                 places = [place for place, _ in part]
                 with self.times("segment"):
-                    assigned = self.scorer.assign(len(chosen), step) if len(part) < len(chosen) else None
+                    options = {}
+                    if len(part) < len(chosen):  # which segmenter scores a group hangs on all of them
+                        assigned = self.scorer.assign(len(chosen), step)
+                        options["assigned"] = [assigned[place] for place in places]
                     groups = self.scorer.score(
                         [indices[place] for place in places],
                         [chosen[place] for place in places],
                         [group for _, group in part],
                         step,
-                        *([] if assigned is None else [[assigned[place] for place in places]]),
+                        **options,
                     )
                 scored.update(zip(places, groups, strict=True))
         return [scored[place] for place in range(len(chosen))]
