@@ -69,7 +69,7 @@ class RayActors:
         processes = {"env_vars": dict(environment)} if environment else None
         self._remote = ray.remote(actor).options(**options, runtime_env=processes)
         self._arguments = arguments
-        self._connection = RayConnection()
+        self._connection = RayConnection.of_this_process()
 
     def now(self) -> float:
         """See `Machinery.now`."""

@@ -20,6 +20,10 @@ from prompter.errors import InfrastructureError
 class RayConnection:
     """Watches Ray's two services, cheaply enough to be asked before everything that is asked of Ray.
 
+    Args:
+        head: "host:port" of the control service.
+        daemon: path of the Unix socket of this node's daemon, or None where there is none to watch.
+
     Attributes:
         lost: whether they were found gone; then nothing may be asked of Ray any more.
     """
@@ -33,13 +37,17 @@ class RayConnection:
 
     lost: ClassVar[bool] = False  # of the process: it is connected to one Ray
 
-    def __init__(self) -> None:
-        context = ray.get_runtime_context()
-        node = ray._private.worker.global_worker.node
-        self._head: str = context.gcs_address
-        self._daemon: str | None = None if node is None else node.raylet_socket_name
+    def __init__(self, head: str, daemon: str | None) -> None:
+        self._head, self._daemon = head, daemon
         self._looked = self._looked_at_head = time.monotonic()
         self._silent_since: float | None = None
+
+    @classmethod
+    def of_this_process(cls) -> RayConnection:
+        """The connection that `ray.init` made."""
+        node = ray._private.worker.global_worker.node
+        daemon = None if node is None else node.raylet_socket_name
+        return cls(ray.get_runtime_context().gcs_address, daemon)
 
     def check(self, *, now: bool = False) -> None:
         """Return if Ray is there, or may come back.

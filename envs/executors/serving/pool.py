@@ -128,7 +128,7 @@ class RayExecutor(Executor):
                     continue
                 own = [(requests[i].prompts, requests[i].mask_prompt) for i in indices]
                 order = rendezvous_order(content_hash(image), self.config.actors)
-                arguments = ([ray.put(image)], own, keep_instances, keep_logits)
+                arguments = ([self._pool.machinery.put(image)], own, keep_instances, keep_logits)
                 calls.append((indices, Call("segment", arguments, order)))
             try:
                 self._pool.check_health()
