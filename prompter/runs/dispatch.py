@@ -34,7 +34,8 @@ class _Slot:
     process_id: int | None = None  # None while it starts
     sign: Any = None  # reference to the sign of life waited for, of an actor that starts or was asked
     in_flight: dict[Any, Call] = field(default_factory=dict)
-    since: float = 0.0  # since when it is waited for, or at its oldest call
+    given: dict[Any, float] = field(default_factory=dict)  # when each of those was
+    since: float = 0.0  # since when it is waited for: nothing has come from it
 
     @property
     def ready(self) -> bool:
@@ -56,6 +57,7 @@ class Dispatcher:
         retries: how often a failed call is made again before its `failure` is final. None: as long as
             there are actors if its actor died, while an exception in it is raised here.
         queue_depth: calls in flight per actor.
+        side_by_side: whether an actor works on all its calls at once, or on one after the other.
         slow_factor: a call counts as slow after so many times the median of those of its run that have been
             answered, at the earliest after `slow_seconds`; None: no call is slow.
 
@@ -76,12 +78,14 @@ class Dispatcher:
         start_seconds: float | None = None,
         retries: int | None = None,
         queue_depth: int = 1,
+        side_by_side: bool = False,
         slow_factor: float | None = None,
         slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         self.machinery = machinery
         self._config, self._words = config, words
         self._start_seconds, self._retries, self._queue_depth = start_seconds, retries, queue_depth
+        self._side_by_side = side_by_side
         self._slow_factor, self._slow_seconds = slow_factor, slow_seconds
         self.restarts = self.timeouts = self.retried = self.repeated = self.late = 0
         self._last_loss = ""
@@ -128,7 +132,7 @@ class Dispatcher:
 
         Those that are there at the same time are a part.
 
-        When an actor is lost, only the call it was at has failed; those behind it move. Actors work on while
+        When an actor is lost, only what it was at has failed; calls behind that move. Actors work on while
         the caller deals with what was yielded. A caller that leaves early waits for nothing.
 
         Raises:
@@ -237,10 +241,16 @@ class Dispatcher:
                 free.remove(best)
 
     def _give(self, call: Call, slot: _Slot) -> None:
+        now = self.machinery.now()
         if not slot.in_flight:
-            slot.since = self.machinery.now()
-        slot.in_flight[self.machinery.send(slot.actor, call.method, call.arguments)] = call
+            slot.since = now
+        reference = self.machinery.send(slot.actor, call.method, call.arguments)
+        slot.in_flight[reference], slot.given[reference] = call, now
         call.copies += 1
+
+    def _began(self, slot: _Slot, reference: Any) -> float:
+        """When an actor began with a call, of which it has to be the oldest unless all are worked on."""
+        return slot.given[reference] if self._side_by_side else slot.since
 
     def _send_slow(self) -> float:
         """Give slow calls to idle actors too; returns when to look again."""
@@ -251,9 +261,9 @@ class Dispatcher:
             return math.inf
         since: dict[Call, float] = {}  # since when the last of the actors that hold a call is at work
         for slot in self._slots:
-            for call in slot.in_flight.values():
+            for reference, call in slot.in_flight.items():
                 if not call.done:
-                    since[call] = max(slot.since, since.get(call, -math.inf))
+                    since[call] = max(self._began(slot, reference), since.get(call, -math.inf))
         limit = max(self._slow_seconds, self._slow_factor * statistics.median(self._seconds))
         now = self.machinery.now()
         for call in sorted(since, key=since.__getitem__):
@@ -288,7 +298,7 @@ class Dispatcher:
         if call is None:
             slot.sign, slot.process_id, slot.since = None, answer, self.machinery.now()
             return
-        began = slot.since
+        began = self._began(slot, reference)
         self._let_go(slot, reference)
         if call.done:
             self.late += 1
@@ -299,6 +309,7 @@ class Dispatcher:
 
     def _let_go(self, slot: _Slot, reference: Any) -> None:
         slot.in_flight.pop(reference).copies -= 1
+        del slot.given[reference]
         slot.since = self.machinery.now()
 
     def _lose(self, slot: _Slot, loss: ActorLost) -> None:
@@ -319,8 +330,8 @@ class Dispatcher:
         for place, call in enumerate(held):
             if call.done:
                 self.late += 1
-            elif place == 0:
-                self._fail(call, slot, self._last_loss)  # an actor serves in order: it was at the oldest
+            elif place == 0 or self._side_by_side:
+                self._fail(call, slot, self._last_loss)  # it was at this one
             elif not call.copies:
                 self._waiting.append(call)
 
@@ -346,4 +357,4 @@ class Dispatcher:
         for call in slot.in_flight.values():
             call.copies -= 1
         slot.actor = slot.sign = slot.process_id = None
-        slot.in_flight = {}
+        slot.in_flight, slot.given = {}, {}

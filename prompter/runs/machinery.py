@@ -48,7 +48,7 @@ class CallFailed(Exception):
 
 
 class Machinery(Protocol):
-    """What actors are made of. References are hashable; an actor serves its calls in order."""
+    """What actors are made of. References are hashable; an actor begins its calls in order."""
 
     def now(self) -> float:
         """Seconds on a clock that never goes back."""

@@ -79,7 +79,7 @@ class SamplerConfig(StrictModel):
     by the completions of each. The samples do not depend on it."""
 
     queue_depth: int = Field(default=2, ge=1)
-    """Shares in flight per engine of a pool: with two, it need not wait for the next."""
+    """Shares that an engine of a pool samples side by side: with two, it is full until the last has begun."""
 
     slow_factor: float | None = Field(default=4.0, gt=1)
     """A share that takes so many times as long as the median of its call (and 5 s) is given to an idle engine

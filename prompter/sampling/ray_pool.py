@@ -10,6 +10,7 @@ engines there are nor how a call is cut changes a result.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import shutil
@@ -110,6 +111,7 @@ class RayVllmPool(TokenSampler):
         options: dict[str, Any] = {
             "start_seconds": START_SECONDS,
             "queue_depth": self.config.queue_depth,
+            "side_by_side": True,
             "slow_factor": self.config.slow_factor,
         }
         if machinery is None:
@@ -241,7 +243,11 @@ def _environment(config: SamplerConfig) -> dict[str, str]:
 
 
 class VllmWorker(PooledActor):
-    """What runs in an actor: a `VllmSampler`."""
+    """What runs in an actor: a `VllmSampler`.
+
+    Shares are sampled side by side, so that the engine is full until the last: `generate` is a coroutine, and
+    whichever share's turn it is lets the engine do a step for all.
+    """
 
     def __init__(
         self, policy: Checkpoint, config: SamplerConfig, lora_rank: int | None, folder: Path
@@ -249,8 +255,9 @@ class VllmWorker(PooledActor):
         self._folder = folder / uuid.uuid4().hex[:12]
         self._sampler = VllmSampler(policy, config, lora_rank=lora_rank)
         self._received: list[int] = []  # numbers of the shipments that made the engine what it is
+        self._active = 0  # shares that are sampled
 
-    def generate(
+    async def generate(
         self,
         prompts: list[TokenPrompt],
         settings: SamplingSettings,
@@ -260,16 +267,29 @@ class VllmWorker(PooledActor):
         """Sample a share of a call's prompts, whose images are references, from a version of the policy.
 
         `shipments` make a fresh engine one of that version; those that this one has are not taken again.
+        Shares of another version (which nobody waits for any more) are finished first.
         """
+        opened = {
+            reference: Image.fromarray(await reference) for reference in {prompt.image for prompt in prompts}
+        }
+        while self._active and self._received != [shipment.number for shipment in shipments]:
+            await asyncio.sleep(0)
         for place, shipment in enumerate(shipments):
             if self._received[place : place + 1] != [shipment.number]:
                 self._received = self._received[:place]
                 self._receive(shipment)
                 self._received.append(shipment.number)
-        references = {prompt.image for prompt in prompts}
-        opened = {reference: Image.fromarray(ray.get(reference)) for reference in references}
-        prompts = [replace(prompt, image=opened[prompt.image]) for prompt in prompts]
-        return self._sampler._generate(prompts, settings, logprobs)
+        self._active += 1
+        try:
+            ticket = self._sampler.enqueue(
+                [replace(prompt, image=opened[prompt.image]) for prompt in prompts], settings, logprobs
+            )
+            while (groups := self._sampler.collect(ticket)) is None:
+                self._sampler.step()
+                await asyncio.sleep(0)  # other shares come in, or find that they are finished
+            return groups
+        finally:
+            self._active -= 1
 
     def _receive(self, shipment: Shipment) -> None:
         """Sample from a shipment from now on. An adapter's files are written beside this engine."""

@@ -36,6 +36,7 @@ def pool_of(
     *,
     queue_depth: int = 2,
     slow_factor: float | None = 4.0,
+    side_by_side: bool = False,
     **config: Any,
 ) -> tuple[Dispatcher, SimulatedEngines]:
     """A pool whose engine e takes `seconds(e, k)` for call k."""
@@ -43,7 +44,7 @@ def pool_of(
         lambda engine, _, arguments: seconds(engine, int(arguments[0])), answer, own_clock=lambda: 0.0
     )
     words = ("engines", "the test", "test")
-    options: Any = {"queue_depth": queue_depth, "slow_factor": slow_factor}
+    options: Any = {"queue_depth": queue_depth, "slow_factor": slow_factor, "side_by_side": side_by_side}
     return Dispatcher(machinery, Config(**config), words, **options), machinery
 
 
@@ -197,10 +198,11 @@ def test_the_pool_is_dead_when_restarts_are_used_up() -> None:
 @given(
     st.integers(1, 6),
     st.integers(1, 3),
+    st.booleans(),
     st.lists(st.sampled_from([0.5, 1.0, 3.0, 40.0, "hangs", "dies", "lost"]), min_size=1, max_size=40),
 )
 def test_whatever_happens_every_call_is_answered_once(
-    actors: int, queue_depth: int, faults: list[float | str]
+    actors: int, queue_depth: int, side_by_side: bool, faults: list[float | str]
 ) -> None:
     """Each call's mischief happens the first time it is made."""
     met: set[int] = set()
@@ -225,6 +227,7 @@ def test_whatever_happens_every_call_is_answered_once(
         seconds,
         answer,
         queue_depth=queue_depth,
+        side_by_side=side_by_side,
         actors=actors,
         timeout_seconds=90.0,
         max_restarts=len(faults),
@@ -233,3 +236,22 @@ def test_whatever_happens_every_call_is_answered_once(
     yielded = [call.answer for part in pool.in_parts(calls) for call in part]
     assert sorted(yielded) == list(range(len(faults)))
     assert answers(calls) == list(range(len(faults)))
+
+
+def test_actors_that_work_on_all_their_calls_at_once_lose_all_of_them() -> None:
+    """And a call's time runs from when it was given, whatever was answered in between."""
+    failed: list[int] = []
+
+    def answer(engine: int, method: str, arguments: Sequence[Any]) -> int:
+        if arguments[0] == 1 and not failed:
+            failed.append(engine)
+            raise ActorLost("the power went")
+        return int(arguments[0])
+
+    pool, _ = pool_of(lambda engine, k: 2.0, answer, side_by_side=True, actors=1, queue_depth=3)
+    calls = calls_of(4)
+    pool.run(calls)
+    assert answers(calls) == [0, 1, 2, 3]
+    # With call 0 answered, 1 to 3 are in flight when the engine is lost.
+    assert ([call.tries for call in calls], pool.retried) == ([0, 1, 1, 1], 3)
+    assert [call.seconds for call in calls] == [2.0, 2.0, 4.0, 6.0]
