@@ -13,6 +13,7 @@ import time
 from typing import ClassVar
 
 import ray
+from ray.util.client import ray as ray_client
 
 from prompter.errors import InfrastructureError
 
@@ -21,7 +22,7 @@ class RayConnection:
     """Watches Ray's two services, cheaply enough to be asked before everything that is asked of Ray.
 
     Args:
-        head: "host:port" of the control service.
+        head: "host:port" of the control service, or None where it cannot be reached from here.
         daemon: path of the Unix socket of this node's daemon, or None where there is none to watch.
 
     Attributes:
@@ -37,17 +38,20 @@ class RayConnection:
 
     lost: ClassVar[bool] = False  # of the process: it is connected to one Ray
 
-    def __init__(self, head: str, daemon: str | None) -> None:
+    def __init__(self, head: str | None, daemon: str | None) -> None:
         self._head, self._daemon = head, daemon
         self._looked = self._looked_at_head = time.monotonic()
         self._silent_since: float | None = None
 
     @classmethod
     def of_this_process(cls) -> RayConnection:
-        """The connection that `ray.init` made."""
+        """The connection that `ray.init` made; through a Ray client ("ray://…") there is nothing to watch."""
+        if ray_client.is_connected():
+            return cls(None, None)
         node = ray._private.worker.global_worker.node
         daemon = None if node is None else node.raylet_socket_name
-        return cls(ray.get_runtime_context().gcs_address, daemon)
+        head = ray.get_runtime_context().gcs_address
+        return cls(head if _listens(head) else None, daemon)
 
     def check(self, *, now: bool = False) -> None:
         """Return if Ray is there, or may come back.
@@ -66,7 +70,7 @@ class RayConnection:
             self._give_up("its daemon on this machine (raylet) is gone")
         if self.lost:
             raise InfrastructureError("the connection to Ray is lost")
-        if moment - self._looked_at_head < 10 * self.EVERY_SECONDS:
+        if self._head is None or moment - self._looked_at_head < 10 * self.EVERY_SECONDS:
             return
         self._looked_at_head = moment
         if _listens(self._head):
