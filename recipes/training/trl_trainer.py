@@ -95,8 +95,6 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             self._optimise_since = None
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
-        with self.collector.times("sync"):
-            self.synchronise()
         step = self.state.global_step + 1
         window = self._collect(indices, step)
         self.run_log.collected(step, window, self.sampler_version)
@@ -122,8 +120,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         return batch
 
     def _collect(self, indices: list[int], step: int) -> Window:
-        """Collect a window; where a signal or lost machines end that, save what the weights are now."""
+        """Bring the weights to the sampler and collect a window of theirs.
+
+        Where a signal or lost machines end that, a checkpoint of what the weights are now is saved.
+        """
         try:
+            with self.collector.times("sync"):
+                self.synchronise()
             with self._stop.at_once():
                 return self.collector.collect(indices, step)
         except (RunStopped, InfrastructureError):
