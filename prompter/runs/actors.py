@@ -28,6 +28,7 @@ from ray.exceptions import (
 
 from prompter.runs.dispatch import Dispatcher
 from prompter.runs.machinery import ActorLost, Call, CallFailed, PoolConfig, PoolDead
+from prompter.runs.placement import placement_options
 from prompter.runs.ray_connection import RayConnection
 from prompter.runs.ray_runtime import check_room
 
@@ -51,8 +52,9 @@ class RayActors:
     Args:
         actor: a `PooledActor`, not decorated.
         arguments: for its constructor.
-        config: `num_cpus` and `num_gpus` are what each actor reserves.
+        config: `num_cpus` and `num_gpus` are what each actor reserves, `placement` says where.
         environment: variables set in the actors' processes.
+        members, section: what messages call the actors and their section of the config.
 
     Everything it does first looks whether Ray is still there (`RayConnection`): Ray itself ends the process
     without a word to its caller.
@@ -64,8 +66,11 @@ class RayActors:
         arguments: Sequence[Any],
         config: PoolConfig,
         environment: Mapping[str, str],
+        members: str,
+        section: str,
     ) -> None:
         options = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus, "max_restarts": 0}
+        options |= placement_options(config.placement, members, section)
         processes = {"env_vars": dict(environment)} if environment else None
         self._remote = ray.remote(actor).options(**options, runtime_env=processes)
         self._arguments = arguments
@@ -129,7 +134,7 @@ class ActorPool(Dispatcher):
         actor, arguments, config, environment: see `RayActors`.
         words, options: see `Dispatcher`.
 
-    Raises UserError as `check_room`.
+    Raises UserError as `check_room` and `placement_options`.
     """
 
     def __init__(
@@ -143,7 +148,8 @@ class ActorPool(Dispatcher):
         **options: Any,
     ) -> None:
         check_room(config.actors, config.num_cpus, config.num_gpus, words[0], words[2])
-        super().__init__(RayActors(actor, arguments, config, environment), config, words, **options)
+        machinery = RayActors(actor, arguments, config, environment, words[0], words[2])
+        super().__init__(machinery, config, words, **options)
 
 
 def _cause(error: BaseException) -> str:

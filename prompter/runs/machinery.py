@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prompter.errors import InfrastructureError
+from prompter.runs.placement import Placement
 
 
 class PoolConfig(Protocol):
@@ -15,6 +16,7 @@ class PoolConfig(Protocol):
     actors: int
     num_cpus: float
     num_gpus: float
+    placement: Placement
     max_restarts: int
     timeout_seconds: Any  # seconds; None, where a section allows it, waits for ever
 

@@ -163,7 +163,7 @@ def measure_ray(policy: Checkpoint, load: Load, actors: int) -> dict[str, Any]:
     It is all of the process: Ray's own threads in it, too. Ray must be running.
     """
     config = _config(load, actors).model_copy(update={"num_cpus": 0.0})
-    machinery = RayActors(InstantWorker, (make_answers(policy, load), load), config, {})
+    machinery = RayActors(InstantWorker, (make_answers(policy, load), load), config, {}, "engines", "sampler")
     pool = RayVllmPool(policy, config, machinery=machinery)
     try:
         for _ in range(2):  # the second is measured: the first starts processes and imports

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prompter.runs.dispatch import Dispatcher
 from prompter.runs.machinery import ActorLost, Call, CallFailed, PoolDead
+from prompter.runs.placement import Placement
 from prompter.sampling.simulated import SimulatedEngines
 
 
@@ -21,6 +22,7 @@ class Config:
     actors: int = 2
     num_cpus: float = 1
     num_gpus: float = 0
+    placement: Placement = "pack"
     max_restarts: int = 3
     timeout_seconds: float | None = None
 
