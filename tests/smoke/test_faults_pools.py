@@ -32,9 +32,9 @@ IMPATIENT = (
 """`prompter`, but a head that is silent for a second is lost."""
 
 
-def config_of(folder: Path, policy: Path, **sections: Any) -> Path:
+def config_of(folder: Path, policy: Path, *, steps: int = STEPS, **sections: Any) -> Path:
     folder.mkdir()
-    trainer = {"max_steps": STEPS, "learning_rate": 0.0, "save_steps": 2}
+    trainer = {"max_steps": steps, "learning_rate": 0.0, "save_steps": 2}
     return write_config(
         folder / "train.yaml", policy, trainer=trainer, eval={"samples": 1}, ray={"num_cpus": 2}, **sections
     )
@@ -130,18 +130,18 @@ def test_a_hung_engine_and_a_segmenter_without_memory_cost_nothing(
 
 
 @pytest.mark.parametrize(
-    ("service", "sentence"),
+    ("service", "sentence", "steps"),
     [
-        ("raylet", "its daemon on this machine (raylet) is gone"),
-        ("gcs_server", "has not answered for 1 s"),
+        ("raylet", "its daemon on this machine (raylet) is gone", STEPS),
+        ("gcs_server", "has not answered for 1 s", 100),  # so many that it has seconds to be noticed in
     ],
 )
 def test_a_lost_ray_ends_the_run_with_a_sentence_and_everything_saved(
-    undisturbed: tuple[Path, dict[int, list[tuple[Any, ...]]]], service: str, sentence: str
+    undisturbed: tuple[Path, dict[int, list[tuple[Any, ...]]]], service: str, sentence: str, steps: int
 ) -> None:
     root, expected = undisturbed
     executor = {"family": "box", "backend": "ray", "num_cpus": 0.5, "threads": 1}
-    config = config_of(root / service, root / "policy", executor=executor)
+    config = config_of(root / service, root / "policy", steps=steps, executor=executor)
     status, errors = run_and_disturb(config, lambda run: child_of(run, service).kill())
     assert status == 3, errors
     last = [line for line in errors.splitlines() if line.startswith("prompter: ")]
@@ -150,7 +150,7 @@ def test_a_lost_ray_ends_the_run_with_a_sentence_and_everything_saved(
     assert "Traceback" not in errors
     folder = RunFolder(root / service / "run")
     done = [record["step"] for record in folder.read_metrics("train")]
-    assert done and done == list(range(1, len(done) + 1)) and len(done) < STEPS
+    assert done and done == list(range(1, len(done) + 1)) and len(done) < steps
     assert step_of(newest_checkpoint(folder.checkpoints_dir)) == len(done), "no step is lost"
     if service == "raylet":
         resumed = prompter("train", config, "--resume")
