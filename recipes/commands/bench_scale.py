@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 from prompter.errors import UserError
-from prompter.runs.files import atomic_write
+from recipes.commands.bench_runs import write_result
 
 
 def add_scale_flags(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +71,7 @@ def run_scale(arguments: argparse.Namespace) -> int:
         ensure_ray()
         result["ray"] = [scale.measure_ray(policy, load, arguments.ray)]
     print(scale.scale_text(result))
-    if arguments.json:
-        with atomic_write(arguments.json) as handle:
-            json.dump(result, handle, indent=1)
+    write_result(result, arguments.json)
     return 0
 
 

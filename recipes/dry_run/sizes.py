@@ -64,7 +64,8 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     kept = "" if sampled == trained else f" ({trained} of them trained on)"
     said = (
         f"{prompts} prompts of {sampled} completions{kept} a window of {window} step(s), "
-        f"{arguments.max_steps} steps with {completions:,} completions, a checkpoint every {arguments.save_steps}"
+        f"{arguments.max_steps} steps with {completions:,} completions, "
+        f"a checkpoint every {arguments.save_steps}"
     )
     if samples:
         said += f", {prompts * int(arguments.max_steps) / window / samples:.1f} epochs"

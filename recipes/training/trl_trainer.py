@@ -28,10 +28,11 @@ from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
 from prompter.errors import InfrastructureError, RunStopped
+from prompter.runs.disk import full_disk_told
 from prompter.sampling.base import Sampler
 from prompter.sampling.weights import named_weights
 from recipes.training.ahead import WindowAhead
-from recipes.training.checkpoints import newest_checkpoint, step_of
+from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
@@ -102,6 +103,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._staleness = staleness
         self.ahead = WindowAhead(lambda indices, step: self.collector.collect(indices, step))
         self._optimise_since: float | None = None
+        self._saves_in: Path | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
         self._last_loaded_step = -1
@@ -114,7 +116,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
         step = self.state.global_step + 1
-        window = self._collect(indices, step)
+        window = self._next_window(indices, step)
         self.run_log.collected(step, window, window.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
         images: dict[str, Any] = {}
@@ -130,7 +132,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "index": group.index,
             }
             rows += [row] * group_size
-        # After this window's images were opened, which training waits for.
+        # After the images of this window were opened: a dataset is read by one thread at a time.
         self._begin_window_after(step)
         self.vllm_generation.serve(groups)
         with self.collector.times("old_logprobs", step):
@@ -139,6 +141,19 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.run_log.note(importance_ratios(batch))
         self._optimise_since = time.perf_counter()
         return batch
+
+    def _next_window(self, indices: list[int], step: int) -> Window:
+        """The window sampled ahead for this step, or one that is collected now; weights are synchronised."""
+        window = None
+        if self.ahead.step is not None:
+            with self.collector.times("wait", step), self._stoppable(step):
+                window = self.ahead.take(indices, step)
+        with self.collector.times("sync", step), self._stoppable(step):
+            self.synchronise()
+        if window is None:
+            with self._stoppable(step):
+                window = self.collector.collect(indices, step)
+        return window
 
     def _begin_window_after(self, step: int) -> None:
         """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
@@ -154,15 +169,12 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
         self.ahead.start(indices, step + steps)
 
-    def _collect(self, indices: list[int], step: int) -> Window:
-        """Bring the weights to the sampler; the window sampled ahead, else one collected now.
-
-        Where a signal or lost machines end that, a checkpoint of what the weights are now is saved.
-        """
+    @contextmanager
+    def _stoppable(self, step: int) -> Iterator[None]:
+        """Within it a signal stops the run at once, and lost machines end it, after a checkpoint."""
         try:
-            self.synchronise()
             with self._stop.at_once():
-                return self.ahead.take(indices, step) or self.collector.collect(indices, step)
+                yield
         except (RunStopped, InfrastructureError):
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
@@ -170,8 +182,29 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.apart("checkpoint"):
-            super()._save_checkpoint(model, trial)
+        """Save a checkpoint that has its name when it is whole, and keep the last `save_total_limit`.
+
+        Raises:
+            DiskFull: if there is no space for it; the checkpoints before it are as they were.
+        """
+        folder, step, ranks = Path(str(self.args.output_dir)), self.state.global_step, self.accelerator
+        saving = whole_checkpoint(
+            folder,
+            step,
+            keep=self.args.save_total_limit,
+            main=ranks.is_main_process,
+            meet=ranks.wait_for_everyone,
+        )
+        told = full_disk_told(folder / f"checkpoint-{step}")
+        with self.apart("checkpoint"), told, saving as self._saves_in:
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saves_in = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where TRL writes `checkpoint-STEP`, and looks for those too many."""
+        return super()._get_output_dir(trial) if self._saves_in is None else str(self._saves_in)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
@@ -203,14 +236,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
         A window in flight is waited for, so that it is of one version, and sampler and segmenters are free.
         """
-        step = self.state.global_step + 1
-        if self.ahead.in_flight:
-            with self.collector.times("wait", step):
-                self.ahead.wait()
-        with self.collector.times("sync", step):
-            self._synchronise()
-
-    def _synchronise(self) -> None:
+        self.ahead.wait()
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
@@ -222,7 +248,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with full_disk_told(folder):
+            model.save_pretrained(str(folder), save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.

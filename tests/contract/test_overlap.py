@@ -159,7 +159,7 @@ def test_windows_ahead_and_a_run_that_is_broken_off_and_resumed(
     # One version behind from the second window on, and the loss is told of it.
     assert [one["sampler_version"] for one in records] == [0, 0, 1, 2, 3]
     assert [one["trainer_version"] for one in records] == [0, 1, 2, 3, 4]
-    assert records[0]["importance_ratio_mean"] == pytest.approx(1, abs=1e-4)
+    assert records[0]["importance_ratio_mean"] == pytest.approx(1, abs=1e-3)
     assert max(abs(one["importance_ratio_max"] - 1) for one in records[1:]) > 0.01
     assert any(one["grad_norm"] > 0 for one in records[:2])
     # The first window on the trainer's thread, all others beside it, evaluations with new weights between.

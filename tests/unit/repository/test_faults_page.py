@@ -17,7 +17,7 @@ def test_every_row_names_tests_that_exist_and_what_was_lost() -> None:
     assert sections and len(rows) == len(tables) - 2 * sections, "a table of its own, and a test in each row"
     for row in rows:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert len(cells) == 6 and cells[3].isdigit() and cells[4].startswith("0"), row
+        assert len(cells) == 6 and all(cells) and cells[4].startswith("0"), row
         for name, test in NAMED.findall(row):
             files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob(name)]
             found = [text for text in files if re.search(rf"^def {test}\(", text, re.MULTILINE)]
