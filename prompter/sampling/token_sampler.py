@@ -60,12 +60,16 @@ class TokenSampler(Sampler):
         With a seed, completion j of request i depends on the seed, i and j alone, not on the batch it is
         sampled in or the engine that samples it.
         """
+        prompts = self._prompts(requests, settings)
+        return self._generate(prompts, settings, logprobs) if prompts else []
+
+    def _prompts(self, requests: Sequence[SamplingRequest], settings: SamplingSettings) -> list[TokenPrompt]:
+        """Requests as token ids, each with the seed of its place."""
         seeds = request_seeds(settings.seed, len(requests))
-        prompts = [
+        return [
             TokenPrompt(self.prompt_ids(request), request.image, request.image_key, seed)
             for request, seed in zip(requests, seeds, strict=True)
         ]
-        return self._generate(prompts, settings, logprobs) if prompts else []
 
     def prompt_ids(self, request: SamplingRequest) -> list[int]:
         """Token ids of a request's prompt, the image placeholder repeated once per image token."""

@@ -27,7 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
-from prompter.errors import RunStopped
+from prompter.errors import InfrastructureError, RunStopped
 from prompter.runs.disk import full_disk_told
 from prompter.sampling.base import Sampler
 from prompter.sampling.weights import named_weights
@@ -148,7 +148,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         if self.ahead.step is not None:
             with self.collector.times("wait", step), self._stoppable(step):
                 window = self.ahead.take(indices, step)
-        with self.collector.times("sync", step):
+        with self.collector.times("sync", step), self._stoppable(step):
             self.synchronise()
         if window is None:
             with self._stoppable(step):
@@ -171,11 +171,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     @contextmanager
     def _stoppable(self, step: int) -> Iterator[None]:
-        """Within it a signal stops the run at once, after a checkpoint of what the weights are now."""
+        """Within it a signal stops the run at once, and lost machines end it, after a checkpoint."""
         try:
             with self._stop.at_once():
                 yield
-        except RunStopped:
+        except (RunStopped, InfrastructureError):
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
