@@ -46,6 +46,11 @@ class WindowAhead:
         """The first optimiser step of the window that was begun and not taken yet; None without one."""
         return None if self._asked is None else self._asked[1]
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether a window is being collected."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, indices: Sequence[int], step: int) -> None:
         """Begin to collect the window for these positions and this step, and return.
 
