@@ -80,7 +80,7 @@ def run_identity(
         },
         "policy": {
             "model": _model(policy.source),
-            "lora": None if lora is None else lora.model_dump(mode="json"),
+            "lora": "none" if lora is None else lora.model_dump(mode="json"),
             "asked": policy.describe(),
         },
         "window": {
@@ -117,8 +117,8 @@ def check_same_run(
     was, now = dict(_flat(recorded)), dict(_flat(identity))
     for key, value in was.items():
         # A setting that a later version added is not in the record of an earlier one, and says nothing.
-        if key in now and value != now[key] and not key.startswith("versions."):
-            raise UserError(_refusal(folder, key, value, now[key]))
+        if value != now.get(key) and not key.startswith("versions."):
+            raise UserError(_refusal(folder, key, value, now.get(key)))
     first, second = (dict(_flat(one.model_dump(mode="json"))) for one in (before, config))
     changed = [
         f"resumed with another {key}: {first.get(key)!r} -> {second.get(key)!r}"
@@ -126,7 +126,7 @@ def check_same_run(
         if key != "run_dir" and first.get(key) != second.get(key)
     ]
     versions = [
-        f"{key.removeprefix('versions.')} {value} -> {now[key]}"
+        f"{key.removeprefix('versions.')} {value} -> {now.get(key)}"
         for key, value in was.items()
         if key.startswith("versions.") and now.get(key) != value
     ]
