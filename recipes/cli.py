@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"
     ),
     "train": Command("recipes.commands.train", "train a policy by GRPO, as a config says"),
+    "plan": Command("recipes.commands.plan", "say what a run takes, and what to turn where it does not fit"),
     "cold-start": Command(
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),

@@ -177,9 +177,33 @@ class GroupConfig(StrictModel):
     max_resamples: int = Field(default=2, ge=0)
     """Rounds of drawing other prompts in one step."""
 
+    keep: int | None = Field(default=None, ge=2)
+    """Completions of a group that are trained on, of the `trainer.num_generations` that are sampled and
+    scored; null is all. A window's batch (`trainer.per_device_train_batch_size`) counts those that are
+    trained on. Advantages are relative to their mean, as in PODS (arXiv:2504.13818)."""
+
+    select: str = "spread"
+    """Which those are: `spread` (of the largest variance of rewards: so many of the worst and of the best),
+    `extremes` (half of the worst, half of the best), `best`, `first` (at random), or "module:function" for
+    one of your own (see `recipes/training/selection.py`)."""
+
     executors: Literal["mean", "min", "draw"] = "mean"
     """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
     segmenter per group, drawn at random (`draw`)."""
+
+
+class OverlapConfig(StrictModel):
+    """What goes on beside something else."""
+
+    prefetch: bool = True
+    """Encode a window's images in the segmenters while the engines sample it. Changes no result. Only where
+    sampling leaves this process idle: `sampler.backend` `ray`."""
+
+    staleness: Literal[0, 1] = 0
+    """Windows of rollouts that sampling may be ahead of training. 0: a window is sampled from the policy that
+    is trained on it. 1: the next window is sampled and scored while the present one is trained on, from a
+    policy one window older; the loss corrects for that by importance sampling. Only for `sampler.backend`
+    `ray`."""
 
 
 class TrainConfig(StrictModel):
@@ -203,6 +227,7 @@ class TrainConfig(StrictModel):
     """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 
     group: GroupConfig = GroupConfig()
+    overlap: OverlapConfig = OverlapConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's `GRPOConfig`, by TRL's own names."""
 

@@ -12,6 +12,7 @@ from prompter.checkpoint import LORA_TARGETS, Checkpoint
 from prompter.errors import UserError, did_you_mean
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
+from recipes.training.selection import SELECTIONS
 
 _VISION = re.compile(
     r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
@@ -33,6 +34,8 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
     from trl import GRPOConfig
 
     given = dict(config.trainer)
+    if config.group.keep is not None:
+        given["num_generations"] = config.group.keep  # TRL sees those that are trained on
     given.setdefault("max_completion_length", max_completion_length)
     given.setdefault("logging_steps", 1)
     # One adapter file a checkpoint; the full state is needed to resume, so never `save_only_model`.
@@ -154,6 +157,27 @@ def window_steps(arguments: Any) -> int:
     """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
     updates = arguments.steps_per_generation * arguments.num_iterations
     return max(1, int(updates) // int(arguments.gradient_accumulation_steps))
+
+
+def check_overlap(config: TrainConfig) -> None:
+    """Refuse sampling ahead where the sampler shares the trainer's weights or process, and odd selections.
+
+    Raises:
+        UserError: naming the key to change.
+    """
+    if config.overlap.staleness and config.sampler.backend != "ray":
+        raise UserError(
+            f"overlap.staleness is {config.overlap.staleness}, but sampler.backend "
+            f"{config.sampler.backend!r} samples in the trainer's process, which cannot train meanwhile: "
+            "take sampler.backend ray, or overlap.staleness 0"
+        )
+    SELECTIONS.resolve(config.group.select)
+    sampled, keep = config.trainer["num_generations"], config.group.keep
+    if keep is not None and keep > sampled:
+        raise UserError(
+            f"group.keep is {keep}, but only {sampled} completions a prompt are sampled "
+            "(trainer.num_generations)"
+        )
 
 
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:

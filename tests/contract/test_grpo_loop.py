@@ -36,7 +36,7 @@ from recipes.config import TRAINER_DEFAULTS, TrainConfig, load_config
 from recipes.grpo import with_adapters
 from recipes.training.checks import grpo_arguments
 from recipes.training.log import TrainingLog
-from recipes.training.metrics import PhaseTimes
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer
 from recipes.training.trl_trainer import SegmentationGRPOTrainer
 from recipes.training.window import Window, WindowCollector
