@@ -14,7 +14,7 @@ from recipes.dry_run.findings import NotHere
 from recipes.planning.parts import GIB
 from recipes.planning.plan import estimate
 from recipes.training.checkpoints import newest_checkpoint, step_of
-from recipes.training.checks import check_sizes, executor_configs, grpo_arguments, window_steps
+from recipes.training.checks import check_overlap, check_sizes, executor_configs, grpo_arguments, window_steps
 
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed")
 
@@ -56,14 +56,17 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     Raises:
         UserError: if a size does not go with another one.
     """
-    group, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
+    kept, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
     # An unknown set is taken to be large enough; all else is checked.
     check_sizes(config, arguments, rows if samples is None else samples)
-    prompts, window = rows // group, window_steps(arguments)
-    completions = rows * int(arguments.max_steps) // window
+    check_overlap(config)
+    prompts, window = rows // kept, window_steps(arguments)
+    sampled = int(config.trainer["num_generations"])
+    completions = prompts * sampled * int(arguments.max_steps) // window
     said = (
-        f"{prompts} prompts of {group} completions a window of {window} step(s), {arguments.max_steps} steps "
-        f"with {completions:,} completions, a checkpoint every {arguments.save_steps}"
+        f"{prompts} prompts of {sampled} completions{'' if kept == sampled else f', {kept} trained on,'} "
+        f"a window of {window} step(s), {arguments.max_steps} steps with {completions:,} completions, "
+        f"a checkpoint every {arguments.save_steps}"
     )
     if samples:
         said += f", {prompts * int(arguments.max_steps) / window / samples:.1f} epochs"
