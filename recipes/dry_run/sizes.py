@@ -56,16 +56,17 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     Raises:
         UserError: if a size does not go with another one.
     """
-    kept, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
+    trained, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
+    sampled = int(config.trainer["num_generations"])
+    check_overlap(config)
     # An unknown set is taken to be large enough; all else is checked.
     check_sizes(config, arguments, rows if samples is None else samples)
-    check_overlap(config)
-    prompts, window = rows // kept, window_steps(arguments)
-    sampled = int(config.trainer["num_generations"])
+    prompts, window = rows // trained, window_steps(arguments)
     completions = prompts * sampled * int(arguments.max_steps) // window
+    kept = "" if sampled == trained else f" ({trained} of them trained on)"
     said = (
-        f"{prompts} prompts of {sampled} completions{'' if kept == sampled else f', {kept} trained on,'} "
-        f"a window of {window} step(s), {arguments.max_steps} steps with {completions:,} completions, "
+        f"{prompts} prompts of {sampled} completions{kept} a window of {window} step(s), "
+        f"{arguments.max_steps} steps with {completions:,} completions, "
         f"a checkpoint every {arguments.save_steps}"
     )
     if samples:

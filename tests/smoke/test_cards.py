@@ -1,4 +1,4 @@
-"""Every recipe passes its own dry run on a machine that has none of what it needs: nothing is wrong with it."""
+"""Every recipe passes its own dry run on a machine that has none of what it needs."""
 
 from __future__ import annotations
 
