@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from prompter.policy import Policy, PolicySettings
 from recipes.config import TrainConfig
 from recipes.dry_run.findings import NotHere
 from recipes.dry_run.presence import describe_weights, policy_folder
+from recipes.planning.shapes import known_config, shape_name
 from recipes.training.checks import check_adapted_modules, check_weights_follow
 
 
@@ -80,10 +80,6 @@ class _Patches:
 
 def _known_shape(source: str) -> Any:
     """The transformers config of a model by its name; None if it is in no table."""
-    if find_spec("recipes.planning") is None:
-        return None
-    from recipes.planning.shapes import known_config, shape_name
-
     return None if shape_name(source) is None else known_config(source)
 
 

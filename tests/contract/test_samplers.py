@@ -6,6 +6,7 @@ pipeline and not by any sampler's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -302,9 +303,18 @@ def test_a_live_model_is_sampled_as_it_is_and_left_in_its_mode(world: World) -> 
 
 
 def test_ray_listens_to_this_machine_only(samplers: dict[str, TokenSampler]) -> None:
+    import psutil
     import ray
 
     assert ray.util.get_node_ip_address() == "127.0.0.1"
+    listening: dict[str, set[str]] = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            for one in process.net_connections(kind="inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    listening.setdefault(process.name(), set()).add(one.laddr.ip.removeprefix("::ffff:"))
+    assert {"raylet", "gcs_server"} <= listening.keys()
+    assert {name for name, hosts in listening.items() if hosts - {"127.0.0.1", "::1"}} == set()
 
 
 def test_engines_that_cannot_start_are_told_about(samplers: dict[str, TokenSampler], world: World) -> None:

@@ -79,9 +79,9 @@ def test_a_run_that_can_start_is_ok_and_nothing_is_written(
     ("override", "what", "says"),
     [
         ("policy.model=./nothing", "policy", "is no folder, and has not the form of a hub id"),
-        ("policy.settings.image.side=130", "policy", "must be a multiple of 32"),
+        ("policy.settings.image.side=130", "policy", "must be a multiple of 16"),
         ("policy.lora.target_modules=[q_porj]", "adapters", "Did you mean 'q_proj'?"),
-        ("dataset.options.scene=3", "training set", "has no option 'scene'"),
+        ("dataset.split=trai", "training set", "has no split 'trai'"),
         ("eval.split=valid", "held-out set", "has no split 'valid'"),
         ("executor={family: sam2, model: ./sam.pt}", "segmenter", "is no path that is here"),
         ("executor={family: sam2}", "segmenter", "needs `model`"),
