@@ -286,7 +286,7 @@ def step_items(config: TrainConfig, shape: ModelShape, tokens: PromptTokens, com
         Item(
             "activations",
             kept + 3 * whole * hidden * number,
-            f"{batch.packs} rows of {length} tokens for {batch.rows} completions; {how}",
+            f"{batch.packs} x {length} tokens for {batch.rows} completions; {how}",
             "train",
         ),
         Item("work space", workspace[largest], f"{largest}, which needs most", "train"),

@@ -30,7 +30,7 @@ from tests.fixtures.tiny_policy import save_tiny_policy
 from tests.fixtures.training import write_config
 
 TOLERANCE = 0.25
-FOLDER = Path(__file__).resolve().parents[3] / "recipes" / "configs"
+FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
 PUBLISHED = {
     "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
@@ -296,7 +296,7 @@ def test_a_checkpoint_of_a_true_class_opens_and_its_dialect_reads_anything(
     thin["text_config"].update(num_hidden_layers=2, intermediate_size=64, vocab_size=4000)
     thin["vision_config"].update(depth=2, fullatt_block_indexes=[1])
     monkeypatch.setitem(shapes.SHAPES, name, thin)  # type: ignore[arg-type]
-    opened = true_size.save_true_size(tmp_path / "thin", name, side=56)
+    opened = true_size.save_true_size(tmp_path / "thin", name, side=280)
     model = load_weights(opened)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert open_shape(opened.source).parameters == sum(p.numel() for p in model.parameters())
