@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompter.chat import SamplingRequest
+from prompter.chat import SamplingRequest, render_chat
 from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.image_tokens import expand_pads, image_token_count
 from prompter.types import Completion
@@ -48,9 +48,8 @@ class TokenSampler(Sampler):
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         tokenizer = processor.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        self.pad_id: int = vocabulary["<|image_pad|>"]
-        self.suppressed = tuple(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
+        self.pad_id: int = tokenizer.get_vocab()["<|image_pad|>"]
+        self.suppressed = suppressed_ids(tokenizer)
 
     def sample(
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
@@ -69,9 +68,7 @@ class TokenSampler(Sampler):
 
     def prompt_ids(self, request: SamplingRequest) -> list[int]:
         """Token ids of a request's prompt, the image placeholder repeated once per image token."""
-        text = self.processor.apply_chat_template(
-            request.messages, add_generation_prompt=True, tokenize=False
-        )
+        text = render_chat(self.processor, request.messages, request.template_options)
         token_ids = self.processor.tokenizer(text)["input_ids"]
         return expand_pads(token_ids, self.pad_id, [image_token_count(self.processor, request.image.size)])
 
@@ -84,6 +81,12 @@ class TokenSampler(Sampler):
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of completions, without special tokens."""
         return [self.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in token_ids]
+
+
+def suppressed_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of those `VISION_TOKENS` that a tokenizer has."""
+    vocabulary = tokenizer.get_vocab()
+    return tuple(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
 
 
 def request_seeds(seed: int | None, count: int) -> list[int | None]:

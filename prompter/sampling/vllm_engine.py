@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
+from prompter.sampling.cpu_limits import cpu_options
 from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.sampling.weights import check_takes_weights
@@ -82,6 +83,7 @@ class VllmSampler(TokenSampler):
             set_num_threads(self.config.threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about torch names that vLLM still uses
+            from transformers import AutoConfig
             from vllm import LLM
 
         on_cpu = self._on_cpu
@@ -101,7 +103,7 @@ class VllmSampler(TokenSampler):
         }
         if on_cpu:
             options |= {
-                "dtype": "float32" if self.config.dtype == "auto" else self.config.dtype,
+                **cpu_options(AutoConfig.from_pretrained(policy.source), self.config.dtype, policy.source),
                 "enforce_eager": True,
                 # Completions of a group share their prompt in whole blocks; the default of 128 tokens is
                 # longer than many a prompt.
