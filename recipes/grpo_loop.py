@@ -43,6 +43,7 @@ from prompter.policy import Policy
 from prompter.sampling import SamplerConfig, open_sampler
 from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.types import Completion
+from recipes.training.suppressed_tokens import suppress_tokens
 from rewards.mask import mask_iou
 
 EPSILON_LOW, EPSILON_HIGH = 0.2, 0.28  # clip-higher: what is unlikely may still grow (DAPO)
@@ -150,6 +151,7 @@ def train(args: argparse.Namespace) -> None:
     model: Any = load_weights(policy, dtype=torch.float32)
     # The sampler draws from this very model: it is never behind, and nothing has to be sent to it.
     sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
+    suppress_tokens(model, sampler.suppressed)  # never drawn, so they have no share in what is trained
     executor = open_executor(ExecutorConfig(family=args.executor, dtype="auto"))
     source = open_dataset("synthetic-aerial", "train", scenes=args.scenes, queries_per_scene=12)
     held_out = list(open_dataset("synthetic-aerial", "test", scenes=args.held_out, queries_per_scene=6))

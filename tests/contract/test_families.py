@@ -7,6 +7,8 @@ this CPU, two optimiser steps are made with one of its engines, else with transf
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from PIL import Image
 from transformers import AutoConfig
 from trl.trainer.utils import add_fused_lm_head
 
+from prompter.chat import SamplingRequest
 from prompter.checkpoint import SETTINGS_FILE, Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
 from prompter.families import POLICY_FAMILIES, carries_state, has_experts
@@ -28,13 +31,18 @@ from prompter.sampling import open_sampler
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.cpu_limits import cpu_options
+from prompter.sampling.huggingface import HuggingFaceSampler
 from prompter.sampling.image_tokens import image_token_count
+from prompter.sampling.token_sampler import TokenSampler
+from prompter.sampling.vllm_engine import VllmSampler
+from prompter.types import Completion
 from recipes.config import load_config
 from recipes.grpo import train
 from recipes.training.shared_prompts import shared_log_probabilities
 from tests.fixtures.family_policies import save_family_policy
 from tests.fixtures.packed_rows import KEPT, batch_of, packed, plainly
 from tests.fixtures.reference import reference_logprobs
+from tests.fixtures.tiny_policy import save_random_adapter
 from tests.fixtures.toy_task import save_manifest
 from tests.fixtures.training import write_config
 
@@ -49,6 +57,7 @@ class World(NamedTuple):
     policy: Checkpoint
     run: RunFolder
     backend: str
+    sampler: TokenSampler  # of the run, kept open
 
     @property
     def recurrent(self) -> bool:
@@ -64,7 +73,7 @@ def backend_of(family: str) -> str:
 
 
 @pytest.fixture(scope="module", params=list(POLICY_FAMILIES))
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp(request.param)
     policy = save_family_policy(root / "policy", request.param)
     data = {"name": "manifest", "options": {"path": str(save_manifest(root / "squares", 8))}}
@@ -84,7 +93,31 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             "save_strategy": "no",
         },
     )
-    return World(policy, train(load_config(path)), backend)
+    kept: list[TokenSampler] = []
+
+    def opening(*args: Any, **options: Any) -> TokenSampler:
+        kept.append(open_sampler(*args, **options))
+        return kept[0]
+
+    kind: Any = VllmSampler if backend == "vllm" else HuggingFaceSampler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prompter.sampling.open_sampler", opening)
+        patch.setattr(kind, "close", lambda self: None)
+        run = train(load_config(path))
+    yield World(policy, run, backend, kept[0])
+    kept[0].close()
+
+
+def difference(
+    model: Any, policy: Checkpoint, requests: list[SamplingRequest], groups: list[list[Completion]]
+) -> float:
+    """Mean |difference| of reported log-probabilities from those of a forward pass of `model`."""
+    found = [
+        np.abs(reference_logprobs(model, policy, request, one, 1.0) - np.array(one.logprobs))
+        for request, group in zip(requests, groups, strict=True)
+        for one in group
+    ]
+    return float(np.concatenate(found).mean())
 
 
 def picture(colour: str = "red") -> Image.Image:
@@ -141,11 +174,8 @@ def test_it_answers_alone_as_in_a_batch_with_the_log_probabilities_of_a_forward_
     alone = [sampler.sample([one], settings)[0] for one in requests]
     assert [group[0].token_ids for group in together] == [group[0].token_ids for group in alone]
     assert len({group[0].token_ids for group in alone}) == 2
-    for request, (one,) in zip(requests, together, strict=True):
-        wanted = reference_logprobs(model, policy, request, one, 1.0)
-        assert np.abs(wanted - np.array(one.logprobs)).mean() < ROUNDING
-    swapped = reference_logprobs(model, policy, requests[1], together[0][0], 1.0)
-    assert np.abs(swapped - np.array(together[0][0].logprobs)).mean() > 0.1, "it must be able to fail"
+    assert difference(model, policy, requests, together) < ROUNDING
+    assert difference(model, policy, requests[::-1], together) > 0.1, "the comparison must be able to fail"
 
 
 def test_prompts_are_packed_where_that_changes_nothing(world: World) -> None:
@@ -180,6 +210,35 @@ def test_sampler_and_trainer_agree_before_and_after_a_step(world: World) -> None
         assert gap < (HALF_ROUNDING if half else ROUNDING)
         assert record["sampler_version"] == record["step"] - 1
         assert record["grad_norm"] > 0
+
+
+def test_engines_follow_an_adapter_of_every_module_that_is_adapted(world: World, tmp_path: Path) -> None:
+    """An adapter that moves one kind of module alone is heeded, whichever kind it is."""
+    if world.backend != "vllm":
+        pytest.skip("vLLM does not compute this family on a CPU, or is not installed")
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+
+    policy, sampler = world.policy, world.sampler
+    requests = [policy.request("all ships", picture("red")), policy.request("a pier", picture("blue"))]
+    settings = SamplingSettings(max_new_tokens=12, n=4, seed=1)
+    folder = save_random_adapter(policy, tmp_path / "all", seed=0)
+    weights = load_file(folder / "adapter_model.safetensors")
+    kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
+    for version, kind in enumerate(["all", *sorted(kinds)] if world.recurrent else ["all"], start=10):
+        if kind != "all":
+            still = {name: value * (f".{kind}." in name) for name, value in weights.items()}
+            shutil.copytree(folder, tmp_path / kind)
+            save_file(still, tmp_path / kind / "adapter_model.safetensors", {"format": "pt"})
+        sampler.sync_adapter(tmp_path / kind, version)
+        groups = sampler.sample(requests, settings, logprobs=True)
+        base: Any = load_weights(policy, dtype=torch.float32)
+        adapted = PeftModel.from_pretrained(load_weights(policy, dtype=torch.float32), tmp_path / kind)
+        far, near = (difference(model, policy, requests, groups) for model in (base, adapted))
+        print(
+            f"{policy.family}, adapter on {kind}: {near:.1e} from the adapted model, {far:.1e} from its base"
+        )
+        assert near < (HALF_ROUNDING if world.recurrent else ROUNDING) < far
 
 
 def test_a_trained_policy_is_saved_and_opened(world: World) -> None:

