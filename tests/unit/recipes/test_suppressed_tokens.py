@@ -35,6 +35,7 @@ def test_trls_head_scores_the_rest_of_the_vocabulary(policy: Checkpoint) -> None
         add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
         suppress_tokens(model, ids)
         logps, entropies = plainly(model, batch)
+        assert type(model(**batch).logits) is torch.Tensor
     kept = batch["attention_mask"][:, -KEPT:] == 1
     torch.testing.assert_close(logps[kept], wanted[kept], rtol=0, atol=1e-5)
     assert entropies.isfinite().all()
