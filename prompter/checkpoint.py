@@ -259,7 +259,7 @@ def load_weights(
     `quantise` "nf4" keeps 4 bits of a weight of the language model's linear layers (`prompter.quantised`).
 
     Raises:
-        UserError: if the checkpoint holds no weights, or none that can be read; and as `nf4_options`.
+        UserError: if the checkpoint holds no weights, or none that can be read; and as `check_nf4`.
     """
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -267,9 +267,10 @@ def load_weights(
     try:
         options = {}
         if quantise is not None:
-            from prompter.quantised import nf4_options
+            from prompter.quantised import check_nf4, nf4_options
 
-            options = nf4_options(AutoConfig.from_pretrained(policy.source), dtype, device, policy.source)
+            check_nf4(AutoConfig.from_pretrained(policy.source), policy.source)
+            options = nf4_options(dtype, device)
         model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype, **options)
     except (OSError, SafetensorError) as error:
         raise UserError(

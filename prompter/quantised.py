@@ -15,14 +15,12 @@ UNQUANTISED = ["lm_head", "model.visual"]
 """Full names of what stays as it was; "visual" alone names nothing, and the tower would be quantised."""
 
 
-def nf4_options(model: Any, dtype: Any, device: str, source: str) -> dict[str, Any]:
-    """Options of `from_pretrained` that quantise a model while it is loaded, onto `device`.
+def check_nf4(model: Any, source: str) -> None:
+    """Refuse to quantise a model to NF4 where that cannot be done.
 
     Args:
         model: transformers' configuration of it.
-        dtype: as in `load_weights`; products are computed in it, in bfloat16 for "auto".
-        device: "cpu", "cuda" or "cuda:1".
-        source: where the model comes from, for messages.
+        source: where it comes from, for the message.
 
     Raises:
         UserError: if bitsandbytes is not installed, or most of the model is no linear layer.
@@ -37,6 +35,15 @@ def nf4_options(model: Any, dtype: Any, device: str, source: str) -> dict[str, A
             f"policy.quantise nf4 quantises linear layers, but the experts of {source} are none: hardly any "
             "memory would be saved. Leave policy.quantise out"
         )
+
+
+def nf4_options(dtype: Any, device: str) -> dict[str, Any]:
+    """Options of `from_pretrained` that quantise a model while it is loaded, onto `device`.
+
+    Args:
+        dtype: as in `load_weights`; products are computed in it, in bfloat16 for "auto".
+        device: "cpu", "cuda" or "cuda:1".
+    """
     import torch
     from transformers import BitsAndBytesConfig
 

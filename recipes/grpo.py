@@ -17,6 +17,7 @@ from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
 from recipes.training.checks import (
     check_adapted_modules,
+    check_quantised,
     check_sizes,
     check_weights_follow,
     executor_configs,
@@ -65,6 +66,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     check_adapted_modules(config, policy)
     check_weights_follow(config, policy)
+    check_quantised(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     for line in told(source):

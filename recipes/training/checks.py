@@ -11,6 +11,7 @@ from envs.executors.config import ExecutorConfig
 from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError, did_you_mean
 from prompter.families import carries_state, has_experts, lora_targets
+from prompter.quantised import check_nf4
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
 
@@ -115,6 +116,25 @@ def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
             f"exchange rightly while it runs, and sampler.backend {config.sampler.backend!r} samples with "
             "vLLM: give policy.lora, or take sampler.backend hf"
         )
+
+
+def check_quantised(config: TrainConfig, policy: Checkpoint) -> None:
+    """Refuse a quantised base where it cannot be made or trained.
+
+    Raises:
+        UserError: naming the key to change.
+    """
+    if config.policy.quantise is None:
+        return
+    for key in ("fsdp", "deepspeed"):
+        if config.trainer.get(key):
+            raise UserError(
+                f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits are "
+                "not cut into shards here. Leave one of them out"
+            )
+    from transformers import AutoConfig
+
+    check_nf4(AutoConfig.from_pretrained(policy.source), policy.source)
 
 
 def _empty_model(policy: Checkpoint) -> Any:

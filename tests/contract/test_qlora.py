@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, Qwen3VLMoeConfig
+from transformers import Qwen3VLMoeConfig
 
 from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
-from prompter.quantised import is_quantised, nf4_options
+from prompter.quantised import check_nf4, is_quantised
 from recipes.config import load_config
 from recipes.grpo import train
 from recipes.training.checkpoints import save_trained
+from recipes.training.checks import check_quantised
 from tests.fixtures.family_policies import save_family_policy
 from tests.fixtures.toy_task import save_manifest
 from tests.fixtures.training import write_config
@@ -41,6 +42,14 @@ def test_all_weights_cannot_be_trained_in_four_bits(policy: Checkpoint, tmp_path
         load_config(config, ["policy.quantise=nf4", "policy.lora=null"])
 
 
+@pytest.mark.parametrize("key", ["fsdp", "deepspeed"])
+def test_quantised_weights_are_not_cut_into_shards(policy: Checkpoint, tmp_path: Path, key: str) -> None:
+    config = write_config(tmp_path / "config.yaml", Path(policy.source), trainer={key: "anything"})
+    given = load_config(config, ["policy.quantise=nf4"])
+    with pytest.raises(UserError, match=f"policy.quantise nf4 and trainer.{key} are given"):
+        check_quantised(given, policy)
+
+
 def test_the_language_models_linear_layers_are_quantised_and_nothing_else(policy: Checkpoint) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is an extra: install prompter-rl[qlora]")
     model: Any = load_weights(policy, dtype="float32", quantise="nf4")
@@ -50,8 +59,7 @@ def test_the_language_models_linear_layers_are_quantised_and_nothing_else(policy
     quantised = {name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
     assert quantised == {name for name in linear if "language_model" in name} and quantised < linear
     with pytest.raises(UserError, match="the experts of it are none"):
-        nf4_options(Qwen3VLMoeConfig(), "auto", "cpu", "it")
-    assert "quantization_config" in nf4_options(AutoConfig.from_pretrained(policy.source), "auto", "cpu", "")
+        check_nf4(Qwen3VLMoeConfig(), "it")
 
 
 def test_a_run_trains_says_its_gap_and_saves_the_unquantised_policy(
