@@ -129,8 +129,8 @@ def check_quantised(config: TrainConfig, policy: Checkpoint) -> None:
     for key in ("fsdp", "deepspeed"):
         if config.trainer.get(key):
             raise UserError(
-                f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits are "
-                "not cut into shards here. Leave one of them out"
+                f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits "
+                "are not cut into shards here. Leave one of them out"
             )
     from transformers import AutoConfig
 
