@@ -50,7 +50,9 @@ STEPS = 2
 ROUNDING = 1e-4
 """Largest mean difference of log-probabilities that float32's rounding makes here."""
 HALF_ROUNDING = 0.08
-"""The same for an engine that computes in bfloat16; another image or adapter makes more than 0.3."""
+"""The same for an engine that computes in bfloat16; about 0.03 is found, and 1.2 with another adapter."""
+STATE_PROJECTIONS = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"}
+"""Linear layers of a layer that carries a state."""
 
 
 class World(NamedTuple):
@@ -213,7 +215,7 @@ def test_sampler_and_trainer_agree_before_and_after_a_step(world: World) -> None
 
 
 def test_engines_follow_an_adapter_of_every_module_that_is_adapted(world: World, tmp_path: Path) -> None:
-    """An adapter that moves one kind of module alone is heeded, whichever kind it is."""
+    """And one that moves a single kind of projection in layers with a state is heeded, whichever it is."""
     if world.backend != "vllm":
         pytest.skip("vLLM does not compute this family on a CPU, or is not installed")
     from peft import PeftModel
@@ -224,8 +226,8 @@ def test_engines_follow_an_adapter_of_every_module_that_is_adapted(world: World,
     settings = SamplingSettings(max_new_tokens=12, n=4, seed=1)
     folder = save_random_adapter(policy, tmp_path / "all", seed=0)
     weights = load_file(folder / "adapter_model.safetensors")
-    kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in weights}
-    for version, kind in enumerate(["all", *sorted(kinds)] if world.recurrent else ["all"], start=10):
+    kinds = ["all", *(sorted(STATE_PROJECTIONS) if world.recurrent else ())]
+    for version, kind in enumerate(kinds, start=10):
         if kind != "all":
             still = {name: value * (f".{kind}." in name) for name, value in weights.items()}
             shutil.copytree(folder, tmp_path / kind)
@@ -238,7 +240,7 @@ def test_engines_follow_an_adapter_of_every_module_that_is_adapted(world: World,
         print(
             f"{policy.family}, adapter on {kind}: {near:.1e} from the adapted model, {far:.1e} from its base"
         )
-        assert near < (HALF_ROUNDING if world.recurrent else ROUNDING) < far
+        assert near < (HALF_ROUNDING if world.recurrent else ROUNDING) and far > 2 * near
 
 
 def test_a_trained_policy_is_saved_and_opened(world: World) -> None:
@@ -254,7 +256,7 @@ def test_a_trained_policy_is_saved_and_opened(world: World) -> None:
     kinds = {name.split(".")[-2] for name in changed}
     attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
     mlp = {"gate_proj", "up_proj", "down_proj"}
-    state = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"} if world.recurrent else set()
+    state = STATE_PROJECTIONS if world.recurrent else set()
     # Experts stay frozen; Qwen3.5's mixture has one expert that every token takes, of linear layers.
     dense = mlp if world.recurrent or not world.policy.family.endswith("moe") else set()
     assert kinds == attention | dense | state
