@@ -128,6 +128,10 @@ class SamplingRequest:
     image_key: str = ""
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
+    def render(self, processor: Any) -> str:
+        """The text of this prompt by the policy's Hugging Face processor, see `render_chat`."""
+        return render_chat(processor, self.messages, self.template_options)
+
 
 def render_chat(processor: Any, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
     """The text of a prompt: the one place where a processor's chat template is applied.
@@ -140,8 +144,8 @@ def render_chat(processor: Any, messages: list[dict[str, Any]], options: Mapping
     Returns:
         The prompt up to where the completion begins, one image placeholder per image.
     """
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
-    return str(text)
+    text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
+    return text
 
 
 _RENDERED_WITH = ("messages", "conversation", "add_generation_prompt", "tokenize", "tools", "chat_template")

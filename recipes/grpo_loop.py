@@ -36,7 +36,6 @@ from envs.executors import ExecutorConfig, open_executor
 from envs.executors.base import Executor
 from envs.rollouts import make_requests, make_rollouts
 from envs.sample import Sample
-from prompter.chat import render_chat
 from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
 from prompter.policy import Policy
@@ -94,9 +93,8 @@ def tokenise(policy: Checkpoint, groups_P: Sequence[Group]) -> tuple[dict[str, T
     completions are no padding, bool [P, G, T], and the log-probability the sampler drew each with.
     """
     rows = [(request, one) for request, group in groups_P for one in group]
-    texts = [render_chat(policy.processor, one.messages, one.template_options) for one, _ in rows]
-    padded = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    asked = policy.processor(text=texts, images=[[one.image] for one, _ in rows], **padded)
+    texts, shown = [one.render(policy.processor) for one, _ in rows], [[one.image] for one, _ in rows]
+    asked = policy.processor(text=texts, images=shown, padding=True, padding_side="left", return_tensors="pt")
     # The sampled ids, not the text tokenised again: that may give other tokens than were drawn.
     ids = pad_sequence([torch.tensor(one.token_ids) for _, one in rows], batch_first=True)
     real = pad_sequence([torch.ones(len(one.token_ids)) for _, one in rows], batch_first=True).bool()

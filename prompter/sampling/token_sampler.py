@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompter.chat import SamplingRequest, render_chat
+from prompter.chat import SamplingRequest
 from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.image_tokens import expand_pads, image_token_count
 from prompter.types import Completion
@@ -68,8 +68,7 @@ class TokenSampler(Sampler):
 
     def prompt_ids(self, request: SamplingRequest) -> list[int]:
         """Token ids of a request's prompt, the image placeholder repeated once per image token."""
-        text = render_chat(self.processor, request.messages, request.template_options)
-        token_ids = self.processor.tokenizer(text)["input_ids"]
+        token_ids = self.processor.tokenizer(request.render(self.processor))["input_ids"]
         return expand_pads(token_ids, self.pad_id, [image_token_count(self.processor, request.image.size)])
 
     @abstractmethod
