@@ -20,7 +20,8 @@ that is not a number."""
 class _Whole(torch.Tensor):
     """A tensor that TRL may gather as it gathers shards: beside a sharded head it asks this of the bias."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # what is computed with it is a plain tensor
+    # What is computed with it is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def full_tensor(self) -> torch.Tensor:
         """Itself: every rank holds all of it."""
