@@ -17,6 +17,7 @@ from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
 from recipes.training.checks import (
     check_adapted_modules,
+    check_overlap,
     check_quantised,
     check_sizes,
     check_weights_follow,
@@ -41,6 +42,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     RunFolder(config.run_dir).check_usable(resume=resume)
     quiet()
     check_trainer_keys(config)
+    check_overlap(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
     import torch
     from transformers import set_seed
@@ -55,7 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
+    from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
@@ -82,7 +84,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
         from prompter.runs.ray_runtime import ensure_ray
 
-        ensure_ray(config.ray.address, config.ray.num_cpus)
+        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
         executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
         for executor in executors.values():
@@ -107,13 +109,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         folder.write_config(config.model_dump(mode="json"))
 
         times = PhaseTimes()
-        group_size = arguments.num_generations
         settings = SamplingSettings(
             max_new_tokens=arguments.max_completion_length,
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             top_k=arguments.top_k,
-            n=group_size,
+            n=config.trainer["num_generations"],
         )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
         collector = WindowCollector(
@@ -125,6 +126,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             settings,
             config.seed,
             times,
+            prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
         stop = opened.enter_context(StopRequest())
@@ -135,9 +137,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         log = TrainingLog(folder, arguments.max_steps, done)
         opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, collector=collector, log=log, stop=stop
+            model=model,
+            args=arguments,
+            processor=policy.processor,
+            collector=collector,
+            log=log,
+            stop=stop,
+            staleness=config.overlap.staleness,
         )
         opened.callback(trainer.close)
+        if checkpoint is not None and config.overlap.staleness:
+            trainer.ahead.restore(checkpoint, source, done + 1)
         trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
@@ -162,9 +172,10 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every == 0 and goes_on:
-                trainer.synchronise()
                 name = f"step-{state.global_step:06d}"
-                evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
+                with trainer.apart("evaluate"):
+                    trainer.synchronise()
+                    evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
 
     return Evaluate()
 

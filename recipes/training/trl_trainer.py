@@ -11,9 +11,12 @@ The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,14 @@ from prompter.quantised import is_quantised
 from prompter.sampling.base import Sampler
 from prompter.sampling.token_sampler import suppressed_ids
 from prompter.sampling.weights import named_weights
+from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import newest_checkpoint, step_of
+from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
+from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
+from recipes.training.metrics import importance_ratios
+from recipes.training.order import window_indices
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
@@ -49,6 +57,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         collector: samples and scores; its source is the training set, rows are its indices.
         log: writes metrics and rollouts.
         stop: where a request to stop arrives.
+        staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
+
+    Attributes:
+        ahead: the window after the one that is trained on; empty with staleness 0.
     """
 
     def __init__(
@@ -60,11 +72,16 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         collector: WindowCollector,
         log: TrainingLog,
         stop: StopRequest | None = None,
+        staleness: int = 0,
     ) -> None:
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
+        if staleness:
+            # A fast tokenizer keeps padding as a state, and two threads would pad each other's prompts.
+            processor.tokenizer = copy.deepcopy(processor.tokenizer)
         share_vision(model)
         suppress_tokens(model, suppressed_ids(processor.tokenizer))
+        score_labelled_only()
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         samples = len(collector.source)
@@ -93,6 +110,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         # Removed by `close`, and at the latest with the trainer.
         self._adapters = tempfile.TemporaryDirectory(prefix="prompter-adapter-", ignore_cleanup_errors=True)
         self.sampler_version = 0
+        self._staleness = staleness
+        self.ahead = WindowAhead(lambda indices, step: self.collector.collect(indices, step))
         self._optimise_since: float | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
@@ -101,16 +120,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Collect a window of rollouts for TRL's rows and let TRL do the rest with those kept."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = None
+        self._optimised(self.state.global_step)
+        self._optimise_since = None
         group_size = self._group_size
         indices = [row["index"] for row in inputs[::group_size]]
-        with self.collector.times("sync"):
-            self.synchronise()
         step = self.state.global_step + 1
-        window = self._collect(indices, step)
-        self.run_log.collected(step, window, self.sampler_version)
+        window = self._next_window(indices, step)
+        self.run_log.collected(step, window, window.sampler_version)
         groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
         images: dict[str, Any] = {}
         rows = []
@@ -125,23 +141,64 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "index": group.index,
             }
             rows += [row] * group_size
+        # After the images of this window were opened: a dataset is read by one thread at a time.
+        self._begin_window_after(step)
         self.vllm_generation.serve(groups)
-        with self.collector.times("old_logprobs"):
+        with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
+        self.run_log.note(importance_ratios(batch))
         self._optimise_since = time.perf_counter()
         return batch
 
-    def _collect(self, indices: list[int], step: int) -> Window:
-        """Collect a window; where a signal stops that, save a checkpoint of what the weights are now."""
+    def _next_window(self, indices: list[int], step: int) -> Window:
+        """The window sampled ahead for this step, or one that is collected now; weights are synchronised."""
+        window = None
+        if self.ahead.step is not None:
+            with self.collector.times("wait", step), self._stoppable(step):
+                window = self.ahead.take(indices, step)
+        with self.collector.times("sync", step):
+            self.synchronise()
+        if window is None:
+            with self._stoppable(step):
+                window = self.collector.collect(indices, step)
+        return window
+
+    def _begin_window_after(self, step: int) -> None:
+        """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
+        steps = window_steps(self._grpo)
+        if not self._staleness or step + steps > self.state.max_steps:
+            return
+        indices = window_indices(
+            seed=self.args.seed,
+            window=(step - 1) // steps + 1,
+            samples=len(self._rows),
+            prompts=self._grpo.generation_batch_size // self._group_size,
+            shuffle=bool(self._grpo.shuffle_dataset),
+        )
+        self.ahead.start(indices, step + steps)
+
+    @contextmanager
+    def _stoppable(self, step: int) -> Iterator[None]:
+        """Within it a signal stops the run at once, after a checkpoint of what the weights are now."""
         try:
             with self._stop.at_once():
-                return self.collector.collect(indices, step)
+                yield
         except RunStopped:
             newest = newest_checkpoint(Path(str(self.args.output_dir)))
             if step_of(newest) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
             raise
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.apart("checkpoint"):
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
+        if self.accelerator.is_main_process:
+            self.ahead.save(Path(output_dir))
+        super()._save_rng_state(output_dir)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -163,7 +220,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
 
     def synchronise(self) -> None:
-        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`."""
+        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`.
+
+        A window in flight is waited for, so that it is of one version, and sampler and segmenters are free.
+        """
+        self.ahead.wait()
         version = self.state.global_step
         sampler: Sampler = self.collector.sampler
         if version == sampler.version:
@@ -185,13 +246,28 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass TRL's figures on, and write them with ours into the run folder."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = time.perf_counter()
+        self._optimised(self.state.global_step)
         own = self._metrics["train"]
         averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
-        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times.take())
+        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times)
         super().log(logs, start_time)
+
+    @contextmanager
+    def apart(self, phase: str) -> Iterator[None]:
+        """Within it, time counts as this phase and not as optimising."""
+        step = self.state.global_step
+        self._optimised(step)
+        with self.collector.times(phase, step):
+            yield
+        if self._optimise_since is not None:
+            self._optimise_since = time.perf_counter()
+
+    def _optimised(self, step: int) -> None:
+        """Note the time since a window was handed over, or since the last call, as spent optimising."""
+        if self._optimise_since is not None:
+            now = time.perf_counter()
+            self.collector.times.record("optimise", self._optimise_since, now, step)
+            self._optimise_since = now
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         """TRL's sampler, except that a resumed run sees the epoch's own order, not the first epoch's."""
@@ -213,7 +289,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.state.global_step = step
 
     def close(self) -> None:
-        """Remove the adapters written for the sampler."""
+        """Wait for a window in flight, and remove the adapters written for the sampler."""
+        self.ahead.wait()
         self._adapters.cleanup()
 
 

@@ -28,7 +28,7 @@ from recipes.config import TrainConfig
 from recipes.grpo import train, with_adapters
 from recipes.training.checks import grpo_arguments
 from recipes.training.log import TrainingLog
-from recipes.training.metrics import PhaseTimes
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import ScoredGroup
 from recipes.training.trl_trainer import SegmentationGRPOTrainer
 from recipes.training.window import WindowCollector
