@@ -14,6 +14,10 @@ from prompter.families import has_experts
 UNQUANTISED = ["lm_head", "model.visual"]
 """Full names of what stays as it was; "visual" alone names nothing, and the tower would be quantised."""
 
+NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
+"""Bytes of a quantised weight: 4 bits, and of each block of 64 a scale of one byte, 256 of which share a
+float32."""
+
 
 def check_nf4(model: Any, source: str) -> None:
     """Refuse to quantise a model to NF4 where that cannot be done.

@@ -82,6 +82,17 @@ class ModelShape:
         return carries_state(self.config)
 
     @property
+    def linear_parameters(self) -> int:
+        """Weights of the language model's linear layers: what QLoRA quantises."""
+        import torch
+
+        return sum(
+            module.weight.numel()
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.Linear) and "language_model" in name.split(".")
+        )
+
+    @property
     def pixel_values(self) -> int:
         """Numbers of one patch, as the image processor hands it to the tower."""
         vision = self.config.vision_config
