@@ -9,9 +9,10 @@ groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter or all we
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
+from prompter.errors import RunStopped
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
@@ -26,6 +27,9 @@ from recipes.training.checks import (
     window_steps,
 )
 from recipes.training.quiet import quiet
+
+if TYPE_CHECKING:
+    from recipes.training.stopping import StopRequest
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
@@ -54,14 +58,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from prompter.checkpoint import load_policy, load_weights
     from prompter.quantised import gap_warning
     from prompter.sampling import open_sampler
-    from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
+    from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
     from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
-    from recipes.training.window import WindowCollector
+    from recipes.training.window import WindowCollector, sampling_settings
     from rewards.registry import build_reward
 
     set_seed(config.seed)
@@ -78,6 +82,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_sizes(config, arguments, len(source))
     check_references(config)
+    identity = run_identity(config, policy, arguments, source)
+    if resume:
+        for line in check_same_run(RunFolder(config.run_dir), config, identity, source):
+            print(line, flush=True)
 
     # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
     configs = executor_configs(config)
@@ -107,15 +115,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             folder.truncate_to_step(done)
             forget_evaluations(folder, done, arguments.max_steps)
         folder.write_config(config.model_dump(mode="json"))
+        folder.write_identity(identity)
 
         times = PhaseTimes()
-        settings = SamplingSettings(
-            max_new_tokens=arguments.max_completion_length,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            top_k=arguments.top_k,
-            n=config.trainer["num_generations"],
-        )
         scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
         collector = WindowCollector(
             policy,
@@ -123,13 +125,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             scorer,
             source,
             config.group,
-            settings,
+            sampling_settings(config, arguments),
             config.seed,
             times,
             prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
-        stop = opened.enter_context(StopRequest())
+        stop = opened.enter_context(StopRequest(config.grace_seconds))
         evaluation = HeldOutEvaluation(folder, held_out, executors, config)
         with stop.at_once():
             evaluation.evaluate_policy("before", policy, sampler)
@@ -148,9 +150,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         opened.callback(trainer.close)
         if checkpoint is not None and config.overlap.staleness:
             trainer.ahead.restore(checkpoint, source, done + 1)
-        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
         if config.eval.every_steps:
-            trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
+            trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps, stop))
+        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
         if checkpoint is None or done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
@@ -164,18 +166,36 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
-    """A callback that evaluates the policy every so many optimiser steps, but not after the last."""
+def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopRequest) -> Any:
+    """A callback that evaluates the policy every so many optimiser steps, but not after the last.
+
+    A signal breaks off an evaluation between two windows, to be finished when the run is resumed. Add it
+    before `StopBetweenWindows`, which then saves.
+    """
     from transformers import TrainerCallback
 
+    def evaluate(step: int) -> None:
+        collector = trainer.collector
+        with trainer.apart("evaluate"):
+            trainer.synchronise()
+            evaluation.evaluate_policy(f"step-{step:06d}", collector.policy, collector.sampler)
+
     class Evaluate(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = state.global_step
+            if step and step % every == 0 and not evaluation.folder.has_metrics(step, "eval"):
+                with stop.at_once():
+                    evaluate(step)
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
-            if state.global_step % every == 0 and goes_on:
-                name = f"step-{state.global_step:06d}"
-                with trainer.apart("evaluate"):
-                    trainer.synchronise()
-                    evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
+            if state.global_step % every or not goes_on:
+                return
+            if state.global_step % window_steps(args):
+                evaluate(state.global_step)
+                return
+            with suppress(RunStopped), stop.at_once():
+                evaluate(state.global_step)
 
     return Evaluate()
 
@@ -188,7 +208,9 @@ def with_adapters(model: Any, config: TrainConfig) -> Any:
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
 
+    set_seed(config.seed)  # the same adapters, whatever was built before them
     adapters = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -1,19 +1,30 @@
-"""Checkpoints of a training run: the newest whole one, and the trained policy at the end."""
+"""Checkpoints of a training run: the newest whole one, and the trained policy at the end.
+
+A checkpoint is written under another name, flushed to the disk, and renamed when it is whole. So
+`checkpoint-N` is either whole or absent, except where an older version of this program was killed.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from prompter.checkpoint import load_weights
 from prompter.quantised import is_quantised
+from prompter.runs.disk import flush_tree
 from prompter.runs.files import atomic_folder
 from prompter.runs.run_folder import RunFolder
 
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Files a checkpoint needs to be resumed; TRL writes `trainer_state.json` last."""
+
+_UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
 
 def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
@@ -45,20 +56,90 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     A process killed while saving leaves a folder without its last file, or with half of it.
     """
-    numbered = [
-        (int(path.name.removeprefix("checkpoint-")), path)
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    for _, path in sorted(numbered, reverse=True):
-        if not all((path / name).is_file() for name in CHECKPOINT_FILES):
-            continue
-        try:
-            json.loads((path / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        return path
-    return None
+    return next((path for path in reversed(_numbered(folder)) if _is_whole(path)), None)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, whole or not, by step."""
+    paths = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(paths, key=step_of)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
+        return False
+    try:
+        json.loads((checkpoint / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def whole_checkpoint(
+    folder: Path, step: int, *, keep: int | None, main: bool = True, meet: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Write a checkpoint whole or not at all, then remove all but the newest `keep`.
+
+    Checkpoints up to this step that are not whole go, too, and do not count. The newest whole one stays
+    whatever `keep` is. With several ranks each of them enters, on one shared file system.
+
+    Args:
+        folder: of the run's checkpoints.
+        step: the checkpoint's.
+        keep: how many whole ones stay; None or 0 is all.
+        main: whether this rank is the one that names and removes folders.
+        meet: waits for all ranks.
+
+    Yields:
+        A folder in which the block writes `checkpoint-STEP`.
+
+    Raises:
+        OSError: if the disk cannot take it.
+    """
+    unfinished, final = folder / _UNFINISHED, folder / f"checkpoint-{step}"
+    if main:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    meet()
+    try:
+        yield unfinished
+        flush_tree(unfinished)
+        meet()
+        if main:
+            if final.exists():
+                _remove(final)
+            (unfinished / final.name).rename(final)
+            _flush_names(folder)
+            _keep_last(folder, step, keep)
+    finally:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    meet()
+
+
+def _keep_last(folder: Path, step: int, keep: int | None) -> None:
+    earlier = [path for path in _numbered(folder) if step_of(path) <= step]
+    whole = [path for path in earlier if _is_whole(path)]
+    kept = whole[-keep:] if keep else whole
+    for path in earlier:
+        if path not in kept and step_of(path) != step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under its name it is whole until it is gone, even if this process is killed meanwhile."""
+    gone = checkpoint.with_name(_REMOVED)
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -2,7 +2,8 @@
 
 A run stops between two windows of rollouts, because a window that is half trained on cannot be resumed
 exactly. What was sampled of a window that no step has used is thrown away at once; a window that steps
-have used is finished first, which takes as long as its optimiser steps do.
+have used is finished first, which takes as long as its optimiser steps do, or until the grace time is over:
+then the steps since the last checkpoint are given up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -28,10 +30,15 @@ class StopRequest:
     The first signal is a request. Within `at_once` it raises `RunStopped` on the spot, outside it sets
     `signal_name`, to be looked at where the run can stop. The second signal of a run ends the process as
     if nobody listened.
+
+    Args:
+        grace_seconds: how long after the first signal a window may still be finished; None is for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float | None = None) -> None:
         self.signal_name: str | None = None
+        self.grace_seconds = grace_seconds
+        self._asked_at: float | None = None
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -67,13 +74,20 @@ class StopRequest:
         if self.signal_name is not None:
             raise RunStopped(self.signal_name)
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a signal came and the grace time is over."""
+        if self._asked_at is None or self.grace_seconds is None:
+            return False
+        return time.monotonic() - self._asked_at > self.grace_seconds
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.signal_name is not None:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             signal.raise_signal(number)
             return
-        self.signal_name = name
+        self.signal_name, self._asked_at = name, time.monotonic()
         if self._at_once:
             raise RunStopped(name)
         print(
@@ -96,6 +110,21 @@ class StopBetweenWindows(TrainerCallback):
         self.request, self.window = request, window
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See `TrainerCallback`."""
+        """See `TrainerCallback`.
+
+        Raises:
+            RunStopped: within a window, when the grace time is over.
+        """
         if self.request.signal_name is not None and state.global_step % self.window == 0:
             control.should_save = control.should_training_stop = True
+        else:
+            self.on_substep_end(args, state, control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`.
+
+        Raises:
+            RunStopped: when the grace time is over.
+        """
+        if self.request.overdue:
+            self.request.check()

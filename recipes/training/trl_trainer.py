@@ -29,11 +29,12 @@ from trl.trainer.utils import RepeatSampler
 from envs.rollouts import image_key
 from prompter.errors import RunStopped
 from prompter.quantised import is_quantised
+from prompter.runs.disk import full_disk_told
 from prompter.sampling.base import Sampler
 from prompter.sampling.token_sampler import suppressed_ids
 from prompter.sampling.weights import named_weights
 from recipes.training.ahead import WindowAhead
-from recipes.training.checkpoints import newest_checkpoint, step_of
+from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
@@ -113,6 +114,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._staleness = staleness
         self.ahead = WindowAhead(lambda indices, step: self.collector.collect(indices, step))
         self._optimise_since: float | None = None
+        self._saves_in: Path | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
         self._last_loaded_step = -1
@@ -191,8 +193,29 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.apart("checkpoint"):
-            super()._save_checkpoint(model, trial)
+        """Save a checkpoint that has its name when it is whole, and keep the last `save_total_limit`.
+
+        Raises:
+            DiskFull: if there is no space for it; the checkpoints before it are as they were.
+        """
+        folder, step, ranks = Path(str(self.args.output_dir)), self.state.global_step, self.accelerator
+        saving = whole_checkpoint(
+            folder,
+            step,
+            keep=self.args.save_total_limit,
+            main=ranks.is_main_process,
+            meet=ranks.wait_for_everyone,
+        )
+        told = full_disk_told(folder / f"checkpoint-{step}")
+        with self.apart("checkpoint"), told, saving as self._saves_in:
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saves_in = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where TRL writes `checkpoint-STEP`, and looks for those too many."""
+        return super()._get_output_dir(trial) if self._saves_in is None else str(self._saves_in)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
@@ -236,7 +259,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with full_disk_told(folder):
+            model.save_pretrained(str(folder), save_embedding_layers=False)
         sampler.sync_adapter(folder, version)
         self.sampler_version = sampler.version
         # The engine may still read the folder of the version it serves, never an older one.
