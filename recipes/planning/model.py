@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from prompter.chat import render_chat
 from prompter.checkpoint import load_policy, resolve_source
 from prompter.coords import fit_size, largest_area
 from prompter.errors import UserError
@@ -214,7 +215,7 @@ def prompt_tokens(
     patches = (seen[0] // patch) * (seen[1] // patch)
     messages = policy.messages(_QUERY)
     if tokenizer is not None:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = render_chat(tokenizer, messages, policy.settings.template_options)
         words = len(tokenizer.tokenizer(text)["input_ids"]) - 1
     else:
         characters = sum(len(part) for message in messages for part in _texts(message["content"]))
