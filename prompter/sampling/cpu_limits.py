@@ -14,7 +14,7 @@ def cpu_options(model: Any, dtype: str, source: str) -> dict[str, Any]:
     Layers that carry a state (Qwen3.5's linear attention) exist for bfloat16 alone ("CPU GDN attention
     requires BF16", vllm/model_executor/layers/mamba/ops/cpu/gdn_attention.py), and their state can be kept
     between prompts only with chunked prefill (vllm/model_executor/models/config.py), which crashes on a CPU
-    with a seed. So the sampled distribution is bfloat16's there, some 0.02 from the trainer's
+    with a seed. So the sampled distribution is bfloat16's there, some 0.03 from the trainer's
     log-probabilities on average, which the importance ratio corrects and `sampling_logp_difference` shows.
 
     Args:
