@@ -19,6 +19,7 @@ from recipes.training.checkpoints import newest_checkpoint, save_trained, step_o
 from recipes.training.checks import (
     check_adapted_modules,
     check_overlap,
+    check_quantised,
     check_sizes,
     check_weights_follow,
     executor_configs,
@@ -55,6 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     from envs.executors import open_executors
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
+    from prompter.quantised import gap_warning
     from prompter.sampling import open_sampler
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
@@ -70,6 +72,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     check_adapted_modules(config, policy)
     check_weights_follow(config, policy)
+    check_quantised(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     for line in told(source):
@@ -95,7 +98,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         for executor in executors.values():
             opened.callback(executor.close)
         device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
-        model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
+        quantise = config.policy.quantise
+        if quantise is not None:
+            print(gap_warning(config.sampler.backend), flush=True)
+        base = load_weights(policy, dtype=config.policy.dtype, device=device, quantise=quantise)
+        model = with_adapters(base, config)
         rank = None if config.policy.lora is None else config.policy.lora.r
         sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
         opened.callback(sampler.close)
@@ -195,7 +202,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopReq
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:
     """Wrap a model with LoRA adapters; with `lora: null` return it as it is, all weights trained."""
-    from prompter.checkpoint import LORA_TARGETS
+    from prompter.families import lora_targets
 
     lora = config.policy.lora
     if lora is None:
@@ -208,7 +215,7 @@ def with_adapters(model: Any, config: TrainConfig) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or LORA_TARGETS,
+        target_modules=lora.target_modules or lora_targets(model.config.model_type),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, adapters)

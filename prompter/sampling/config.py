@@ -63,7 +63,7 @@ class SamplerConfig(StrictModel):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the sampled copy's weights; `auto` is float32 on a CPU, else what the checkpoint was
-    saved in."""
+    saved in. vLLM on a CPU has bfloat16 alone for Qwen3.5, which `auto` then is."""
 
     enforce_eager: bool = False
     """Do not capture CUDA graphs: starts sooner, samples slower. Always so on a CPU."""

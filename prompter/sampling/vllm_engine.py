@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
+from prompter.sampling.cpu_limits import cpu_options
 from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.sampling.weights import check_takes_weights
@@ -97,6 +99,8 @@ class VllmSampler(TokenSampler):
         set_num_threads = torch.set_num_threads
         if self.config.threads is not None:
             set_num_threads(self.config.threads)
+        from transformers import AutoConfig
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about torch names that vLLM still uses
             from vllm import LLM
@@ -118,7 +122,7 @@ class VllmSampler(TokenSampler):
         }
         if on_cpu:
             options |= {
-                "dtype": "float32" if self.config.dtype == "auto" else self.config.dtype,
+                **cpu_options(AutoConfig.from_pretrained(policy.source), self.config.dtype, policy.source),
                 "enforce_eager": True,
                 # Completions of a group share their prompt in whole blocks; the default of 128 tokens is
                 # longer than many a prompt.
@@ -141,12 +145,13 @@ class VllmSampler(TokenSampler):
         if self._lora_rank is not None:
             options |= {"enable_lora": True, "max_lora_rank": self._lora_rank, "max_loras": 1}
         try:
-            if not (on_cpu and self._lora_rank is not None):
-                return LLM(**options)
-            from prompter.sampling.single_adapter import one_adapter_for_all
+            with _own_configurations():
+                if not (on_cpu and self._lora_rank is not None):
+                    return LLM(**options)
+                from prompter.sampling.single_adapter import one_adapter_for_all
 
-            with one_adapter_for_all():
-                return LLM(**options)
+                with one_adapter_for_all():
+                    return LLM(**options)
         finally:
             # vLLM's CPU worker replaces this function by one that refuses; the trainer needs it.
             torch.set_num_threads = set_num_threads
@@ -287,6 +292,22 @@ class VllmSampler(TokenSampler):
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _own_configurations() -> Iterator[None]:
+    """Take back what vLLM tells transformers in this block.
+
+    It puts configuration classes of its own in the place of transformers' (Qwen3.5's among them), with which
+    transformers cannot build the model: in this process, the trainer could not open a policy afterwards.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    before = dict(CONFIG_MAPPING._extra_content)
+    try:
+        yield
+    finally:
+        CONFIG_MAPPING._extra_content = before
 
 
 def default_context(policy: Checkpoint) -> int:

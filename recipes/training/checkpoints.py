@@ -12,8 +12,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from prompter.checkpoint import load_weights
+from prompter.quantised import is_quantised
 from prompter.runs.disk import flush_tree
 from prompter.runs.files import atomic_folder
 from prompter.runs.run_folder import RunFolder
@@ -25,13 +28,27 @@ _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
 
 def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
-    """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens."""
+    """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens.
+
+    Adapters that were trained on a quantised base are merged into the unquantised one.
+    """
     final = folder.checkpoints_dir / "final"
+    if is_quantised(model):
+        model = on_unquantised(model, policy)
     merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     with atomic_folder(final) as unfinished:
         merged.save_pretrained(unfinished)
         policy.save_protocol(unfinished)
     return final
+
+
+def on_unquantised(model: Any, policy: Any) -> Any:
+    """The adapters of a PEFT model on a fresh copy of the policy's weights, on the CPU."""
+    from peft import PeftModel
+
+    with TemporaryDirectory(prefix="prompter-adapter-") as adapter:
+        model.save_pretrained(adapter, save_embedding_layers=False)
+        return PeftModel.from_pretrained(load_weights(policy), adapter)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -28,8 +28,10 @@ from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
 from prompter.errors import InfrastructureError, RunStopped
+from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
 from prompter.sampling.base import Sampler
+from prompter.sampling.token_sampler import suppressed_ids
 from prompter.sampling.weights import named_weights
 from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint
@@ -42,6 +44,7 @@ from recipes.training.order import window_indices
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
+from recipes.training.suppressed_tokens import suppress_tokens
 from recipes.training.window import Window, WindowCollector, fill_window
 
 
@@ -78,6 +81,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             # A fast tokenizer keeps padding as a state, and two threads would pad each other's prompts.
             processor.tokenizer = copy.deepcopy(processor.tokenizer)
         share_vision(model)
+        suppress_tokens(model, suppressed_ids(processor.tokenizer))
         score_labelled_only()
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
@@ -94,7 +98,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=self._rows,
             reward_funcs=[hand_over.reward],
         )
+        if is_quantised(model):
+            # TRL turns the adapters of a quantised model into bfloat16, where a number changes by two parts
+            # in a thousand or not at all: most of a step of GRPO's size would be rounded away.
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         self.remove_callback(PrinterCallback)
+        self.chat_template_kwargs = dict(collector.policy.settings.template_options)
         self.collector, self.run_log = collector, log
         self._stop = stop or StopRequest()
         # Removed by `close`, and at the latest with the trainer.

