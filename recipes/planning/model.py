@@ -117,9 +117,9 @@ class ModelShape:
 
     def adapted(self, target_modules: str | list[str] | None) -> list[str]:
         """Names of the modules that LoRA adapts."""
-        from recipes.training.checks import _matching
+        from recipes.training.checks import matching_modules
 
-        return _matching(
+        return matching_modules(
             target_modules or lora_targets(self.config.model_type), dict(self.model.named_modules())
         )
 

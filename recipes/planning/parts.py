@@ -45,9 +45,10 @@ class Part:
         """Bytes in each phase, what is always there included; in the order in which phases are named."""
         always = sum(item.size for item in self.items if item.phase == ALWAYS)
         named = dict.fromkeys(item.phase for item in self.items if item.phase != ALWAYS)
+        if not named:
+            return {ALWAYS: always}
         return {
-            phase: always + sum(item.size for item in self.items if item.phase == phase)
-            for phase in named or {ALWAYS: None}
+            phase: always + sum(item.size for item in self.items if item.phase == phase) for phase in named
         }
 
     @property

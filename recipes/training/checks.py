@@ -69,9 +69,9 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     modules = dict(_empty_model(policy).named_modules())
     usual = lora_targets(policy.family)
     given = lora.target_modules or usual
-    matched = _matching(given, modules)
+    matched = matching_modules(given, modules)
     for name in given if isinstance(given, list) else ():
-        if not _matching([name], modules):
+        if not matching_modules([name], modules):
             ends = {one.rpartition(".")[2] for one in modules}
             raise UserError(
                 f"policy.lora.target_modules names {name!r}, in which no module of {policy.source} "
@@ -80,7 +80,7 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     if not matched:
         raise UserError(
             f"policy.lora.target_modules {given!r} matches no module of {policy.source}; a pattern has to "
-            f"match a whole name, such as {(_matching(usual, modules) or list(modules))[-1]!r}"
+            f"match a whole name, such as {(matching_modules(usual, modules) or list(modules))[-1]!r}"
         )
     named = any("language_model" in name.split(".") for name in modules)
     outside = [
@@ -153,7 +153,7 @@ def _empty_model(policy: Checkpoint) -> Any:
         return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(policy.source))
 
 
-def _matching(given: str | list[str], modules: Mapping[str, Any]) -> list[str]:
+def matching_modules(given: str | list[str], modules: Mapping[str, Any]) -> list[str]:
     """Names of the modules that PEFT adapts for a value of `target_modules`."""
     import torch
     from peft import LoraConfig

@@ -72,6 +72,8 @@ def test_a_part_takes_what_its_worst_phase_takes() -> None:
     part = Part("trainer", (Item("a", 5), Item("b", 7, phase="train"), Item("c", 4, phase="sample")))
     assert (part.peak, part.peak_phase) == (12, "train")
     assert part.phases == {"train": 12, "sample": 9}
+    steady = Part("engine", (Item("a", 5), Item("b", 7)))
+    assert (steady.peak, steady.peak_phase) == (12, "")
 
 
 def test_segmenters_are_known_by_family_and_model() -> None:
