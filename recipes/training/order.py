@@ -1,0 +1,37 @@
+"""Which training samples a window of rollouts asks: from the seed and the window's number alone.
+
+TRL draws them from a sampler with a state, which a resumed run of several ranks finds at its first epoch
+again: accelerate's `set_epoch` does not reach it through the shards. A function has no state to lose.
+"""
+
+from __future__ import annotations
+
+
+def window_indices(*, seed: int, window: int, samples: int, prompts: int, shuffle: bool = True) -> list[int]:
+    """Positions in the training set that a window asks, in the order of TRL's `RepeatSampler`.
+
+    An epoch is a permutation of the set (PyTorch's `randperm` of a generator seeded `seed + epoch`), cut
+    into windows; what is left over at its end, less than a window, is not asked in that epoch.
+
+    Args:
+        seed: of the run.
+        window: number of the window in the run, from 0.
+        samples: size of the training set.
+        prompts: questions of a window, at least 1 and at most `samples`.
+        shuffle: TRL's `shuffle_dataset`; without it every epoch goes through the set in its own order.
+
+    Returns:
+        `prompts` distinct positions.
+
+    Raises:
+        ValueError: if the set holds less than a window, or `window` is negative.
+    """
+    if not 1 <= prompts <= samples or window < 0:
+        raise ValueError(f"no window {window} of {prompts} prompts out of {samples} samples")
+    epoch, place = divmod(window, samples // prompts)
+    if not shuffle:
+        return list(range(place * prompts, (place + 1) * prompts))
+    import torch
+
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
+    return [int(index) for index in order[place * prompts : (place + 1) * prompts]]
