@@ -9,12 +9,20 @@ groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter or all we
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
+from recipes.training.checkpoints import (
+    check_same_window,
+    describe_ranks,
+    newest_checkpoint,
+    save_trained,
+    step_of,
+)
 from recipes.training.checks import (
     check_adapted_modules,
     check_sizes,
@@ -24,20 +32,40 @@ from recipes.training.checks import (
     window_steps,
 )
 from recipes.training.quiet import quiet
+from recipes.training.ranks.checks import check_ranks
+from recipes.training.ranks.world import Ranks, no_rank_variables, open_ranks, ranks_by_environment
+
+if TYPE_CHECKING:
+    from recipes.training.stopping import StopRequest
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
+def train(config: TrainConfig, *, resume: bool = False, stop: StopRequest | None = None) -> RunFolder:
     """Train a policy as a config says; evaluate before and after; write the run folder.
+
+    With `ranks.count` over 1, Ray Train starts that many processes, which call this again. A process that
+    torchrun or accelerate launch started is a rank already.
 
     Args:
         config: the run.
         resume: continue the run in `config.run_dir` from its newest whole checkpoint.
+        stop: where requests to stop arrive, if not as signals to this process.
 
     Raises:
         UserError: for anything wrong with the config, the data or the run folder, before any work.
         RunStopped: after SIGTERM or SIGINT, with a checkpoint to resume from.
     """
-    RunFolder(config.run_dir).check_usable(resume=resume)
+    if config.ranks.count > 1 and ranks_by_environment()[1] == 1:
+        from recipes.training.ranks.launch import launch
+
+        return launch(config, resume=resume)
+    with open_ranks(config) as ranks:
+        return _train(config, ranks, resume=resume, stop=stop)
+
+
+def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest | None) -> RunFolder:
+    """As `train`, in this process. Whatever only rank 0 does goes through `ranks`, for others to wait."""
+    ranks.first(lambda: RunFolder(config.run_dir).check_usable(resume=resume))
+    check_ranks(config, ranks.count)
     quiet()
     check_trainer_keys(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
@@ -46,15 +74,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     from envs.datasets import open_dataset
     from envs.datasets.reading.records import told
-    from envs.executors import open_executors
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
-    from prompter.sampling import open_sampler
     from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.log import TrainingLog
     from recipes.training.metrics import PhaseTimes
-    from recipes.training.scoring import RolloutScorer
+    from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
     from recipes.training.window import WindowCollector
@@ -66,49 +92,60 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     check_weights_follow(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
-    for line in told(source):
+    for line in told(source) if ranks.leads else ():
         print(line, flush=True)
-    held_out = config.open_held_out()
+    held_out = ranks.first(config.open_held_out)
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
+    check_joined(config, arguments, ranks)
     check_sizes(config, arguments, len(source))
     check_references(config)
 
-    # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
-    configs = executor_configs(config)
-    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
-        from prompter.runs.ray_runtime import ensure_ray
-
-        ensure_ray(config.ray.address, config.ray.num_cpus)
     with ExitStack() as opened:
-        executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
-        for executor in executors.values():
-            opened.callback(executor.close)
-        device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+        # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
+        executors = ranks.first(lambda: open_segmenters(config, opened))
+        device = str(arguments.device) if ranks.count > 1 else None
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
         model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
-        rank = None if config.policy.lora is None else config.policy.lora.r
-        sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
-        opened.callback(sampler.close)
+        same_adapters(model, ranks)
+
+        def open_workers() -> tuple[Any, Any]:
+            from prompter.sampling import open_sampler
+            from recipes.training.scoring import RolloutScorer
+
+            rank = None if config.policy.lora is None else config.policy.lora.r
+            # A divided model cannot be sampled from by one rank: transformers then has its own copy.
+            own = model if sharding(config) is None else None
+            sampler = open_sampler(policy, config.sampler, model=own, lora_rank=rank)
+            opened.callback(sampler.close)
+            how = config.group.executors
+            return sampler, RolloutScorer(policy, executors or {}, reward, aggregate=how, seed=config.seed)
+
+        sampler, scorer = ranks.first(open_workers) or (None, None)
 
         # 3. The run folder, and where to resume from.
-        folder = RunFolder.create(config.run_dir, resume=resume)
-        checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-        done = step_of(checkpoint)
-        if resume:
-            folder.truncate_to_step(done)
-            forget_evaluations(folder, done, arguments.max_steps)
-        folder.write_config(config.model_dump(mode="json"))
+        def open_folder() -> Path | None:
+            folder = RunFolder.create(config.run_dir, resume=resume)
+            checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
+            check_same_window(checkpoint, describe_ranks(arguments, ranks.count))
+            if resume:
+                folder.truncate_to_step(step_of(checkpoint))
+                forget_evaluations(folder, step_of(checkpoint), arguments.max_steps)
+            folder.write_config(config.model_dump(mode="json"))
+            return checkpoint
+
+        checkpoint = ranks.tell(open_folder)
+        folder, done = RunFolder(config.run_dir), step_of(checkpoint)
 
         times = PhaseTimes()
-        group_size = arguments.num_generations
         settings = SamplingSettings(
             max_new_tokens=arguments.max_completion_length,
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             top_k=arguments.top_k,
-            n=group_size,
+            n=arguments.num_generations,
         )
-        scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
         collector = WindowCollector(
             policy,
             sampler,
@@ -120,18 +157,31 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             times,
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
-        stop = opened.enter_context(StopRequest())
-        evaluation = HeldOutEvaluation(folder, held_out, executors, config)
-        with stop.at_once():
-            evaluation.evaluate_policy("before", policy, sampler)
+        stop = opened.enter_context(stop or StopRequest())
+        evaluation: Any = HeldOutEvaluation(folder, held_out, executors, config) if ranks.leads else None
+
+        def at_once(*actions: Callable[[], Any]) -> None:
+            with stop.at_once():
+                for action in actions:
+                    action()
+
+        ranks.first(lambda: at_once(lambda: evaluation.evaluate_policy("before", policy, sampler)))
         # 5. Training: TRL's loop, our rollouts.
-        log = TrainingLog(folder, arguments.max_steps, done)
-        opened.callback(log.close)
+        log = TrainingLog(folder, arguments.max_steps, done) if ranks.leads else None
+        if log is not None:
+            opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
-            model=model, args=arguments, processor=policy.processor, collector=collector, log=log, stop=stop
+            model=model,
+            args=arguments,
+            processor=policy.processor,
+            collector=collector,
+            log=log,
+            stop=stop,
+            ranks=ranks,
         )
         opened.callback(trainer.close)
-        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
+        check_sharded(config, trainer)
+        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
         if checkpoint is None or done < arguments.max_steps:
@@ -139,12 +189,48 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
         else:
             trainer.restore(checkpoint, done)
         # 6. After, with the sampler on the trained weights.
-        with stop.at_once():
-            trainer.synchronise()
-            evaluation.evaluate_policy("after", policy, sampler)
-            evaluation.evaluate_references()
-        save_trained(trainer.model, policy, folder)
+        ranks.first(lambda: at_once())
+        trainer.synchronise()
+        ranks.first(
+            lambda: at_once(
+                lambda: evaluation.evaluate_policy("after", policy, sampler), evaluation.evaluate_references
+            )
+        )
+        save_trained(
+            trainer.accelerator.unwrap_model(trainer.model),
+            policy,
+            folder,
+            ranks,
+            lambda: load_weights(policy, dtype=config.policy.dtype, device="cpu"),
+        )
     return folder
+
+
+def open_segmenters(config: TrainConfig, opened: ExitStack) -> dict[str, Any]:
+    """The config's segmenters by name, opened until `opened` is closed; Ray is started if a pool needs it."""
+    from envs.executors import open_executors
+
+    configs = executor_configs(config)
+    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
+        from prompter.runs.ray_runtime import ensure_ray
+
+        with no_rank_variables():
+            ensure_ray(config.ray.address, config.ray.num_cpus)
+    executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
+    for executor in executors.values():
+        opened.callback(executor.close)
+    return executors
+
+
+def same_adapters(model: Any, ranks: Ranks) -> None:
+    """Give all ranks the new adapters of rank 0, whose random numbers may have served others before."""
+    if ranks.count == 1 or not hasattr(model, "peft_config"):
+        return
+    import torch.distributed as dist
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            dist.broadcast(parameter.data, src=0)
 
 
 def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
@@ -156,8 +242,10 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every == 0 and goes_on:
                 trainer.synchronise()
-                name = f"step-{state.global_step:06d}"
-                evaluation.evaluate_policy(name, trainer.collector.policy, trainer.collector.sampler)
+                name, collector = f"step-{state.global_step:06d}", trainer.collector
+                trainer.ranks.first(
+                    lambda: evaluation.evaluate_policy(name, collector.policy, collector.sampler)
+                )
 
     return Evaluate()
 

@@ -44,7 +44,7 @@ class TrainingLog:
         record = {**_finite(theirs), **self._pending, "seconds": dict(seconds)}
         self._pending = {}
         self.folder.log_metrics(step, record)
-        self._bar.set_postfix_str(_postfix(record), refresh=False)
+        self._bar.set_postfix_str(bar_text(record), refresh=False)
         self._bar.update(1)
 
     def close(self) -> None:
@@ -61,7 +61,8 @@ def _finite(logs: Mapping[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _postfix(record: Mapping[str, Any]) -> str:
+def bar_text(record: Mapping[str, Any]) -> str:
+    """What a progress bar says of a step that was logged."""
     parts = []
     if record.get("reward") is not None:
         parts.append(f"reward {record['reward']:.3f}")

@@ -12,12 +12,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from transformers import TrainerCallback
 
 from prompter.errors import RunStopped
+from recipes.training.ranks.world import Ranks
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,10 +30,14 @@ class StopRequest:
     The first signal is a request. Within `at_once` it raises `RunStopped` on the spot, outside it sets
     `signal_name`, to be looked at where the run can stop. The second signal of a run ends the process as
     if nobody listened.
+
+    Args:
+        told: a file into which another process, which hears signals for this one, writes a signal's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Path | None = None) -> None:
         self.signal_name: str | None = None
+        self._told = told
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -64,8 +70,14 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise `RunStopped` if a signal came."""
-        if self.signal_name is not None:
-            raise RunStopped(self.signal_name)
+        if (name := self.heard()) is not None:
+            raise RunStopped(name)
+
+    def heard(self) -> str | None:
+        """Name of the signal that came, here or where one listens for this process; None if none did."""
+        if self.signal_name is None and self._told is not None and self._told.is_file():
+            self.signal_name = self._told.read_text(encoding="utf-8") or None
+        return self.signal_name
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -85,17 +97,22 @@ class StopRequest:
 
 
 class StopBetweenWindows(TrainerCallback):
-    """Saves a checkpoint and ends training after the step that ends a window, once a signal came.
+    """Saves a checkpoint and ends training after the step that ends a window, once a signal came to a rank.
 
     Args:
         request: listens for it.
         window: optimiser steps of one window.
+        ranks: those that train together, which all stop.
     """
 
-    def __init__(self, request: StopRequest, window: int) -> None:
-        self.request, self.window = request, window
+    def __init__(self, request: StopRequest, window: int, ranks: Ranks | None = None) -> None:
+        self.request, self.window, self.ranks = request, window, ranks or Ranks()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`."""
-        if self.request.signal_name is not None and state.global_step % self.window == 0:
+        if state.global_step % self.window:
+            return
+        heard = [name for name in self.ranks.collect(self.request.heard()) if name is not None]
+        if heard:
+            self.request.signal_name = heard[0]
             control.should_save = control.should_training_stop = True

@@ -21,19 +21,22 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
+from envs.sample import Sample
 from prompter.errors import RunStopped
-from prompter.sampling.base import Sampler
-from prompter.sampling.weights import named_weights
-from recipes.training.checkpoints import newest_checkpoint, step_of
+from recipes.training.checkpoints import describe_ranks, newest_checkpoint, step_of, write_ranks
+from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.log import TrainingLog
+from recipes.training.order import window_indices
+from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
+from recipes.training.ranks.shares import Share, shares_of, take_out_padding
+from recipes.training.ranks.world import Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
-from recipes.training.window import Window, WindowCollector, fill_window
+from recipes.training.window import WindowCollector, fill_window
 
 
 class SegmentationGRPOTrainer(GRPOTrainer):
@@ -43,9 +46,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         model: a PEFT model, or a plain one of which all weights are trained.
         args: TRL's config.
         processor: the policy's processor.
-        collector: samples and scores; its source is the training set, rows are its indices.
-        log: writes metrics and rollouts.
+        collector: samples and scores, on rank 0; its source is the training set on all ranks.
+        log: writes metrics and rollouts; None on other ranks than the first.
         stop: where a request to stop arrives.
+        ranks: those that train together; alone when None.
     """
 
     def __init__(
@@ -55,25 +59,26 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         args: GRPOConfig,
         processor: Any,
         collector: WindowCollector,
-        log: TrainingLog,
+        log: TrainingLog | None,
         stop: StopRequest | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
         share_vision(model)
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         samples = len(collector.source)
-        prompts = [[{"role": "user", "content": ""}]] * samples
         hand_over = WindowHandOver()
         self._grpo: Any = args
         self._group_size = int(args.num_generations or 1)
-        self._rows = Dataset.from_dict({"prompt": prompts, "index": list(range(samples))})
         super().__init__(
             model=model,
             args=args,
             processing_class=processor,
-            train_dataset=self._rows,
+            # TRL counts rows, epochs and steps by it; which samples a window asks, `window_indices` says.
+            train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
         self.remove_callback(PrinterCallback)
@@ -89,22 +94,35 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.vllm_generation: Any = hand_over
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collect a window of rollouts for TRL's rows and let TRL do the rest with those kept."""
+        """Collect the next window of rollouts; TRL's rows only say that one is due."""
         if self._optimise_since is not None:
             self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
             self._optimise_since = None
-        group_size = self._group_size
-        indices = [row["index"] for row in inputs[::group_size]]
         with self.collector.times("sync"):
             self.synchronise()
+        return self.train_on(self._window_indices())
+
+    def _window_indices(self) -> list[int]:
+        """Positions in the training set that the next window asks."""
+        return window_indices(
+            seed=int(self.args.seed),
+            window=self.state.global_step // window_steps(self._grpo),
+            samples=len(self.collector.source),
+            prompts=self._grpo.generation_batch_size // self._group_size,
+            shuffle=bool(self._grpo.shuffle_dataset),
+        )
+
+    def train_on(self, indices: list[int]) -> dict[str, Any]:
+        """TRL's batch of this rank for a window that asks `indices`: collected on rank 0, shared by all."""
         step = self.state.global_step + 1
-        window = self._collect(indices, step)
-        self.run_log.collected(step, window, self.sampler_version)
-        groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
+        samples: dict[int, Sample] = {}
+        share = self._share(indices, step, samples)
         images: dict[str, Any] = {}
         rows = []
-        for group in groups:
-            sample = window.samples[group.index]
+        for group in share.groups:
+            if group.index not in samples:
+                samples[group.index] = self.collector.source[group.index]
+            sample = samples[group.index]
             key = image_key(sample)
             if key not in images:
                 images[key] = self.collector.policy.model_image(sample.load_image())
@@ -113,24 +131,59 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "image": images[key],
                 "index": group.index,
             }
-            rows += [row] * group_size
-        self.vllm_generation.serve(groups)
+            rows += [row] * len(group.completions)
+        self.vllm_generation.serve(share.groups)
         with self.collector.times("old_logprobs"):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
+        if self.ranks.count > 1:
+            self.state.num_input_tokens_seen -= take_out_padding(
+                batch,
+                share,
+                self.ranks,
+                loss_type=self.loss_type,
+                ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+                metrics=self._metrics["train"],
+            )
+            self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
         self._optimise_since = time.perf_counter()
         return batch
 
-    def _collect(self, indices: list[int], step: int) -> Window:
-        """Collect a window; where a signal stops that, save a checkpoint of what the weights are now."""
-        try:
+    def _share(self, indices: list[int], step: int, samples: dict[int, Sample]) -> Share:
+        """This rank's rows of a window; on rank 0, `samples` is filled with those that were opened for it.
+
+        Where a signal stops the collecting, a checkpoint of what the weights are now is saved first.
+        """
+
+        def collect() -> list[Share]:
             with self._stop.at_once():
-                return self.collector.collect(indices, step)
+                window = self.collector.collect(indices, step)
+            samples.update(window.samples)
+            if self.run_log is not None:
+                self.run_log.collected(step, window, self.sampler_version)
+            parts = int(self._grpo.steps_per_generation)
+            groups = fill_window(window, len(indices), self._group_size, parts)
+            return shares_of(groups, self.ranks.count, parts, self._tokenizer.eos_token_id)
+
+        try:
+            return self.ranks.tell(collect)[self.ranks.rank]
         except RunStopped:
-            newest = newest_checkpoint(Path(str(self.args.output_dir)))
-            if step_of(newest) != step - 1:
+            folder = Path(str(self.args.output_dir))
+            if self.ranks.tell(lambda: step_of(newest_checkpoint(folder))) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
             raise
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's checkpoint, with what resuming by other ranks has to know."""
+        if self.ranks.leads:
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            write_ranks(folder, describe_ranks(self._grpo, self.ranks.count))
+        super()._save_checkpoint(model, trial)
+
+    def _calculate_rewards(self, inputs: Any, prompts: list[Any], *args: Any, **options: Any) -> Any:
+        """TRL's rewards; the prompts lose their images here, since TRL then sends them to all ranks."""
+        prompts[:] = [_without_images(prompt) for prompt in prompts]
+        return super()._calculate_rewards(inputs, prompts, *args, **options)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -143,7 +196,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     ) -> Any:
         """Log-probabilities as TRL's, with one copy of each prompt (`recipes.training.shared_prompts`)."""
         shared = shared_log_probabilities(
-            self.accelerator, model, input_ids, attention_mask, logits_to_keep, *args, **options
+            self.accelerator,
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            *args,
+            most_passes=None if shards(model) is None else lambda mine: max(self.ranks.collect(mine)),
+            **options,
         )
         if shared is not None:
             return shared
@@ -154,19 +214,18 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     def synchronise(self) -> None:
         """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`."""
         version = self.state.global_step
-        sampler: Sampler = self.collector.sampler
-        if version == sampler.version:
+        if version == self.sampler_version:
             return
         model = self.accelerator.unwrap_model(self.model)
+        sampler = self.collector.sampler
         if not isinstance(model, PeftModel):
-            sampler.sync_weights(named_weights(model), version)
-            self.sampler_version = sampler.version
+            give_weights(self.ranks, model, lambda weights: sampler.sync_weights(weights, version))
+            self.sampler_version = version
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-        sampler.sync_adapter(folder, version)
-        self.sampler_version = sampler.version
+        give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
+        self.sampler_version = version
         # The engine may still read the folder of the version it serves, never an older one.
         for old in adapters.iterdir():
             if old != folder:
@@ -179,26 +238,20 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             self._optimise_since = time.perf_counter()
         own = self._metrics["train"]
         averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
-        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times.take())
+        seconds = self.collector.times.take()
+        if self.run_log is not None:
+            self.run_log.step(self.state.global_step, {**averaged, **logs}, seconds)
         super().log(logs, start_time)
-
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
-        """TRL's sampler, except that a resumed run sees the epoch's own order, not the first epoch's."""
-        return _EpochRepeatSampler(
-            data_source=self._rows if dataset is None else dataset,
-            mini_repeat_count=self._group_size,
-            batch_size=self._grpo.generation_batch_size // self._group_size,
-            repeat_count=self._grpo.num_iterations * self._grpo.steps_per_generation,
-            shuffle=bool(self._grpo.shuffle_dataset),
-            seed=self.args.seed,
-        )
 
     def restore(self, checkpoint: Path, step: int) -> None:
         """Load the weights of a checkpoint without training, for a run whose training had ended.
 
         TRL's own resumption would go on to the end of the epoch, beyond `max_steps`.
         """
-        self._load_from_checkpoint(str(checkpoint))
+        if self.is_fsdp_enabled:  # transformers loads into a model that is sharded already
+            load_saved(self.model, checkpoint)
+        else:
+            self._load_from_checkpoint(str(checkpoint))
         self.state.global_step = step
 
     def close(self) -> None:
@@ -206,8 +259,18 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._adapters.cleanup()
 
 
-class _EpochRepeatSampler(RepeatSampler):
-    """Shuffles by (seed, epoch); accelerate's loader calls `set_epoch`."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(int(self.seed or 0) + epoch)
+def _without_images(prompt: Any) -> Any:
+    """A chat whose images are only named."""
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {
+            **message,
+            "content": [
+                {"type": "image"} if part.get("type") == "image" else part for part in message["content"]
+            ]
+            if isinstance(message["content"], list)
+            else message["content"],
+        }
+        for message in prompt
+    ]

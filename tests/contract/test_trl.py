@@ -39,7 +39,8 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
     for name in (
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
-        "_get_train_sampler",
+        "_calculate_rewards",
+        "_save_checkpoint",
         "log",
     ):
         assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
