@@ -1,0 +1,245 @@
+"""Two trainer ranks on CPUs beside one: the same losses, gradients, figures and weights, copies or shards.
+
+The ranks are started as torchrun starts them, once for all runs. `test_ranks_ray.py` has Ray Train's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prompter.checkpoint import Checkpoint
+from prompter.errors import UserError
+from prompter.runs.jsonl import read_lines
+from prompter.runs.run_folder import RunFolder
+from recipes.config import TrainConfig
+from recipes.grpo import train
+from tests.fixtures.formatted_policy import save_formatted_policy
+from tests.fixtures.ranks import copy_run, run_ranks
+from tests.fixtures.toy_task import save_manifest
+
+PROMPTS, QUESTIONS = 4, 8  # two windows an epoch
+STEPS, SAVED = 5, 3  # a run resumed at SAVED goes on within the second epoch, and into a third
+SHARDED = {"use_cpu": False, "fsdp": True}
+
+
+class Runs:
+    """Runs of one policy on one set, in folders by name; those of two ranks are all made at once."""
+
+    def __init__(self, folder: Path, policy: Checkpoint) -> None:
+        self.folder, self.policy = folder, policy
+        self.manifest = save_manifest(folder / "squares", QUESTIONS)
+
+    def config(self, name: str, ranks: int, *, group: int = 4, lora: bool = True, **given: Any) -> Any:
+        trainer = {
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": PROMPTS * group // ranks,
+            "num_generations": group,
+            "max_steps": STEPS,
+            "learning_rate": 5e-3,
+            "save_steps": 1,
+            **given.pop("trainer", {}),
+        }
+        return {
+            "run_dir": str(self.path(name)),
+            "policy": {
+                "model": self.policy.source,
+                "dtype": "float32",
+                "lora": {"r": 4, "alpha": 8} if lora else None,
+            },
+            "dataset": {"name": "manifest", "options": {"path": str(self.manifest)}},
+            "eval": {"samples": 1},
+            "executor": {"family": "box"},
+            "sampler": {"backend": "hf"},
+            "trainer": trainer,
+            **given,
+        }
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def one(self, name: str, *, resume: bool = False, **given: Any) -> None:
+        """Train in this process, alone."""
+        train(TrainConfig.model_validate(self.config(name, 1, **given)), resume=resume)
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        return RunFolder(self.path(name)).read_metrics("train")
+
+    def weights(self, name: str) -> dict[str, torch.Tensor]:
+        return dict(load_file(str(self.path(name) / "checkpoints" / "final" / "model.safetensors")))
+
+    def rollouts(self, name: str) -> dict[int, list[Any]]:
+        return {
+            step: [(one["sample_id"], one["completion"], one["rewards"]) for one in read_lines(path)]
+            for step, path in RunFolder(self.path(name)).step_rollouts()
+        }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    folder = tmp_path_factory.mktemp("ranks")
+    made = Runs(folder, save_formatted_policy(folder / "policy"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield made
+        torch.set_num_threads(threads)
+
+
+ODD = {"group": 3, "trainer": {"max_steps": 3}}
+MEAN_OVER_ROWS = {"group": 3, "trainer": {"max_steps": 3, "loss_type": "dr_grpo"}}
+FULL = {"lora": False, "trainer": {"max_steps": 2, "learning_rate": 1e-3}}
+
+
+@pytest.fixture(scope="module")
+def two(runs: Runs) -> dict[str, list[str]]:
+    """Name of a run of two ranks -> the error of each rank."""
+
+    def sharded(name: str, **given: Any) -> dict[str, Any]:
+        trainer = {**given.pop("trainer", {}), **SHARDED}
+        return {"config": runs.config(name, 2, trainer=trainer, **given), "fsdp": True}
+
+    wanted: dict[str, dict[str, Any]] = {
+        "copies": {"config": runs.config("copies", 2)},
+        "copies-resumed": {
+            "config": runs.config("copies-resumed", 2),
+            "resume": True,
+            "copy": [str(runs.path("copies")), SAVED, str(runs.path("copies-resumed"))],
+        },
+        "copies-full": {"config": runs.config("copies-full", 2, **FULL)},
+        "copies-odd": {"config": runs.config("copies-odd", 2, **ODD)},
+        "copies-rows": {"config": runs.config("copies-rows", 2, **MEAN_OVER_ROWS)},
+        # A pass holds one prompt: ranks call the model differently often, and so have to agree.
+        "shards": {**sharded("shards", trainer={"max_steps": 3}), "pass_tokens": 1},
+        "shards-resumed": {
+            **sharded("shards-resumed", trainer={"max_steps": 3}),
+            "resume": True,
+            "copy": [str(runs.path("shards")), 2, str(runs.path("shards-resumed"))],
+        },
+        "shards-full": sharded("shards-full", **FULL),
+        "failing": {
+            "config": runs.config("failing", 2, rewards={"tests.fixtures.ranks:reward_that_fails": 1.0})
+        },
+        "silently-copies": {"config": runs.config("silently-copies", 2, trainer={"fsdp": True})},
+    }
+    return dict(zip(wanted, run_ranks(runs.folder, list(wanted.values())), strict=True))
+
+
+def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, float]:
+    """Largest relative difference of every figure in two logs; wall times are left out."""
+    assert [one["step"] for one in ours] == [one["step"] for one in theirs]
+    found: dict[str, float] = {}
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if key == "seconds" or "time" in key or key == "executor":
+                continue
+            if isinstance(value, float) and isinstance(other[key], float):
+                gap = abs(value - other[key]) / max(1e-2, abs(value))
+                found[key] = max(found.get(key, 0.0), gap)
+            else:
+                assert value == other[key], key
+    return found
+
+
+def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Largest difference of two sets of weights."""
+    assert ours.keys() == theirs.keys()
+    return max(float((one.float() - theirs[name].float()).abs().max()) for name, one in ours.items())
+
+
+def moved(runs: Runs, name: str) -> float:
+    """How far training took the weights."""
+    before = dict(load_file(str(Path(runs.policy.source) / "model.safetensors")))
+    after = runs.weights(name)
+    return gap({key: before[key] for key in after}, after)
+
+
+def say(what: str, runs: Runs, ours: str, theirs: str) -> float:
+    """Print losses, gradients and weights of two runs side by side; return the gap of their weights."""
+    found = gap(runs.weights(ours), runs.weights(theirs))
+    for one, other in zip(runs.metrics(ours), runs.metrics(theirs), strict=False):
+        print(
+            f"{what} step {one['step']}: loss {one['loss']:.6g} | {other['loss']:.6g}, "
+            f"grad_norm {one['grad_norm']:.6g} | {other['grad_norm']:.6g}"
+        )
+    print(f"{what}: weights differ by {found:.2g}, training moved them by {moved(runs, ours):.2g}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("copies", {}), ("copies-full", FULL), ("copies-odd", ODD), ("copies-rows", MEAN_OVER_ROWS)],
+)
+def test_two_ranks_train_as_one(
+    runs: Runs, two: dict[str, list[str]], name: str, given: dict[str, Any]
+) -> None:
+    assert two[name] == ["", ""]
+    runs.one(f"one-{name}", **given)
+    weights = say(f"{name}, one | two ranks", runs, f"one-{name}", name)
+    assert weights < 2e-3 and weights < 0.1 * moved(runs, name)
+    first = runs.metrics(f"one-{name}")[:1], runs.metrics(name)[:1]
+    assert max(differences(*first).values()) < 1e-3, differences(*first)
+    assert runs.rollouts(name)[1] == runs.rollouts(f"one-{name}")[1]
+    if given.get("group") == 3:
+        trained = {record["groups_trained_on"] % 2 for record in runs.metrics(name)}
+        assert 1 in trained, "rows that two ranks cannot share equally were in the run"
+
+
+@pytest.mark.parametrize(("sharded", "whole"), [("shards", "copies"), ("shards-full", "copies-full")])
+def test_shards_train_as_copies(runs: Runs, two: dict[str, list[str]], sharded: str, whole: str) -> None:
+    assert two[sharded] == ["", ""]
+    steps = len(runs.metrics(sharded))
+    found = differences(runs.metrics(whole)[:steps], runs.metrics(sharded))
+    say(f"{sharded}, DDP | FSDP2", runs, whole, sharded)
+    assert max(found["loss"], found["grad_norm"]) < 1e-2, found
+    assert runs.rollouts(sharded)[1] == runs.rollouts(whole)[1]
+    difference = max(record["sampling/sampling_logp_difference/mean"] for record in runs.metrics(sharded))
+    assert difference < 1e-3, "the sampler's own copy of the model follows the shards"
+    assert moved(runs, sharded) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("resumed", "unbroken"), [("copies-resumed", "copies"), ("shards-resumed", "shards")]
+)
+def test_a_resumed_run_goes_on_as_if_unbroken(
+    runs: Runs, two: dict[str, list[str]], resumed: str, unbroken: str
+) -> None:
+    assert two[resumed] == ["", ""]
+    assert runs.rollouts(resumed) == runs.rollouts(unbroken)
+    assert max(differences(runs.metrics(resumed), runs.metrics(unbroken)).values()) < 1e-4
+    weights = say(f"{resumed}, resumed | unbroken", runs, resumed, unbroken)
+    assert weights < 1e-5
+
+
+def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: Runs, two: dict[str, list[str]]) -> None:
+    assert two["copies"] == ["", ""]
+    copy_run(runs.path("copies"), SAVED, runs.path("alone"))
+    runs.one("alone", resume=True)
+    weights = say("checkpoint of two ranks, on one | on two", runs, "alone", "copies")
+    assert weights < 2e-3
+    assert runs.rollouts("alone")[SAVED + 1] == runs.rollouts("copies")[SAVED + 1]
+    copy_run(runs.path("copies"), SAVED, runs.path("larger"))
+    with pytest.raises(UserError, match=r"windows of 16 completions .* this run has 32"):
+        runs.one("larger", resume=True, trainer={"per_device_train_batch_size": 32})
+    copy_run(runs.path("shards"), 2, runs.path("whole"))
+    with pytest.raises(UserError, match=r"written with trainer\.fsdp"):
+        runs.one("whole", resume=True)
+
+
+def test_what_goes_wrong_on_rank_0_ends_all_ranks_with_its_sentence(two: dict[str, list[str]]) -> None:
+    for error in two["failing"]:
+        assert error.startswith("UserError: the labels of ") and error.endswith("give theirs")
+
+
+def test_fsdp_that_would_silently_train_copies_is_refused(two: dict[str, list[str]]) -> None:
+    for error in two["silently-copies"]:
+        assert error.startswith("UserError: trainer.fsdp is given together with trainer.use_cpu")
