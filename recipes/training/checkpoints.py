@@ -72,7 +72,7 @@ def describe_ranks(arguments: Any, count: int) -> dict[str, Any]:
 
 
 def write_ranks(checkpoint: Path, described: Mapping[str, Any]) -> None:
-    """Write what `describe_ranks` gives into a checkpoint's folder, before anything else of it."""
+    """Write what `describe_ranks` gives into a checkpoint's folder, before the files that it is about."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     with atomic_write(checkpoint / RANKS_FILE) as handle:
         handle.write(json.dumps(described))

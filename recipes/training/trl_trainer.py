@@ -173,12 +173,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 self._save_checkpoint(self.model, trial=None)
             raise
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """TRL's checkpoint, with what resuming by other ranks has to know."""
-        if self.ranks.leads:
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            write_ranks(folder, describe_ranks(self._grpo, self.ranks.count))
-        super()._save_checkpoint(model, trial)
+    def _save_optimizer_and_scheduler(self, output_dir: str | None) -> None:
+        """TRL's, and beside them what resuming with other ranks has to know of those that wrote them."""
+        if self.ranks.leads and output_dir is not None:
+            write_ranks(Path(output_dir), describe_ranks(self._grpo, self.ranks.count))
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _calculate_rewards(self, inputs: Any, prompts: list[Any], *args: Any, **options: Any) -> Any:
         """TRL's rewards; the prompts lose their images here, since TRL then sends them to all ranks."""

@@ -6,80 +6,18 @@ The ranks are started as torchrun starts them, once for all runs. `test_ranks_ra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError
-from prompter.runs.jsonl import read_lines
-from prompter.runs.run_folder import RunFolder
-from recipes.config import TrainConfig
-from recipes.grpo import train
+from tests.fixtures.compared_runs import Runs, differences, moved, say
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.ranks import copy_run, run_ranks
-from tests.fixtures.toy_task import save_manifest
 
-PROMPTS, QUESTIONS = 4, 8  # two windows an epoch
 STEPS, SAVED = 5, 3  # a run resumed at SAVED goes on within the second epoch, and into a third
 SHARDED = {"use_cpu": False, "fsdp": True}
-
-
-class Runs:
-    """Runs of one policy on one set, in folders by name; those of two ranks are all made at once."""
-
-    def __init__(self, folder: Path, policy: Checkpoint) -> None:
-        self.folder, self.policy = folder, policy
-        self.manifest = save_manifest(folder / "squares", QUESTIONS)
-
-    def config(self, name: str, ranks: int, *, group: int = 4, lora: bool = True, **given: Any) -> Any:
-        trainer = {
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "per_device_train_batch_size": PROMPTS * group // ranks,
-            "num_generations": group,
-            "max_steps": STEPS,
-            "learning_rate": 5e-3,
-            "save_steps": 1,
-            **given.pop("trainer", {}),
-        }
-        return {
-            "run_dir": str(self.path(name)),
-            "policy": {
-                "model": self.policy.source,
-                "dtype": "float32",
-                "lora": {"r": 4, "alpha": 8} if lora else None,
-            },
-            "dataset": {"name": "manifest", "options": {"path": str(self.manifest)}},
-            "eval": {"samples": 1},
-            "executor": {"family": "box"},
-            "sampler": {"backend": "hf"},
-            "trainer": trainer,
-            **given,
-        }
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
-    def one(self, name: str, *, resume: bool = False, **given: Any) -> None:
-        """Train in this process, alone."""
-        train(TrainConfig.model_validate(self.config(name, 1, **given)), resume=resume)
-
-    def metrics(self, name: str) -> list[dict[str, Any]]:
-        return RunFolder(self.path(name)).read_metrics("train")
-
-    def weights(self, name: str) -> dict[str, torch.Tensor]:
-        return dict(load_file(str(self.path(name) / "checkpoints" / "final" / "model.safetensors")))
-
-    def rollouts(self, name: str) -> dict[int, list[Any]]:
-        return {
-            step: [(one["sample_id"], one["completion"], one["rewards"]) for one in read_lines(path)]
-            for step, path in RunFolder(self.path(name)).step_rollouts()
-        }
 
 
 @pytest.fixture(scope="module")
@@ -131,48 +69,6 @@ def two(runs: Runs) -> dict[str, list[str]]:
         "silently-copies": {"config": runs.config("silently-copies", 2, trainer={"fsdp": True})},
     }
     return dict(zip(wanted, run_ranks(runs.folder, list(wanted.values())), strict=True))
-
-
-def differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, float]:
-    """Largest relative difference of every figure in two logs; wall times are left out."""
-    assert [one["step"] for one in ours] == [one["step"] for one in theirs]
-    found: dict[str, float] = {}
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            if key == "seconds" or "time" in key or key == "executor":
-                continue
-            if isinstance(value, float) and isinstance(other[key], float):
-                gap = abs(value - other[key]) / max(1e-2, abs(value))
-                found[key] = max(found.get(key, 0.0), gap)
-            else:
-                assert value == other[key], key
-    return found
-
-
-def gap(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Largest difference of two sets of weights."""
-    assert ours.keys() == theirs.keys()
-    return max(float((one.float() - theirs[name].float()).abs().max()) for name, one in ours.items())
-
-
-def moved(runs: Runs, name: str) -> float:
-    """How far training took the weights."""
-    before = dict(load_file(str(Path(runs.policy.source) / "model.safetensors")))
-    after = runs.weights(name)
-    return gap({key: before[key] for key in after}, after)
-
-
-def say(what: str, runs: Runs, ours: str, theirs: str) -> float:
-    """Print losses, gradients and weights of two runs side by side; return the gap of their weights."""
-    found = gap(runs.weights(ours), runs.weights(theirs))
-    for one, other in zip(runs.metrics(ours), runs.metrics(theirs), strict=False):
-        print(
-            f"{what} step {one['step']}: loss {one['loss']:.6g} | {other['loss']:.6g}, "
-            f"grad_norm {one['grad_norm']:.6g} | {other['grad_norm']:.6g}"
-        )
-    print(f"{what}: weights differ by {found:.2g}, training moved them by {moved(runs, ours):.2g}")
-    return found
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
         "_calculate_rewards",
-        "_save_checkpoint",
         "log",
     ):
         assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
@@ -50,6 +49,8 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
         "inputs",
     ], REMEDY
     assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
+    saves = list(inspect.signature(Trainer._save_optimizer_and_scheduler).parameters)
+    assert saves == ["self", "output_dir"], REMEDY
     given = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert given[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"], REMEDY
     sampler = RepeatSampler([1, 2], mini_repeat_count=1, seed=3)
