@@ -21,6 +21,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,22 @@ from prompter.runs.files import atomic_write, locked, sha256_of
 PackageKind = Literal["wheel", "sdist", "npm"]
 
 DOWNLOAD_TIMEOUT_SECONDS = 1800
+
+_FETCHING: ContextVar[bool] = ContextVar("fetching", default=True)
+
+
+class NotFetched(UserError):
+    """What is asked for would have to be downloaded first, and is not to be (`nothing_fetched`)."""
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """In the block nothing is downloaded: what is not here raises `NotFetched`."""
+    token = _FETCHING.set(False)
+    try:
+        yield
+    finally:
+        _FETCHING.reset(token)
 
 
 def cache_folder() -> Path:
@@ -163,6 +180,8 @@ def _archive(package: str, version: str, kind: PackageKind, sha256: str | None) 
         _check_archive(own[0], sha256)
         yield own[0]
         return
+    if not _FETCHING.get():
+        raise NotFetched(f"{package} {version} would be fetched from its registry")
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".download-") as name:
         folder = Path(name)

@@ -150,14 +150,19 @@ def load_policy(
             f"and merge_size, so it is not known how it resizes images, and coordinates would be off."
         )
     policy = make_checkpoint(name, family, settings, processor)
-    side, factor = settings.image.side, policy.factor
+    check_side(settings, policy.factor, name)
+    _pin_pixel_limits(policy)
+    return policy
+
+
+def check_side(settings: PolicySettings, factor: int, name: str) -> None:
+    """Raise UserError if images are to be squares of a side that a model, called `name`, would change."""
+    side = settings.image.side
     if side is not None and side % factor:
         raise UserError(
             f"policy image side {side} must be a multiple of {factor} for {name!r}: "
             f"try {round(side / factor) * factor}"
         )
-    _pin_pixel_limits(policy)
-    return policy
 
 
 def make_checkpoint(source: str, family: str, settings: PolicySettings, processor: Any) -> Checkpoint:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.demo", "train the shipped policy on a CPU, with a real frozen SAM, and show it"
     ),
     "train": Command("recipes.commands.train", "train a policy by GRPO, as a config says"),
+    "plan": Command("recipes.commands.plan", "say what a run takes, and what to turn where it does not fit"),
     "cold-start": Command(
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
@@ -59,6 +60,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),
+    "export": Command(
+        "recipes.commands.export", "write a trained policy as a folder that transformers and vLLM load"
+    ),
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
     "data": Command("recipes.commands.data", "list, check and show datasets"),
     "bench": Command("recipes.commands.bench", "time the reward path"),

@@ -22,6 +22,7 @@ from prompter.runs.config import StrictModel, load_config_model
 from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
 from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
+from recipes.shipped import config_path
 
 if TYPE_CHECKING:
     from envs.sample import SampleSource
@@ -161,6 +162,10 @@ class RayConfig(StrictModel):
     num_cpus: int | None = Field(default=None, ge=1)
     """CPU cores that a Ray started here may hand out; null is all."""
 
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    """Variables set in the processes of all actors, on every node, such as HF_HOME or NCCL_SOCKET_IFNAME. No
+    keys or passwords: those belong into the environment of the nodes."""
+
 
 class RanksConfig(StrictModel):
     """The processes that train together. One is the command itself; several are started by Ray Train, or by
@@ -193,9 +198,33 @@ class GroupConfig(StrictModel):
     max_resamples: int = Field(default=2, ge=0)
     """Rounds of drawing other prompts in one step."""
 
+    keep: int | None = Field(default=None, ge=2)
+    """Completions of a group that are trained on, of the `trainer.num_generations` that are sampled and
+    scored; null is all. A window's batch (`trainer.per_device_train_batch_size`) counts those that are
+    trained on. Advantages are relative to their mean, as in PODS (arXiv:2504.13818)."""
+
+    select: str = "spread"
+    """Which those are: `spread` (of the largest variance of rewards: so many of the worst and of the best),
+    `extremes` (half of the worst, half of the best), `best`, `first` (at random), or "module:function" for
+    one of your own (see `recipes/training/selection.py`)."""
+
     executors: Literal["mean", "min", "draw"] = "mean"
     """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
     segmenter per group, drawn at random (`draw`)."""
+
+
+class OverlapConfig(StrictModel):
+    """What goes on beside something else."""
+
+    prefetch: bool = True
+    """Encode a window's images in the segmenters while the engines sample it. Changes no result. Only where
+    sampling leaves this process idle: `sampler.backend` `ray`."""
+
+    staleness: Literal[0, 1] = 0
+    """Windows of rollouts that sampling may be ahead of training. 0: a window is sampled from the policy that
+    is trained on it. 1: the next window is sampled and scored while the present one is trained on, from a
+    policy one window older; the loss corrects for that by importance sampling. Only for `sampler.backend`
+    `ray`."""
 
 
 class TrainConfig(StrictModel):
@@ -220,6 +249,7 @@ class TrainConfig(StrictModel):
     """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 
     group: GroupConfig = GroupConfig()
+    overlap: OverlapConfig = OverlapConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's `GRPOConfig`, by TRL's own names."""
 
@@ -247,13 +277,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a training config.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a config that comes with the package (`recipes.shipped`).
         overrides: "dotted.key=value" texts, as `recipes.cli.split_overrides` makes them.
 
     Raises:
         UserError: if the file cannot be read, a key is unknown, or a value is not what its key takes.
     """
-    return load_config_model(TrainConfig, path, overrides)
+    return load_config_model(TrainConfig, config_path(path), overrides)
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -25,6 +25,7 @@ from recipes.training.checkpoints import (
 )
 from recipes.training.checks import (
     check_adapted_modules,
+    check_overlap,
     check_sizes,
     check_weights_follow,
     executor_configs,
@@ -68,6 +69,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     check_ranks(config, ranks.count)
     quiet()
     check_trainer_keys(config)
+    check_overlap(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
     import torch
     from transformers import set_seed
@@ -79,7 +81,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.log import TrainingLog
-    from recipes.training.metrics import PhaseTimes
+    from recipes.training.phases import PhaseTimes
     from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
@@ -144,7 +146,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             top_k=arguments.top_k,
-            n=arguments.num_generations,
+            n=config.trainer["num_generations"],
         )
         collector = WindowCollector(
             policy,
@@ -155,6 +157,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             settings,
             config.seed,
             times,
+            prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
         stop = opened.enter_context(stop or StopRequest())
@@ -177,10 +180,13 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             collector=collector,
             log=log,
             stop=stop,
+            staleness=config.overlap.staleness,
             ranks=ranks,
         )
         opened.callback(trainer.close)
         check_sharded(config, trainer)
+        if checkpoint is not None and config.overlap.staleness:
+            ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))
         trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
@@ -215,7 +221,7 @@ def open_segmenters(config: TrainConfig, opened: ExitStack) -> dict[str, Any]:
         from prompter.runs.ray_runtime import ensure_ray
 
         with no_rank_variables():
-            ensure_ray(config.ray.address, config.ray.num_cpus)
+            ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
     for executor in executors.values():
         opened.callback(executor.close)
@@ -241,11 +247,12 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every == 0 and goes_on:
-                trainer.synchronise()
                 name, collector = f"step-{state.global_step:06d}", trainer.collector
-                trainer.ranks.first(
-                    lambda: evaluation.evaluate_policy(name, collector.policy, collector.sampler)
-                )
+                with trainer.apart("evaluate"):
+                    trainer.synchronise()
+                    trainer.ranks.first(
+                        lambda: evaluation.evaluate_policy(name, collector.policy, collector.sampler)
+                    )
 
     return Evaluate()
 

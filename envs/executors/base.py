@@ -7,7 +7,7 @@ modules are in eval mode, and the same input gives bitwise the same output.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -231,6 +231,21 @@ class Executor(ABC):
             requests: what to segment.
             keep_instances, keep_logits: as in `Segmenter.decode`.
         """
+
+    def prefetch(self, images: Iterable[RGB]) -> None:
+        """Begin to encode images that `segment` will be asked about soon, and return at once.
+
+        Results of `segment` stay the same, which waits for what was begun. What cannot be encoded fails
+        there as it would have, and so does what keeps the executor from encoding at all. No more images
+        are encoded ahead than its cache keeps. An executor that cannot work ahead does nothing.
+
+        Args:
+            images: read one after the other while they are encoded, on another thread.
+        """
+
+    def take_prefetch_spans(self) -> list[tuple[float, float]]:
+        """Begin and end (`time.perf_counter`) of each `prefetch` that ended since the last call."""
+        return []
 
     @abstractmethod
     def close(self) -> None:

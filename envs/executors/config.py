@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from prompter.errors import UserError
 from prompter.registry import Entry, Registry, split_head
 from prompter.runs.config import StrictModel
+from prompter.runs.placement import Placement
 from prompter.runs.values import read_options
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ class ExecutorConfig(StrictModel):
 
     num_gpus: float = Field(default=0.0, ge=0)
     """GPUs that Ray reserves per actor; fractions share a GPU."""
+
+    placement: Placement = "pack"
+    """Where a pool's actors go on a cluster: `pack` (Ray's own rule), `spread` over as many nodes as there
+    are, `this-node` (the trainer's) or `other-nodes` (all but that)."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each actor; null takes max(1, num_cpus)."""

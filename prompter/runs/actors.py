@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from prompter.errors import InfrastructureError, UserError
+from prompter.runs.placement import Placement, placement_options
 from prompter.runs.ray_runtime import check_room
 
 
@@ -35,6 +36,7 @@ class PoolConfig(Protocol):
     actors: int
     num_cpus: float
     num_gpus: float
+    placement: Placement
     max_restarts: int
     timeout_seconds: Any  # seconds; None, where a section allows it, waits for ever
 
@@ -101,7 +103,7 @@ class ActorPool:
         restarts: actors replaced so far.
         retried: calls made again so far because they failed.
 
-    Raises UserError as `check_room`.
+    Raises UserError as `check_room` and `placement_options`.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class ActorPool:
     ) -> None:
         check_room(config.actors, config.num_cpus, config.num_gpus, words[0], words[2])
         options = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus, "max_restarts": 0}
+        options |= placement_options(config.placement, words[0], words[2])
         processes = {"env_vars": dict(environment)} if environment else None
         remote = ray.remote(actor).options(**options, runtime_env=processes)
         self._create = lambda: remote.remote(*arguments)

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from prompter.errors import UserError
@@ -24,7 +25,9 @@ _LOCAL_ENVIRONMENT = {
 }
 
 
-def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
+def ensure_ray(
+    address: str | None = None, num_cpus: int | None = None, env_vars: Mapping[str, str] | None = None
+) -> None:
     """Connect this process to Ray; do nothing if it is connected already.
 
     Args:
@@ -34,6 +37,7 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
             dashboard, and ends with this process.
         num_cpus: logical CPUs of a Ray started here; None takes all that are there. These are tickets
             that actors reserve, not a limit on threads. Ignored when joining a cluster.
+        env_vars: variables for the processes of all actors, on every node.
 
     Raises:
         UserError: if there is no cluster at `address`.
@@ -43,11 +47,14 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
+    runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
-        _check_answers(address)
+        check_answers(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"no Ray cluster answers at ray.address {address!r} ({error}); "
@@ -69,6 +76,7 @@ def ensure_ray(address: str | None = None, num_cpus: int | None = None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
+        runtime_env=runtime_env,
     )
 
 
@@ -92,7 +100,7 @@ def check_room(actors: int, num_cpus: float, num_gpus: float, members: str, sect
             )
 
 
-def _check_answers(address: str) -> None:
+def check_answers(address: str) -> None:
     """Knock at the address's port first: Ray itself waits for many minutes where nobody listens."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():

@@ -2,6 +2,7 @@
 
     config.yaml          the resolved configuration; running it again repeats the run
     metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
+    timeline.jsonl       of training, who did what when: {"phase", "who", "start_s", "end_s", "step"}
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
     checkpoints/         whatever the trainer writes there; an evaluation has none
     report.html          the page to look at
@@ -35,6 +36,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.timeline_path = self.path / "timeline.jsonl"
         self.rollouts_dir = self.path / "rollouts"
         self.checkpoints_dir = self.path / "checkpoints"
         self.report_path = self.path / "report.html"
@@ -56,6 +58,7 @@ class RunFolder:
         run.check_usable(resume=resume)
         run.rollouts_dir.mkdir(parents=True, exist_ok=True)
         drop_unfinished_line(run.metrics_path)
+        drop_unfinished_line(run.timeline_path)
         return run
 
     def check_usable(self, *, resume: bool = False) -> None:
@@ -145,15 +148,44 @@ class RunFolder:
                 raise UserError(f"{self.metrics_path}, line {number} lacks a whole `step` or a `kind`.")
         return [record for record in records if kind is None or record["kind"] == kind]
 
+    def log_timeline(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events to `timeline.jsonl` (`recipes.training.phases.PhaseEvent.to_json`)."""
+        append_lines(self.timeline_path, events)
+
+    def read_timeline(self) -> list[dict[str, Any]]:
+        """Return the events of `timeline.jsonl` in the order they were logged; none if there is no file.
+
+        An unfinished last line is left out.
+
+        Raises:
+            UserError: if a line is not JSON or lacks a key of an event.
+        """
+        if not self.timeline_path.exists():
+            return []
+        events = list(read_lines(self.timeline_path))
+        for number, event in enumerate(events, start=1):
+            if (
+                not all(isinstance(event.get(key), int | float) for key in ("start_s", "end_s"))
+                or not all(isinstance(event.get(key), str) for key in ("phase", "who"))
+                or not isinstance(event.get("step"), int)
+            ):
+                raise UserError(
+                    f"{self.timeline_path}, line {number} is no event: it needs the texts `phase` and `who`, "
+                    "the seconds `start_s` and `end_s` and a whole `step`."
+                )
+        return events
+
     def truncate_to_step(self, step: int) -> None:
         """Forget everything logged after `step`, the step of the checkpoint training resumes from.
 
-        Lines of `metrics.jsonl` and rollout files of later steps are removed, so that the resumed
-        run writes each of those steps exactly once. Step -1 forgets all steps from 0 on.
+        Lines of `metrics.jsonl` and `timeline.jsonl` and rollout files of later steps are removed, so that
+        the resumed run writes each of those steps exactly once. Step -1 forgets all steps from 0 on.
         """
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         write_lines(self.metrics_path, kept)
         self._logged = None
+        if self.timeline_path.exists():
+            write_lines(self.timeline_path, [one for one in self.read_timeline() if one["step"] <= step])
         for number, path in self.step_rollouts():
             if number > step:
                 path.unlink()

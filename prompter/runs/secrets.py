@@ -19,6 +19,9 @@ _NAMES = re.compile(
 )
 """Whole names of keys, in lower case. `pad_token` is none; `api_key_env` names a variable."""
 
+_ENVIRONMENT = re.compile(r"[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|_KEY|_PAT|_PASS)")
+"""Whole names of environment variables that hold one (`ray.env_vars.GITHUB_TOKEN`); these are upper case."""
+
 _VALUES = re.compile(
     r"hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{30,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|wandb_v\d_\w{30,}"
@@ -60,7 +63,9 @@ def refuse_secrets(data: Any, source: str, *, flags: Sequence[str] = ()) -> None
         dotted = ".".join(path)
         where = f"--{dotted}" if dotted in flags else f"{source}: {dotted}" if dotted else source
         said = f"{dotted} {value}".lower()
-        variable = next((variable for sign, variable in _VARIABLES if sign in said), None)
+        own = name.replace("-", "_")
+        variable = own if _ENVIRONMENT.fullmatch(own) else None
+        variable = variable or next((variable for sign, variable in _VARIABLES if sign in said), None)
         hint = variable or "the variable that its program reads (WANDB_API_KEY, HF_TOKEN, …)"
         raise UserError(
             f"{where} holds a key or a password, and a config is copied into the run folder. Take it out; it "
@@ -71,7 +76,8 @@ def refuse_secrets(data: Any, source: str, *, flags: Sequence[str] = ()) -> None
 def _is_secret(name: str, value: Any) -> bool:
     if not isinstance(value, str) or not value.strip():
         return False
-    if _NAMES.fullmatch(name.lower().replace("-", "_")) or _VALUES.fullmatch(value.strip()):
+    plain = name.replace("-", "_")
+    if _NAMES.fullmatch(plain.lower()) or _ENVIRONMENT.fullmatch(plain) or _VALUES.fullmatch(value.strip()):
         return True
     return _HEX.fullmatch(value.strip()) is not None and not _MAY_BE_HEX.fullmatch(name)
 

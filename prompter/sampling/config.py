@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from prompter.runs.config import StrictModel
+from prompter.runs.placement import Placement
 
 if TYPE_CHECKING:
     pass
@@ -34,6 +35,10 @@ class SamplerConfig(StrictModel):
 
     num_gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves per engine; fractions share a GPU."""
+
+    placement: Placement = "pack"
+    """Where a pool's actors go on a cluster: `pack` (Ray's own rule), `spread` over as many nodes as there
+    are, `this-node` (the trainer's) or `other-nodes` (all but that)."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of an engine; null is 1 for an engine of a pool and all cores otherwise. Two pools that

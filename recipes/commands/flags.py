@@ -66,9 +66,15 @@ def add_policy_option(parser: argparse.ArgumentParser) -> None:
 def add_out(
     parser: argparse.ArgumentParser, what: str, *, required: bool = False, default: Path | None = None
 ) -> None:
-    """Declare `--out`, the file or folder that is written, which was `--output` in some commands."""
+    """Declare `--out`, short `-o`, the file or folder that is written; it was `--output` in some commands."""
     parser.add_argument(
-        "--out", type=Path, required=required, default=default, metavar="PATH", help=_with(what, default)
+        "-o",
+        "--out",
+        type=Path,
+        required=required,
+        default=default,
+        metavar="PATH",
+        help=_with(what, default),
     )
     add_old_name(parser, "--output", "--out")
 

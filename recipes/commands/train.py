@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompter.errors import InfrastructureError, RunStopped
+from recipes.shipped import shipped_recipes
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
@@ -26,9 +27,19 @@ def config_keys() -> list[Section]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("config", type=Path, help="YAML config, or the config.yaml of an earlier run")
+    parser.add_argument(
+        "config",
+        type=Path,
+        help="YAML config, the config.yaml of an earlier run, or the name of a recipe: "
+        f"{', '.join(shipped_recipes())}",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in its run_dir")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check files, sizes, frames and memory without starting; exit code 2 if something is wrong",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,9 +47,18 @@ def run(args: argparse.Namespace) -> int:
     from recipes.config import dump_config, load_config
 
     config = load_config(args.config, args.overrides)
-    if args.dry_run:
+    if args.print_config:
         print(dump_config(config), end="")
         return 0
+    if args.dry_run:
+        from recipes.dry_run.findings import table
+        from recipes.dry_run.run import dry_run
+        from recipes.training.quiet import quiet
+
+        quiet()
+        findings = dry_run(config, resume=args.resume)
+        print(table(findings))
+        return 2 if any(one.state == "wrong" for one in findings) else 0
     from recipes.grpo import train
     from recipes.training.ranks.world import ranks_by_environment
     from recipes.training.report import comparison_lines, write_training_report

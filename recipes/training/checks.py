@@ -12,6 +12,7 @@ from prompter.checkpoint import LORA_TARGETS, Checkpoint
 from prompter.errors import UserError, did_you_mean
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
+from recipes.training.selection import SELECTIONS
 
 _VISION = re.compile(
     r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
@@ -33,6 +34,8 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
     from trl import GRPOConfig
 
     given = dict(config.trainer)
+    if config.group.keep is not None:
+        given["num_generations"] = config.group.keep  # TRL sees those that are trained on
     given.setdefault("max_completion_length", max_completion_length)
     given.setdefault("logging_steps", 1)
     # Ranks differ in how often the model is called in a step, so that nothing may be sent at each call; a
@@ -48,19 +51,22 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
         raise UserError(f"TRL refuses the section trainer: {' '.join(str(error).split())}") from None
 
 
-def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
+def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     """Refuse adapters on nothing, and, where vLLM samples, on what vLLM does not adapt.
 
     vLLM loads adapters of a vision-language model's language model alone; it drops the rest of an adapter
     with a warning and samples on (its `LoRAModelManager`), so that another policy is sampled than trained.
     The model is built without weights, to have its modules' names.
 
+    Returns:
+        How many modules get adapters; 0 with `lora: null`.
+
     Raises:
         UserError: naming the key, and the module or the name.
     """
     lora = config.policy.lora
     if lora is None:
-        return
+        return 0
     import torch
 
     modules = dict(_empty_model(policy).named_modules())
@@ -93,6 +99,7 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> None:
             "which drops such adapters, so another policy would be sampled than is trained. Leave "
             f"target_modules out, keep to a pattern such as {LORA_TARGETS!r}, or take sampler.backend hf"
         )
+    return len(matched)
 
 
 def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
@@ -155,6 +162,27 @@ def window_steps(arguments: Any) -> int:
     """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
     updates = arguments.steps_per_generation * arguments.num_iterations
     return max(1, int(updates) // int(arguments.gradient_accumulation_steps))
+
+
+def check_overlap(config: TrainConfig) -> None:
+    """Refuse sampling ahead where the sampler shares the trainer's weights or process, and odd selections.
+
+    Raises:
+        UserError: naming the key to change.
+    """
+    if config.overlap.staleness and config.sampler.backend != "ray":
+        raise UserError(
+            f"overlap.staleness is {config.overlap.staleness}, but sampler.backend "
+            f"{config.sampler.backend!r} samples in the trainer's process, which cannot train meanwhile: "
+            "take sampler.backend ray, or overlap.staleness 0"
+        )
+    SELECTIONS.resolve(config.group.select)
+    sampled, keep = config.trainer["num_generations"], config.group.keep
+    if keep is not None and keep > sampled:
+        raise UserError(
+            f"group.keep is {keep}, but only {sampled} completions a prompt are sampled "
+            "(trainer.num_generations)"
+        )
 
 
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:

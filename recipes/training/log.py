@@ -9,11 +9,12 @@ from typing import Any
 from tqdm import tqdm
 
 from prompter.runs.run_folder import RunFolder
+from recipes.training.phases import PhaseTimes
 from recipes.training.window import Window
 
 
 class TrainingLog:
-    """Writes one line per optimiser step to `metrics.jsonl` and one rollout file per window.
+    """Writes one line per optimiser step to `metrics.jsonl`, one rollout file per window, and the timeline.
 
     Args:
         folder: the run's folder.
@@ -29,10 +30,23 @@ class TrainingLog:
     def collected(self, step: int, window: Window, sampler_version: int) -> None:
         """Record a window of rollouts collected for optimiser step `step` (1 is the first)."""
         self.folder.write_step_rollouts(step, window.rollouts)
-        self._pending = {**window.metrics, "sampler_version": sampler_version, "trainer_version": step - 1}
+        self._pending = {
+            **window.metrics,
+            "sampler_version": sampler_version,
+            "trainer_version": step - 1,
+            "staleness": step - 1 - sampler_version,
+        }
 
-    def step(self, step: int, logs: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-        """Record what TRL logged after optimiser step `step`, with the window it belongs to."""
+    def note(self, figures: Mapping[str, Any]) -> None:
+        """Add figures to the line of the window that was collected last."""
+        self._pending.update(figures)
+
+    def step(self, step: int, logs: Mapping[str, Any], times: PhaseTimes) -> None:
+        """Record what TRL logged after optimiser step `step`, with its window and the phases since the last.
+
+        `seconds` are sums by phase; phases of other threads went on beside the trainer's.
+        """
+        self.folder.log_timeline(event.to_json() for event in times.take_events())
         if "train_runtime" in logs:
             if step == self.total_steps:  # else the run was asked to stop, and is not over
                 summary = {key: value for key, value in logs.items() if key.startswith("train_")}
@@ -41,7 +55,7 @@ class TrainingLog:
             return
         # TRL's own reward figures leave out the groups that were dropped; ours do not.
         theirs = {key: value for key, value in logs.items() if "reward" not in key}
-        record = {**_finite(theirs), **self._pending, "seconds": dict(seconds)}
+        record = {**_finite(theirs), **self._pending, "seconds": times.take()}
         self._pending = {}
         self.folder.log_metrics(step, record)
         self._bar.set_postfix_str(bar_text(record), refresh=False)

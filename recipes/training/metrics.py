@@ -1,9 +1,8 @@
-"""What is logged of one step: groups, failures, rewards, and the seconds of each phase."""
+"""What is logged of one step: groups, failures and rewards."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,37 +63,26 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     }
 
 
+def importance_ratios(batch: Mapping[str, Any]) -> dict[str, float | None]:
+    """How far the trained policy is from the one that was sampled, before anything is truncated.
+
+    Args:
+        batch: what TRL trains on: log-probabilities `old_per_token_logps` of the policy as it is and
+            `sampling_per_token_logps` of the sampler's, float [rows, tokens], and `completion_mask`.
+
+    Returns:
+        `importance_ratio_mean` and `importance_ratio_max` of exp(old - sampled) over all tokens; empty if
+        TRL was told not to correct for the difference.
+    """
+    if "old_per_token_logps" not in batch or batch.get("sampling_per_token_logps") is None:
+        return {}
+    ratios = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).double().exp()
+    ratios = ratios[batch["completion_mask"].bool()]
+    known = ratios[ratios.isfinite()]
+    if not len(known):
+        return {"importance_ratio_mean": None, "importance_ratio_max": None}
+    return {"importance_ratio_mean": float(known.mean()), "importance_ratio_max": float(known.max())}
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-class PhaseTimes:
-    """Adds up wall seconds by phase.
-
-    Use `with times("sample"): …`; `take` returns the sums and starts afresh.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._open: list[tuple[str, float]] = []
-
-    def __call__(self, phase: str) -> PhaseTimes:
-        self._open.append((phase, time.perf_counter()))
-        return self
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        phase, started = self._open.pop()
-        self._seconds[phase] += time.perf_counter() - started
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add seconds measured elsewhere."""
-        self._seconds[phase] += seconds
-
-    def take(self) -> dict[str, float]:
-        """Return phase -> seconds since the last call."""
-        taken = {phase: round(seconds, 4) for phase, seconds in self._seconds.items()}
-        self._seconds.clear()
-        return taken

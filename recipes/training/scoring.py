@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.executors.base import Executor, ExecutorCounters
 from envs.rollout import Rollout
-from envs.rollouts import make_rollouts
+from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
 from prompter.policy import Policy
 from prompter.types import Completion
@@ -32,6 +32,16 @@ class ScoredGroup:
     completions: Sequence[Completion]
     rewards: list[float | None]
     rollouts: list[Rollout] = field(repr=False)
+
+    def only(self, positions: Sequence[int]) -> ScoredGroup:
+        """The group of some of its completions; the record of the others is not in it."""
+        each = len(self.rollouts) // max(1, len(self.completions))
+        return ScoredGroup(
+            self.index,
+            [self.completions[one] for one in positions],
+            [self.rewards[one] for one in positions],
+            [rollout for one in positions for rollout in self.rollouts[one * each : (one + 1) * each]],
+        )
 
     @property
     def has_spread(self) -> bool:
@@ -111,6 +121,22 @@ class RolloutScorer:
             )
             for number in range(len(groups))
         ]
+
+    def prefetch(self, samples: Sequence[Sample], step: int) -> None:
+        """Let the segmenters begin to encode the images of groups that `score` will be given next.
+
+        Each gets those of the groups that it will score. It returns at once; images are loaded as they are
+        encoded.
+        """
+        assigned = self._assign(len(samples), step)
+        for name, executor in self.executors.items():
+            own = [sample for sample, names in zip(samples, assigned, strict=True) if name in names]
+            distinct = {image_key(sample): sample for sample in own}
+            executor.prefetch(sample.image_array() for sample in distinct.values())
+
+    def take_prefetch_spans(self) -> dict[str, list[tuple[float, float]]]:
+        """By segmenter, see `Executor.take_prefetch_spans`."""
+        return {name: executor.take_prefetch_spans() for name, executor in self.executors.items()}
 
     def counters(self) -> ExecutorCounters:
         """Counters of all executors added up, since they were opened."""

@@ -11,9 +11,12 @@ The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,13 @@ from trl import GRPOConfig, GRPOTrainer
 from envs.rollouts import image_key
 from envs.sample import Sample
 from prompter.errors import RunStopped
+from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import describe_ranks, newest_checkpoint, step_of, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
+from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
+from recipes.training.metrics import importance_ratios
 from recipes.training.order import window_indices
 from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
 from recipes.training.ranks.shares import Share, shares_of, take_out_padding
@@ -36,7 +42,7 @@ from recipes.training.ranks.world import Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
-from recipes.training.window import WindowCollector, fill_window
+from recipes.training.window import Window, WindowCollector, fill_window
 
 
 class SegmentationGRPOTrainer(GRPOTrainer):
@@ -49,7 +55,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         collector: samples and scores, on rank 0; its source is the training set on all ranks.
         log: writes metrics and rollouts; None on other ranks than the first.
         stop: where a request to stop arrives.
+        staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
         ranks: those that train together; alone when None.
+
+    Attributes:
+        ahead: the window after the one that is trained on; empty with staleness 0.
     """
 
     def __init__(
@@ -61,12 +71,17 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         collector: WindowCollector,
         log: TrainingLog | None,
         stop: StopRequest | None = None,
+        staleness: int = 0,
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
+        if staleness:
+            # A fast tokenizer keeps padding as a state, and two threads would pad each other's prompts.
+            processor.tokenizer = copy.deepcopy(processor.tokenizer)
         share_vision(model)
+        score_labelled_only()
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         samples = len(collector.source)
@@ -87,6 +102,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         # Removed by `close`, and at the latest with the trainer.
         self._adapters = tempfile.TemporaryDirectory(prefix="prompter-adapter-", ignore_cleanup_errors=True)
         self.sampler_version = 0
+        self._staleness = staleness
+        self.ahead = WindowAhead(lambda indices, step: self.collector.collect(indices, step))
         self._optimise_since: float | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
@@ -95,18 +112,15 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Collect the next window of rollouts; TRL's rows only say that one is due."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = None
-        with self.collector.times("sync"):
-            self.synchronise()
-        return self.train_on(self._window_indices())
+        self._optimised(self.state.global_step)
+        self._optimise_since = None
+        return self.train_on(self._window_indices(self.state.global_step))
 
-    def _window_indices(self) -> list[int]:
-        """Positions in the training set that the next window asks."""
+    def _window_indices(self, done: int) -> list[int]:
+        """Positions in the training set that the window after `done` optimiser steps asks."""
         return window_indices(
             seed=int(self.args.seed),
-            window=self.state.global_step // window_steps(self._grpo),
+            window=done // window_steps(self._grpo),
             samples=len(self.collector.source),
             prompts=self._grpo.generation_batch_size // self._group_size,
             shuffle=bool(self._grpo.shuffle_dataset),
@@ -132,46 +146,82 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "index": group.index,
             }
             rows += [row] * len(group.completions)
+        # After the images of this window were opened: a dataset is read by one thread at a time.
+        self._begin_window_after(step)
         self.vllm_generation.serve(share.groups)
-        with self.collector.times("old_logprobs"):
+        with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
-        if self.ranks.count > 1:
-            self.state.num_input_tokens_seen -= take_out_padding(
-                batch,
-                share,
-                self.ranks,
-                loss_type=self.loss_type,
-                ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
-                metrics=self._metrics["train"],
-            )
-            self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
+        if self.run_log is not None:
+            self.run_log.note(ratios)
         self._optimise_since = time.perf_counter()
         return batch
 
-    def _share(self, indices: list[int], step: int, samples: dict[int, Sample]) -> Share:
-        """This rank's rows of a window; on rank 0, `samples` is filled with those that were opened for it.
+    def _without_padding(self, batch: dict[str, Any], share: Share) -> dict[str, float | None]:
+        """Make batch and figures those of the window without padding; return `importance_ratios` of it."""
+        seen, ratios = take_out_padding(
+            batch,
+            share,
+            self.ranks,
+            loss_type=self.loss_type,
+            ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+            metrics=self._metrics["train"],
+        )
+        self.state.num_input_tokens_seen -= seen
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        return ratios
 
-        Where a signal stops the collecting, a checkpoint of what the weights are now is saved first.
+    def _share(self, indices: list[int], step: int, samples: dict[int, Sample]) -> Share:
+        """This rank's rows of the next window, sampled ahead or now; all weights are synchronised.
+
+        On rank 0, `samples` is filled with those that were opened for it. Where a signal stops the
+        collecting, a checkpoint of what the weights are now is saved first.
         """
 
-        def collect() -> list[Share]:
-            with self._stop.at_once():
-                window = self.collector.collect(indices, step)
+        def sampled_ahead() -> Window | None:
+            if self.ahead.step is None:
+                return None
+            with self.collector.times("wait", step), self._stop.at_once():
+                return self.ahead.take(indices, step)
+
+        def shares(window: Window | None) -> list[Share]:
+            if window is None:
+                with self._stop.at_once():
+                    window = self.collector.collect(indices, step)
             samples.update(window.samples)
             if self.run_log is not None:
-                self.run_log.collected(step, window, self.sampler_version)
+                self.run_log.collected(step, window, window.sampler_version)
             parts = int(self._grpo.steps_per_generation)
             groups = fill_window(window, len(indices), self._group_size, parts)
             return shares_of(groups, self.ranks.count, parts, self._tokenizer.eos_token_id)
 
         try:
-            return self.ranks.tell(collect)[self.ranks.rank]
+            ahead = self.ranks.first(sampled_ahead)
+            with self.collector.times("sync", step):
+                self.synchronise()
+            return self.ranks.tell(lambda: shares(ahead))[self.ranks.rank]
         except RunStopped:
             folder = Path(str(self.args.output_dir))
             if self.ranks.tell(lambda: step_of(newest_checkpoint(folder))) != step - 1:
                 self._save_checkpoint(self.model, trial=None)
             raise
+
+    def _begin_window_after(self, step: int) -> None:
+        """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
+        after = step + window_steps(self._grpo)
+        if self._staleness and self.ranks.leads and after <= self.state.max_steps:
+            self.ahead.start(self._window_indices(after - 1), after)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.apart("checkpoint"):
+            super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
+        if self.ranks.leads:
+            self.ahead.save(Path(output_dir))
+        super()._save_rng_state(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str | None) -> None:
         """TRL's, and beside them what resuming with other ranks has to know of those that wrote them."""
@@ -211,7 +261,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         )
 
     def synchronise(self) -> None:
-        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`."""
+        """Bring the present adapters, or all weights, to the sampler; its version is then `global_step`.
+
+        A window in flight is waited for, so that it is of one version, and sampler and segmenters are free.
+        """
+        self.ahead.wait()
         version = self.state.global_step
         if version == self.sampler_version:
             return
@@ -232,15 +286,32 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass TRL's figures on, and write them with ours into the run folder."""
-        if self._optimise_since is not None:
-            self.collector.times.add("optimise", time.perf_counter() - self._optimise_since)
-            self._optimise_since = time.perf_counter()
+        self._optimised(self.state.global_step)
         own = self._metrics["train"]
         averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
-        seconds = self.collector.times.take()
-        if self.run_log is not None:
-            self.run_log.step(self.state.global_step, {**averaged, **logs}, seconds)
+        if self.run_log is None:
+            self.collector.times.take()  # nobody else empties them
+            self.collector.times.take_events()
+        else:
+            self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times)
         super().log(logs, start_time)
+
+    @contextmanager
+    def apart(self, phase: str) -> Iterator[None]:
+        """Within it, time counts as this phase and not as optimising."""
+        step = self.state.global_step
+        self._optimised(step)
+        with self.collector.times(phase, step):
+            yield
+        if self._optimise_since is not None:
+            self._optimise_since = time.perf_counter()
+
+    def _optimised(self, step: int) -> None:
+        """Note the time since a window was handed over, or since the last call, as spent optimising."""
+        if self._optimise_since is not None:
+            now = time.perf_counter()
+            self.collector.times.record("optimise", self._optimise_since, now, step)
+            self._optimise_since = now
 
     def restore(self, checkpoint: Path, step: int) -> None:
         """Load the weights of a checkpoint without training, for a run whose training had ended.
@@ -254,7 +325,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.state.global_step = step
 
     def close(self) -> None:
-        """Remove the adapters written for the sampler."""
+        """Wait for a window in flight, and remove the adapters written for the sampler."""
+        self.ahead.wait()
         self._adapters.cleanup()
 
 

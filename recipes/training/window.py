@@ -13,8 +13,10 @@ from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import GroupConfig
-from recipes.training.metrics import PhaseTimes, describe_groups
+from recipes.training.metrics import describe_groups
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
+from recipes.training.selection import selected
 
 
 @dataclass
@@ -22,11 +24,12 @@ class Window:
     """What one window of rollouts gave.
 
     Args:
-        groups: the groups to train on.
-        all_groups: all groups that were sampled.
+        groups: the groups to train on, each of the completions that are kept of it.
+        all_groups: all groups that were sampled, likewise.
         samples: training-set index -> sample, of all groups that were sampled.
         metrics: for the log; see `describe_groups`.
         rollouts: every rollout of the window as JSON-ready dicts, those not trained on included.
+        sampler_version: of the policy that was sampled.
     """
 
     groups: list[ScoredGroup]
@@ -34,6 +37,7 @@ class Window:
     samples: dict[int, Sample]
     metrics: dict[str, Any]
     rollouts: list[dict[str, Any]] = field(repr=False)
+    sampler_version: int = 0
 
 
 class WindowCollector:
@@ -51,6 +55,7 @@ class WindowCollector:
         settings: how to sample; `n` is the group size.
         seed: of sampling and of drawing further prompts.
         times: where phases are timed.
+        prefetch: whether segmenters encode a window's images while it is sampled.
     """
 
     def __init__(
@@ -63,9 +68,11 @@ class WindowCollector:
         settings: SamplingSettings,
         seed: int,
         times: PhaseTimes,
+        prefetch: bool = False,
     ) -> None:
         self.policy, self.sampler, self.scorer, self.source = policy, sampler, scorer, source
         self.group, self.settings, self.seed, self.times = group, settings, seed, times
+        self.prefetch = prefetch
 
     def collect(self, indices: Sequence[int], step: int) -> Window:
         """Sample and score one group per index; drop or replace those without spread.
@@ -77,46 +84,63 @@ class WindowCollector:
         counters = self.scorer.counters().copy()
         samples: dict[int, Sample] = {}
         everything: list[ScoredGroup] = []
+        trainable: list[ScoredGroup] = []
         kept: list[ScoredGroup] = []
         rounds = 1 + (self.group.max_resamples if self.group.zero_spread == "resample" else 0)
         asked = list(indices)
         for attempt in range(rounds):
             groups = self._sample_and_score(asked, samples, step, attempt)
             everything += groups
-            kept += [group for group in groups if group.has_spread]
+            trainable += (trained := [self._select(group) for group in groups])
+            kept += [group for group in trained if group.has_spread]
             missing = len(indices) - len(kept)
             if missing <= 0 or attempt + 1 == rounds:
                 break
             rng = np.random.default_rng([self.seed, step, attempt])
             asked = [int(index) for index in rng.choice(len(self.source), size=missing, replace=False)]
         if self.group.zero_spread == "keep":
-            kept = everything
+            kept = trainable
         metrics = describe_groups(everything, samples)
         metrics["groups_trained_on"] = len(kept)
         used = self.scorer.counters().since(counters)
         metrics["executor"] = {name: round(value, 4) for name, value in used.to_dict().items()}
         return Window(
             kept[: len(indices)],
-            everything,
+            trainable,
             samples,
             metrics,
             [rollout.to_json() for group in everything for rollout in group.rollouts],
+            self.sampler.version,
         )
+
+    def _select(self, group: ScoredGroup) -> ScoredGroup:
+        """The completions of a group that are trained on, as a group; the group itself if all are."""
+        keep = self.group.keep
+        if keep is None or keep >= len(group.completions):
+            return group
+        return group.only(selected(self.group.select, group.rewards, keep))
 
     def _sample_and_score(
         self, indices: Sequence[int], samples: dict[int, Sample], step: int, attempt: int
     ) -> list[ScoredGroup]:
-        with self.times("load"):
+        with self.times("load", step):
             for index in indices:
                 samples.setdefault(index, self.source[index])
             chosen = [samples[index] for index in indices]
             requests = make_requests(self.policy, chosen)
-        with self.times("sample"):
+        if self.prefetch:
+            self.scorer.prefetch(chosen, step)
+        with self.times("sample", step):
             seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
             groups = self.sampler.sample(requests, settings, logprobs=True)
-        with self.times("segment"):
-            return self.scorer.score(indices, chosen, groups, step)
+        with self.times("segment", step):
+            scored = self.scorer.score(indices, chosen, groups, step)
+        if self.prefetch:
+            for name, spans in self.scorer.take_prefetch_spans().items():
+                for started, ended in spans:
+                    self.times.record("encode", started, ended, step, who=f"segmenter {name}")
+        return scored
 
 
 def fill_window(window: Window, wanted: int, group_size: int, parts: int) -> list[ScoredGroup]:

@@ -16,6 +16,7 @@ import ray
 
 from prompter.errors import InfrastructureError, UserError
 from prompter.runs.actors import ActorPool, Call, PoolDead, PooledActor
+from prompter.runs.placement import Placement
 from prompter.runs.ray_runtime import ensure_ray
 
 
@@ -24,6 +25,7 @@ class Config:
     actors: int = 1
     num_cpus: float = 0.1
     num_gpus: float = 0
+    placement: Placement = "pack"
     max_restarts: int = 3
     timeout_seconds: float | None = None
 

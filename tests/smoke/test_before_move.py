@@ -109,9 +109,9 @@ def today(key: str) -> str:
     return named
 
 
-def dry_run(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+def resolved_config(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     capfd.readouterr()
-    assert main(["train", *words, "--dry-run"]) == 0
+    assert main(["train", *words, "--print-config"]) == 0
     return capfd.readouterr().out
 
 
@@ -124,13 +124,13 @@ def test_the_kept_configs_are_all_tried() -> None:
 @pytest.mark.parametrize("name", RUN_CONFIGS)
 def test_each_config_says_what_it_said(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = leaves(yaml.safe_load((HERE / name).read_text(encoding="utf-8")))
-    resolved = dry_run(capfd, str(HERE / name))
+    resolved = resolved_config(capfd, str(HERE / name))
     found = leaves(yaml.safe_load(resolved))
     left_out = {"policy.settings": None}  # a setting that was null was not given, and is not written now
     missing = {key: left_out.get(".".join(today(key).split(".")[:2]), "nothing") for key in given}
     assert {key: found.get(today(key), missing[key]) for key in given} == given
     (tmp_path / "resolved.yaml").write_text(resolved, encoding="utf-8")
-    assert dry_run(capfd, str(tmp_path / "resolved.yaml")) == resolved
+    assert resolved_config(capfd, str(tmp_path / "resolved.yaml")) == resolved
 
 
 @pytest.mark.parametrize("name", COLD_STARTS)
@@ -165,10 +165,10 @@ def test_flags_by_their_old_names_win_over_files_with_old_keys(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"--{key}={json.dumps(value)}" for key, value in FLAGS[name].items()]
-    found = leaves(yaml.safe_load(dry_run(capfd, str(HERE / name), *words)))
+    found = leaves(yaml.safe_load(resolved_config(capfd, str(HERE / name), *words)))
     assert {key: found.get(today(key), "nothing") for key in FLAGS[name]} == FLAGS[name]
     by_new_names = [f"--{today(key)}={json.dumps(value)}" for key, value in FLAGS[name].items()]
-    assert leaves(yaml.safe_load(dry_run(capfd, str(HERE / name), *by_new_names))) == found
+    assert leaves(yaml.safe_load(resolved_config(capfd, str(HERE / name), *by_new_names))) == found
 
 
 def agrees(found: Any, stored: Any, where: str = "") -> None:

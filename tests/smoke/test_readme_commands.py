@@ -24,6 +24,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from recipes import cli
+from recipes.shipped import shipped_recipes
 from tests.fixtures.training import ROOT
 
 pytestmark = pytest.mark.smoke
@@ -49,7 +50,7 @@ class Smaller:
 SMALLER = {
     "prompter --help": Smaller(),
     "prompter data ls": Smaller(),
-    "prompter train": Smaller(add=("--dry-run",)),  # a run in full: tests/smoke/test_train.py
+    "prompter train": Smaller(add=("--print-config",)),  # a run in full: tests/smoke/test_train.py
     "prompter cold-start": Smaller(parsed=True),  # in full: tests/smoke/test_cold_start.py
     "prompter demo": Smaller(parsed=True),
     "prompter eval": Smaller(
@@ -60,6 +61,7 @@ SMALLER = {
     "prompter ceiling": Smaller(add=("--limit", "2"), swap={"mobile-sam": "box", "onnx": "box"}),
     "prompter bench": Smaller(parsed=True),  # times a real segmenter
     "prompter leaderboard": Smaller(parsed=True),
+    "prompter export": Smaller(),
     "prompter report": Smaller(parsed=True),  # needs a run: tests/smoke/test_extending.py
     "prompter replay": Smaller(parsed=True),  # the same
     "python -m recipes.grpo_loop": Smaller(
@@ -153,8 +155,8 @@ def check_flags(name: str, words: list[str]) -> None:
     assert name in cli.COMMANDS, f"there is no command {name!r}"
     module, parser = importlib.import_module(cli.COMMANDS[name].module), argparse.ArgumentParser()
     module.add_arguments(parser)
-    if name == "train" and words and Path(words[0]).exists():
-        assert cli.main(["train", *words, "--dry-run"]) == 0
+    if name == "train" and words and (Path(words[0]).exists() or words[0] in shipped_recipes()):
+        assert cli.main(["train", *words, "--print-config"]) == 0
     elif not getattr(module, "TAKES_OVERRIDES", False):
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options(parser)
 

@@ -100,6 +100,13 @@ class MemoryCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def bytes_of(self, key: str) -> int:
+        """Bytes of an entry; 0 if it is not kept."""
+        return self._entries[key].nbytes if key in self._entries else 0
+
     def get(self, key: str) -> StoredEmbedding | None:
         """Return an entry, now the most recently used, or None."""
         entry = self._entries.get(key)

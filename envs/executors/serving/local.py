@@ -7,8 +7,9 @@ cannot be encoded and a prompt set that cannot be decoded come back as `Executor
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from envs.assets import cache_folder
 from envs.executors.base import (
@@ -32,6 +33,7 @@ from envs.executors.serving.embedding_cache import (
     pack,
     unpack,
 )
+from envs.executors.serving.prefetch import Prefetcher
 from envs.sample import RGB, content_hash
 
 MEGABYTE = 1_000_000
@@ -67,6 +69,10 @@ class LocalExecutor(Executor):
         self.disk = disk
         self.encode_batch = encode_batch
         self.counters = ExecutorCounters()
+        self._lock = threading.Lock()
+        self._ahead: set[str] = set()  # keys that the present lot encoded and nobody has asked for yet
+        self._lot = 0
+        self._prefetcher = Prefetcher(self.keep, f"segmenter {name}")
 
     @classmethod
     def from_config(cls, config: ExecutorConfig) -> LocalExecutor:
@@ -98,6 +104,13 @@ class LocalExecutor(Executor):
         keep_logits: bool = False,
     ) -> list[Segmentation | ExecutorFailure]:
         """See `Executor.segment`."""
+        self._prefetcher.wait()
+        with self._lock:
+            return self._segment(requests, keep_instances, keep_logits)
+
+    def _segment(
+        self, requests: Sequence[SegmentRequest], keep_instances: bool, keep_logits: bool
+    ) -> list[Segmentation | ExecutorFailure]:
         images = by_image(requests)
         results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(requests)
         for start in range(0, len(images), IMAGES_AT_ONCE):
@@ -142,14 +155,46 @@ class LocalExecutor(Executor):
         Raises:
             RuntimeError: if an image cannot be encoded.
         """
-        found = self._embed(images)
+        self._prefetcher.wait()
+        with self._lock:
+            found = self._embed(images)
         for item in found:
             if isinstance(item, ExecutorFailure):
                 raise RuntimeError(item.message)
         return [item for item in found if isinstance(item, Embedding)]
 
+    def prefetch(self, images: Iterable[RGB]) -> None:
+        """See `Executor.prefetch`; a thread of this process does it."""
+        self._prefetcher.start(images)
+
+    def take_prefetch_spans(self) -> list[tuple[float, float]]:
+        """See `Executor.take_prefetch_spans`."""
+        return self._prefetcher.take_spans()
+
+    def keep(self, images: Iterable[RGB], lot: int) -> None:
+        """Encode images now and keep their embeddings, as many of a lot as the memory has room for.
+
+        An image that cannot be encoded is left for `segment` to say so. When one that is kept is asked for,
+        it counts as encoded, not as found in the cache.
+        """
+        for image in images:
+            with self._lock:
+                if lot != self._lot:  # what nobody asked for of an earlier lot has had its time
+                    self._lot, self._ahead = lot, set()
+                key = "" if image_problem(image) is not None else self._key(image)
+                if not key or key in self.memory:
+                    continue
+                # Embeddings of one segmenter are about equal in size: one more like the largest must fit.
+                sizes = [self.memory.bytes_of(other) for other in self._ahead]
+                if sizes and sum(sizes) + max(sizes) > self.memory.budget_bytes:
+                    return
+                self._embed([image])
+                if key in self.memory:
+                    self._ahead.add(key)
+
     def close(self) -> None:
-        """Nothing to release: embeddings go with the object."""
+        """End encoding ahead; embeddings go with the object."""
+        self._prefetcher.close()
 
     def _count(
         self, requests: Sequence[SegmentRequest], results: Sequence[Segmentation | ExecutorFailure]
@@ -172,7 +217,7 @@ class LocalExecutor(Executor):
                 keys.append("")
                 found.append(ExecutorFailure(problem, retryable=False))
                 continue
-            keys.append(f"{self.segmenter.fingerprint}/{self.storage}/{content_hash(image)}")
+            keys.append(self._key(image))
             stored = self._recall(keys[-1])
             if stored is None:
                 missing.append(index)
@@ -192,12 +237,19 @@ class LocalExecutor(Executor):
         self.counters.encode_seconds += time.perf_counter() - started
         return [item for item in found if item is not None]
 
+    def _key(self, image: RGB) -> str:
+        return f"{self.segmenter.fingerprint}/{self.storage}/{content_hash(image)}"
+
     def _recall(self, key: str) -> StoredEmbedding | None:
         """Find an embedding in memory, else on disk, and count where."""
         stored = self.memory.get(key)
         if stored is not None:
-            self.counters.cache_hits_memory += 1
+            if key in self._ahead:
+                self._ahead.remove(key)
+            else:
+                self.counters.cache_hits_memory += 1
             return stored
+        self._ahead.discard(key)  # dropped again before it was asked for
         if self.disk is None:
             return None
         dropped = self.disk.dropped

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from envs.executors.base import (
 )
 from envs.executors.config import ExecutorConfig
 from envs.executors.serving.local import LocalExecutor
+from envs.executors.serving.prefetch import Prefetcher
 from envs.sample import RGB, content_hash
 from prompter.runs.actors import ActorPool, Call, PooledActor
 from prompter.runs.ray_runtime import ensure_ray
@@ -36,6 +38,10 @@ from prompter.types import PromptSet
 
 START_SECONDS = 600.0
 """Longest that an actor may take to start: it may have to fetch its weights."""
+
+
+IMAGES_AHEAD = 8
+"""Images per actor that are sent to be encoded ahead at a time."""
 
 
 class SegmenterWorker(PooledActor):
@@ -46,6 +52,12 @@ class SegmenterWorker(PooledActor):
 
         torch.set_num_threads(threads)
         self._executor = LocalExecutor.from_config(config)
+
+    def keep(self, image: list[Any], lot: int) -> ExecutorCounters:
+        """Encode one image of a lot ahead; `image` is a list holding its reference."""
+        before = self._executor.counters.copy()
+        self._executor.keep([ray.get(image[0])], lot)
+        return self._executor.counters.since(before)
 
     def segment(
         self,
@@ -101,6 +113,7 @@ class RayExecutor(Executor):
             queue_depth=config.queue_depth,
         )
         self._pool.wait_ready()
+        self._prefetcher = Prefetcher(self._keep, f"segmenter {self.name}")
 
     def segment(
         self,
@@ -121,13 +134,14 @@ class RayExecutor(Executor):
         """
         results: list[Segmentation | ExecutorFailure] = [ExecutorFailure("not served")] * len(requests)
         calls: list[tuple[list[int], Call]] = []
+        self._prefetcher.wait()
         with self._lock:
             for image, indices in by_image(requests):
                 if (problem := image_problem(image)) is not None:
                     self._fail(results, indices, ExecutorFailure(problem, retryable=False))
                     continue
                 own = [(requests[i].prompts, requests[i].mask_prompt) for i in indices]
-                order = rendezvous_order(content_hash(image), self.config.actors)
+                order = self._order(image)
                 arguments = ([ray.put(image)], own, keep_instances, keep_logits)
                 calls.append((indices, Call("segment", arguments, order)))
             try:
@@ -146,6 +160,32 @@ class RayExecutor(Executor):
                     results[index] = answer
         return results
 
+    def prefetch(self, images: Iterable[RGB]) -> None:
+        """See `Executor.prefetch`; each image goes to the actor that `segment` will ask."""
+        self._prefetcher.start(images)
+
+    def take_prefetch_spans(self) -> list[tuple[float, float]]:
+        """See `Executor.take_prefetch_spans`."""
+        return self._prefetcher.take_spans()
+
+    def _keep(self, images: Iterable[RGB], lot: int) -> None:
+        """Encode images in their actors. A call that failed is left for `segment` to make again."""
+        sound = (image for image in images if image_problem(image) is None)
+        # A few at a time, so that the object store holds few images and closing waits for few.
+        while part := list(islice(sound, IMAGES_AHEAD * self.config.actors)):
+            calls = [Call("keep", ([ray.put(image)], lot), self._order(image)) for image in part]
+            with self._lock:
+                try:
+                    self._pool.run(calls)
+                finally:
+                    self.counters.restarts, self.counters.retries = self._pool.restarts, self._pool.retried
+                for call in calls:
+                    if call.failure is None:
+                        self.counters.add(call.answer)
+
+    def _order(self, image: RGB) -> list[int]:
+        return rendezvous_order(content_hash(image), self.config.actors)
+
     def _fail(
         self, results: list[Segmentation | ExecutorFailure], indices: list[int], failure: ExecutorFailure
     ) -> None:
@@ -159,4 +199,5 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """End the actors. Safe to call twice."""
+        self._prefetcher.close()
         self._pool.close()

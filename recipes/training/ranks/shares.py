@@ -86,7 +86,7 @@ def take_out_padding(
     loss_type: str,
     ends: Container[int],
     metrics: MutableMapping[str, list[float]],
-) -> int:
+) -> tuple[int, dict[str, float | None]]:
     """Make a window's batch, and what TRL logged of it, that of the window without padding.
 
     Args:
@@ -98,7 +98,7 @@ def take_out_padding(
         metrics: TRL's, name -> values; the last value of some is replaced.
 
     Returns:
-        Tokens of the padding over all ranks, which TRL counted as seen.
+        Tokens of the padding over all ranks, which TRL counted as seen; and `importance_ratios` of all.
     """
     mask = batch["completion_mask"]
     real = len(mask) - share.padding
@@ -129,18 +129,36 @@ def take_out_padding(
         for kind, value in pooled.items():
             if metrics.get(f"{name}/{kind}"):
                 metrics[f"{name}/{kind}"][-1] = value
-    return sum(one[0] for one in told)
+    return sum(one[0] for one in told), _ratios([one[4] for one in told])
+
+
+def _ratios(figures: Sequence[dict[str, float] | None]) -> dict[str, float | None]:
+    """What `importance_ratios` tells of one rank's tokens, of those of all."""
+    found = [one for one in figures if one is not None]
+    if not found:
+        return {}
+    count = sum(one["count"] for one in found)
+    if not count:
+        return {"importance_ratio_mean": None, "importance_ratio_max": None}
+    mean = math.fsum(one["sum"] for one in found) / count
+    return {"importance_ratio_mean": mean, "importance_ratio_max": max(one["max"] for one in found)}
 
 
 def _sampling(batch: MutableMapping[str, Any], mask: Any) -> tuple[dict[str, float] | None, ...]:
-    """This rank's difference of log-probabilities and importance ratios: sum, count, least and largest."""
+    """Sum, count, least and largest of this rank's: differences of log-probabilities, the ratios that TRL
+    uses (truncated), and those before."""
     ratio, sampled = batch.get("importance_sampling_ratio"), batch.get("sampling_per_token_logps")
     if ratio is None or sampled is None:
-        return None, None
+        return None, None, None
     told = mask.bool()
-    difference = (batch["old_per_token_logps"] - sampled).abs()
-    ratios = ratio[told] if ratio.shape[1] == told.shape[1] else ratio[told.any(1)]
-    return _figures(difference[told & ~difference.isnan()]), _figures(ratios.flatten())
+    gap = batch["old_per_token_logps"] - sampled
+    used = ratio[told] if ratio.shape[1] == told.shape[1] else ratio[told.any(1)]
+    plain = gap.double().exp()[told]
+    return (
+        _figures(gap.abs()[told & ~gap.isnan()]),
+        _figures(used.flatten()),
+        _figures(plain[plain.isfinite()]) or {"sum": 0.0, "count": 0, "min": math.inf, "max": -math.inf},
+    )
 
 
 def _figures(values: Any) -> dict[str, float] | None:

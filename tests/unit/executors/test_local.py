@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from envs.executors.base import Embedding, ExecutorCounters, ExecutorFailure, Se
 from envs.executors.serving.embedding_cache import DiskCache, MemoryCache
 from envs.executors.serving.local import LocalExecutor
 from envs.sample import RGB
+from prompter.errors import UserError
 from prompter.types import Instance, PromptSet
 from tests.fixtures.requests import requests
 
@@ -191,3 +192,58 @@ def test_counters_difference() -> None:
     counters.add(ExecutorCounters(encodes=1, decodes=3, encode_seconds=0.5))
     assert counters.since(before) == ExecutorCounters(encodes=1, decodes=3, encode_seconds=0.5)
     assert counters.to_dict()["decodes"] == 8
+
+
+def test_images_encoded_ahead_give_the_same_masks_and_are_counted_as_encoded() -> None:
+    plain, ahead = LocalExecutor(Toy()), LocalExecutor(Toy())
+    asked = requests([image(1), image(2), image(1), image(3)], [BOX] * 4, ["1", "2", "1", "3"])
+    expected = plain.segment(asked)
+    ahead.prefetch(iter([image(1), image(2), image(3), image(2)]))
+    found = ahead.segment(asked)
+    for one, other in zip(expected, found, strict=True):
+        assert isinstance(one, Segmentation) and isinstance(other, Segmentation)
+        np.testing.assert_array_equal(one.mask, other.mask)
+    assert ahead.segmenter.encoded == [1, 2, 3], "each once, in the order given"  # type: ignore[attr-defined]
+    for name in ("encodes", "cache_hits_memory", "decodes", "failures"):
+        assert getattr(ahead.counters, name) == getattr(plain.counters, name)
+    assert len(ahead.take_prefetch_spans()) == 1 and ahead.take_prefetch_spans() == []
+    plain.segment(asked)
+    ahead.segment(asked)
+    assert ahead.counters.cache_hits_memory == plain.counters.cache_hits_memory == 3
+    ahead.close()
+    ahead.prefetch([image(9)])
+    assert ahead.segmenter.encoded == [1, 2, 3], "nothing is begun once closed"  # type: ignore[attr-defined]
+
+
+def test_no_more_is_encoded_ahead_than_the_memory_keeps() -> None:
+    size = 16  # bytes of the toy's embedding
+    executor = LocalExecutor(Toy(), memory=MemoryCache(3 * size))
+    pictures = [image(number) for number in range(1, 7)]
+    executor.prefetch(pictures)
+    executor.segment(requests(pictures, [BOX] * 6))
+    assert executor.counters.encodes == 6, "none was encoded ahead, dropped, and encoded again"
+    executor.prefetch([image(20), image(21), image(22)])
+    executor.segment(requests([image(20)], [BOX]))
+    executor.prefetch([image(30), image(31), image(32)])
+    executor.segment(requests([image(32)], [BOX]))
+    assert executor.counters.encodes == 12, "what nobody asked for of an earlier lot makes room"
+
+
+def test_an_image_that_cannot_be_encoded_ahead_fails_where_it_is_asked_for() -> None:
+    executor = LocalExecutor(Toy())
+    grey: RGB = np.zeros((4, 4), np.uint8)
+    executor.prefetch([image(13), grey, image(2)])
+    results = executor.segment(requests([image(13), grey, image(2)], [BOX] * 3))
+    assert [type(one) for one in results] == [ExecutorFailure, ExecutorFailure, Segmentation]
+
+
+def test_what_stops_encoding_ahead_is_raised_by_segment() -> None:
+    def broken() -> Iterator[RGB]:
+        yield image(1)
+        raise UserError("the image file is damaged")
+
+    executor = LocalExecutor(Toy())
+    executor.prefetch(broken())
+    with pytest.raises(UserError, match="the image file is damaged"):
+        executor.segment(requests([image(1)], [BOX]))
+    assert executor.segment(requests([image(1)], [BOX]))[0] is not None, "once"

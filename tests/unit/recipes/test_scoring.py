@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from envs.executors.families.box import BoxSegmenter
 from envs.executors.serving.local import LocalExecutor
 from envs.sample import RGB
 from prompter.types import FailureKind, PromptSet
-from recipes.training.metrics import PhaseTimes, describe_groups
+from recipes.training.metrics import describe_groups
 from recipes.training.scoring import RolloutScorer, ScoredGroup
 from rewards.registry import build_reward
 from tests.fixtures.toy_task import Squares, answer_with_iou, completion, toy_policy
@@ -189,24 +188,3 @@ def test_the_description_adds_up() -> None:
 def test_the_description_of_nothing_divides_by_nothing() -> None:
     told = describe_groups([], {})
     assert told["reward"] is None and told["parse_failure_rate"] == 0.0 and told["groups"] == 0
-
-
-def test_phases_add_up_and_nest() -> None:
-    times = PhaseTimes()
-    for _ in range(2):
-        with times("outer"), times("inner"):
-            time.sleep(0.01)
-    times.add("outer", 1.0)
-    taken = times.take()
-    assert set(taken) == {"outer", "inner"}
-    assert taken["inner"] >= 0.02 and taken["outer"] >= 1.0 + taken["inner"] - 0.001
-    assert times.take() == {}
-
-
-def test_a_phase_that_raises_is_closed() -> None:
-    times = PhaseTimes()
-    with pytest.raises(KeyError), times("a"), times("b"):
-        raise KeyError
-    with times("c"):
-        pass
-    assert set(times.take()) == {"a", "b", "c"}

@@ -98,10 +98,10 @@ def test_padding_is_masked_and_taken_out_of_what_is_logged() -> None:
     metrics |= {f"sampling/sampling_logp_difference/{name}": [99.0] for name in ("mean", "max")}
     metrics |= {f"sampling/importance_sampling_ratio/{name}": [99.0] for name in ("mean", "min", "max")}
     other = {"sum": 1.1, "count": 11, "min": 0.0, "max": 0.5}
-    ranks = TwoRanks(
-        [(12, 2, other, {"sum": 11.0, "count": 11, "min": 0.5, "max": 1.5}), [(5, True), (6, False)]]
-    )
-    seen = take_out_padding(batch, share, ranks, loss_type="dr_grpo", ends={END}, metrics=metrics)
+    used = {"sum": 11.0, "count": 11, "min": 0.5, "max": 1.5}
+    plain_ratios = {"sum": 3.0, "count": 2, "min": 1.0, "max": 2.0}
+    ranks = TwoRanks([(12, 2, other, used, plain_ratios), [(5, True), (6, False)]])
+    seen, ratios = take_out_padding(batch, share, ranks, loss_type="dr_grpo", ends={END}, metrics=metrics)
     assert seen == 5 + 1 + 12
     assert batch["completion_mask"].sum(1).tolist() == [2, 3, 4, 0]
     assert int(batch["num_items_in_batch"]) == 20 - 3
@@ -115,3 +115,7 @@ def test_padding_is_masked_and_taken_out_of_what_is_logged() -> None:
     assert math.isclose(metrics["sampling/sampling_logp_difference/mean"][-1], mean, rel_tol=1e-6)
     assert metrics["sampling/sampling_logp_difference/max"] == [0.5], "7.0 belonged to a row of padding"
     assert metrics["sampling/importance_sampling_ratio/min"] == [0.5]
+    plain = [math.exp(gap) for gap, count in ((0.1, 2), (0.2, 3), (0.3, 4)) for _ in range(count)]
+    assert ratios["importance_ratio_mean"] is not None
+    assert math.isclose(ratios["importance_ratio_mean"], (sum(plain) + 3) / (9 + 2), rel_tol=1e-6)
+    assert ratios["importance_ratio_max"] == 2.0

@@ -11,7 +11,7 @@ from envs.executors.serving.local import LocalExecutor
 from envs.sample import first_samples
 from prompter.sampling.base import SamplingSettings
 from recipes.config import GroupConfig
-from recipes.training.metrics import PhaseTimes
+from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer
 from recipes.training.window import Window, WindowCollector
 from rewards.registry import build_reward

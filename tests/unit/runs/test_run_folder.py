@@ -164,3 +164,29 @@ def test_kill_minus_nine_in_the_middle_of_logging_leaves_whole_steps(tmp_path: P
     resumed = RunFolder.create(folder, resume=True)
     steps = [record["step"] for record in resumed.read_metrics()]
     assert len(steps) > 3 and steps == list(range(len(steps)))
+
+
+def test_the_timeline_reads_back_and_ends_where_a_resumed_run_begins(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    assert run.read_timeline() == []
+    events = [
+        {"phase": "sample", "who": "trainer", "start_s": 10.5 + step, "end_s": 11.0 + step, "step": step}
+        for step in (1, 2, 3)
+    ]
+    run.log_timeline(events[:2])
+    run.log_timeline(events[2:])
+    with open(run.timeline_path, "a") as handle:
+        handle.write('{"phase": "optim')
+    assert run.read_timeline() == events
+    RunFolder.create(run.path, resume=True).truncate_to_step(2)
+    run.log_timeline(events[2:])
+    assert run.read_timeline() == events
+
+
+@pytest.mark.parametrize("key", ["phase", "who", "start_s", "end_s", "step"])
+def test_an_event_that_lacks_something_is_named(tmp_path: Path, key: str) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    event = {"phase": "sample", "who": "trainer", "start_s": 1.0, "end_s": 2.0, "step": 1}
+    run.log_timeline([event, {**event, key: None}])
+    with pytest.raises(UserError, match=r"timeline\.jsonl, line 2 is no event"):
+        run.read_timeline()

@@ -33,6 +33,12 @@ HUB = "hf_" + "aB3" * 12
         ("dataset.options.headers.Authorization", "Bearer x", "the variable"),
         ("dataset.options.note", "sk-" + "a1B2" * 8, "the variable"),
         ("dataset.options.list", ["plain", "ghp_" + "a1B2" * 9], "the variable"),
+        ("ray.env_vars.HF_TOKEN", "anything", "HF_TOKEN"),
+        ("ray.env_vars.WANDB_API_KEY", WANDB, "WANDB_API_KEY"),
+        ("ray.env_vars.AWS_SECRET_ACCESS_KEY", "anything", "AWS_SECRET_ACCESS_KEY"),
+        ("ray.env_vars.GITHUB_TOKEN", "anything", "GITHUB_TOKEN"),
+        ("ray.env_vars.NETRC", "https://me:secret@example.org/", "the variable"),
+        ("ray.env_vars.MY_REGISTRY_PASS", "anything", "MY_REGISTRY_PASS"),
     ],
 )
 def test_a_key_is_refused_by_name_or_form_and_never_printed(
@@ -73,6 +79,10 @@ def test_a_key_is_refused_by_name_or_form_and_never_printed(
         ("dataset.options.token", True),
         ("policy.model", "Qwen/Qwen2.5-VL-3B-Instruct"),
         ("run_dir", "runs/monkey-keyboard"),
+        ("ray.env_vars.NCCL_SOCKET_IFNAME", "eth0"),
+        ("ray.env_vars.HF_HOME", "/shared/hub"),
+        ("ray.env_vars.TOKENIZERS_PARALLELISM", "false"),
+        ("ray.env_vars.PROMPTER_CACHE", "/shared/cache"),
     ],
 )
 def test_what_is_no_key_is_left_alone(key: str, value: Any) -> None:

@@ -1,0 +1,186 @@
+"""The next window of rollouts is collected in a thread while the present one is trained on.
+
+At the boundary between two windows, in this order: the window in flight is waited for, the new weights go
+to the sampler, the next window is begun, the one that is there is trained on. So the sampler's weights
+change only when nothing is sampled, and every window is of one version: the one before the weights that
+are trained on it. The first window has none before it and is of the present version.
+
+A window that is in flight when a checkpoint is written cannot be sampled again from the checkpoint's
+weights, which are newer. So it is waited for and written into the checkpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs.sample import SampleSource
+from prompter.errors import UserError
+from prompter.runs.jsonl import read_lines, write_lines
+from prompter.types import Completion
+from recipes.training.scoring import ScoredGroup
+from recipes.training.window import Window
+
+FILE = "window_ahead.jsonl"
+"""In a checkpoint's folder: a line about the window, one for each group, one for each rollout."""
+
+THREAD = "rollouts"
+"""Name of the thread, in logs and on the timeline."""
+
+
+class WindowAhead:
+    """One window at a time, collected in a thread.
+
+    Args:
+        collect: (positions in the training set, optimiser step) -> window, as `WindowCollector.collect`.
+    """
+
+    def __init__(self, collect: Callable[[list[int], int], Window]) -> None:
+        self._collect = collect
+        self._thread: threading.Thread | None = None
+        self._asked: tuple[list[int], int] | None = None
+        self._window: Window | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def step(self) -> int | None:
+        """The first optimiser step of the window that was begun and not taken yet; None without one."""
+        return None if self._asked is None else self._asked[1]
+
+    def start(self, indices: Sequence[int], step: int) -> None:
+        """Begin to collect the window for these positions and this step, and return.
+
+        Raises:
+            RuntimeError: if the window before it was not taken.
+        """
+        if self._asked is not None:
+            raise RuntimeError(
+                f"the window of step {self.step} was not taken, and that of {step} is asked for"
+            )
+        self._asked = (list(indices), step)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is in flight: sampler and segmenters are free. What was collected stays."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def take(self, indices: Sequence[int], step: int) -> Window | None:
+        """Wait for the window that was begun and return it; None if none was.
+
+        Raises:
+            RuntimeError: if it was begun for another step or other positions.
+            Exception: what collecting it raised.
+        """
+        if self._asked is None:
+            return None
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        if self._asked != (list(indices), step):
+            raise RuntimeError(
+                f"step {step} asks positions {list(indices)} of the training set, but the window that was "
+                f"sampled ahead is of step {self._asked[1]} and positions {self._asked[0]}"
+            )
+        window, self._asked, self._window = self._window, None, None
+        return window
+
+    def save(self, folder: Path) -> None:
+        """Wait for the window in flight and write it into a checkpoint's folder.
+
+        Nothing if there is none, or if collecting it failed: what was trained is saved, and `take` says why.
+        """
+        self.wait()
+        if self._asked is None or self._window is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(folder / FILE, _records(self._asked, self._window))
+
+    def restore(self, folder: Path, source: SampleSource, step: int) -> None:
+        """Go on with the window that `save` wrote into a checkpoint's folder; nothing if it wrote none.
+
+        Args:
+            folder: of the checkpoint.
+            source: the training set.
+            step: optimiser step after the checkpoint's.
+
+        Raises:
+            UserError: if the file is not that of a window for this step.
+        """
+        if not (folder / FILE).exists():
+            return
+        self._asked, self._window = _read(folder / FILE, source)
+        if self._asked[1] != step:
+            raise UserError(f"{folder / FILE} holds a window for step {self._asked[1]}, not for {step}.")
+
+    def _work(self) -> None:
+        assert self._asked is not None
+        try:
+            self._window = self._collect(*self._asked)
+        except BaseException as error:  # raised on the thread that takes the window
+            self._error = error
+
+
+def _records(asked: tuple[list[int], int], window: Window) -> list[Mapping[str, Any]]:
+    places = {id(group): place for place, group in enumerate(window.all_groups)}
+    head = {
+        "indices": asked[0],
+        "step": asked[1],
+        "sampler_version": window.sampler_version,
+        "metrics": window.metrics,
+        "all_groups": len(window.all_groups),
+        "groups": [places[id(group)] for group in window.groups],
+    }
+    groups = [
+        {
+            "index": group.index,
+            "rewards": group.rewards,
+            "completions": [asdict(one) for one in group.completions],
+        }
+        for group in window.all_groups
+    ]
+    return [head, *groups, *window.rollouts]
+
+
+def _read(path: Path, source: SampleSource) -> tuple[tuple[list[int], int], Window]:
+    """What was asked and the window; its groups come without their rollouts, which nobody needs again."""
+    records = list(read_lines(path))
+    try:
+        head = records[0]
+        count = head["all_groups"]
+        groups = [_group(record) for record in records[1 : 1 + count]]
+        if len(groups) != count:
+            raise ValueError(f"{len(groups)} groups of {count}")
+        window = Window(
+            [groups[place] for place in head["groups"]],
+            groups,
+            {group.index: source[group.index] for group in groups},
+            head["metrics"],
+            records[1 + count :],
+            head["sampler_version"],
+        )
+        return (head["indices"], head["step"]), window
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no window of rollouts ({type(error).__name__}: {error}); remove this checkpoint to "
+            "resume from the one before."
+        ) from None
+
+
+def _group(record: Mapping[str, Any]) -> ScoredGroup:
+    completions = [
+        Completion(
+            **{
+                **one,
+                "token_ids": tuple(one["token_ids"]),
+                "logprobs": None if one["logprobs"] is None else tuple(one["logprobs"]),
+            }
+        )
+        for one in record["completions"]
+    ]
+    return ScoredGroup(record["index"], completions, record["rewards"], [])

@@ -1,0 +1,82 @@
+"""Recipes go by their name, each has a card, and published settings are those that were published."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prompter.errors import UserError
+from recipes.cli import main
+from recipes.config import load_config
+from recipes.shipped import config_path, shipped_recipes
+
+ROOT = Path(__file__).resolve().parents[3]
+CARDS = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+OVERVIEW = CARDS.partition("\n## ")[0]
+NEEDED = {
+    *("think2seg-rs-3b", "think2seg-rs-7b", "ours-3b", "lora-24gb", "qwen3-vl-4b", "qwen3.5-4b-sam3"),
+    *("multi-node", "reasonseg", "refcoco"),
+}
+
+
+def card(name: str) -> str:
+    found = re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", CARDS, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/recipes.md has no section ## {name}"
+    return found[1]
+
+
+def test_the_recipes_that_were_asked_for_are_there() -> None:
+    assert NEEDED <= shipped_recipes().keys()
+    assert not [name for name in shipped_recipes() if name.startswith("cold-start")]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_each_recipe_has_a_card_that_says_how_where_and_what_was_run(name: str) -> None:
+    text, config = card(name), load_config(name)
+    assert f"prompter train {name}" in text
+    # Where the numbers are from, and what was run by us or came out of it.
+    assert re.search(r"^- numbers: |\| number \| from \|", text, re.MULTILINE)
+    assert re.search(r"run by us: |^- result: ", text, re.MULTILINE | re.IGNORECASE)
+    row = re.search(rf"^\| \[{re.escape(name)}\]\(#[\w-]+\) \|(.*)$", OVERVIEW, re.MULTILINE)
+    assert row, f"the overview does not list {name}"
+    assert ("all weights" if config.policy.lora is None else "adapters") in row[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "group", "epochs"), [("think2seg-rs-3b", 4, 16, 5), ("think2seg-rs-7b", 8, 12, 8)]
+)
+def test_the_published_settings_are_those_published(name: str, prompts: int, group: int, epochs: int) -> None:
+    config = load_config(name)
+    trainer = config.trainer
+    assert config.policy.lora is None and config.rewards == {"mask_iou": 1.0}
+    assert config.policy.settings.resolved().image.side == 840
+    assert config.policy.settings.max_new_tokens == 1024
+    assert trainer["num_generations"] == group
+    rows = trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"]
+    assert rows == prompts * group
+    assert abs(trainer["max_steps"] - epochs * 2371 / prompts) < 5
+    assert (trainer["beta"], trainer["learning_rate"], trainer["epsilon_high"]) == (0.001, 1e-6, 0.2)
+    # What the released code adds to the paper's reward is there, and is a comment.
+    text = config_path(name).read_text(encoding="utf-8")
+    assert "  # mask_iou: 2.0\n  # valid_answer: 1.0\n  # tag_format: 1.0\n" in text
+
+
+def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_path("ours-3b") == shipped_recipes()["ours-3b"]
+    (tmp_path / "ours-3b").write_text(
+        "run_dir: here\npolicy: {model: x}\ndataset: {name: synthetic-aerial}\n"
+    )
+    assert config_path("ours-3b") == Path("ours-3b") and load_config("ours-3b").run_dir == "here"
+    for path in ("nowhere/ours-3b", "refcoco.yaml"):
+        assert config_path(path) == Path(path)
+        with pytest.raises(UserError, match="cannot be read"):
+            load_config(path)
+    with pytest.raises(UserError, match=r"neither a file nor a recipe .* Did you mean 'think2seg-rs-3b'\?"):
+        load_config("think2seg-3b")
+    assert main(["train", "refcoco", "--print-config"]) == 0
+    assert "name: refcocog" in capsys.readouterr().out
