@@ -27,7 +27,8 @@ class Sample:
         image_id: names the image within (dataset, split); samples of one image share it.
         image_wh: (width, height) in pixels of the original image.
         load_image: returns the image as a PIL RGB image of `image_wh`; called lazily, so that
-            a dataset of any length is never held in memory. Must be picklable.
+            a dataset of any length is never held in memory. Must be picklable, and may be called on
+            several threads at once.
         query: the question put to the policy.
         target: union of all target masks (RLE, image frame); an all-zero mask means "no target";
             None for sets that give boxes only.

@@ -165,6 +165,13 @@ def check_side(settings: PolicySettings, factor: int, name: str) -> None:
         )
 
 
+def frame_before(policy: Checkpoint) -> FrameKind:
+    """The frame that this policy was asked in by versions that did not record it with a run."""
+    if policy.settings.frame is None and policy.family in _FRAME_BEFORE:
+        return _FRAME_BEFORE[policy.family]
+    return policy.frame_kind
+
+
 def make_checkpoint(source: str, family: str, settings: PolicySettings, processor: Any) -> Checkpoint:
     """Put a checkpoint's protocol together; frame and factor follow from settings, family and processor."""
     image_processor = processor.image_processor

@@ -44,6 +44,10 @@ TRAINER_REASONS: Mapping[str, tuple[Any, str]] = {
     "vllm_importance_sampling_correction": (True, "Corrects the difference between sampler and trainer."),
     "vllm_importance_sampling_mode": ("token_truncate", "Milder than dropping long completions whole."),
     "vllm_importance_sampling_clip_max": (2.0, "Where that ratio is truncated."),
+    "save_total_limit": (
+        3,
+        "So many checkpoints stay, the newest ones; null keeps all. Only the newest is resumed.",
+    ),
     "log_multimodal": (False, "TRL would gather every image of a step on all ranks."),
     "report_to": ("none", "The run folder is the record; trackers only mirror it."),
 }
@@ -235,6 +239,11 @@ class TrainConfig(StrictModel):
 
     seed: int = Field(default=0, ge=0)
     """Seed of data order, sampling and initial adapters."""
+
+    grace_seconds: float | None = Field(default=None, ge=0)
+    """How long after SIGTERM or SIGINT a window of rollouts that is trained on may still be finished, before
+    the steps since the last checkpoint are given up; null finishes it. Give less than your scheduler's time
+    between SIGTERM and SIGKILL where `num_iterations` and `steps_per_generation` make windows long."""
 
     policy: PolicyConfig
     dataset: DatasetConfig

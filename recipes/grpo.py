@@ -10,15 +10,15 @@ groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter or all we
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prompter.errors import RunStopped
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checkpoints import (
-    check_same_window,
-    describe_ranks,
+    check_same_sharding,
     newest_checkpoint,
     save_trained,
     step_of,
@@ -78,14 +78,14 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from envs.datasets.reading.records import told
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
-    from prompter.sampling.base import SamplingSettings
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
+    from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
     from recipes.training.phases import PhaseTimes
     from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
-    from recipes.training.window import WindowCollector
+    from recipes.training.window import WindowCollector, sampling_settings
     from rewards.registry import build_reward
 
     set_seed(config.seed)
@@ -102,6 +102,14 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     check_joined(config, arguments, ranks)
     check_sizes(config, arguments, len(source))
     check_references(config)
+    identity = ranks.first(lambda: run_identity(config, policy, arguments, source))
+
+    def compare() -> None:
+        for line in check_same_run(RunFolder(config.run_dir), config, identity or {}, source):
+            print(line, flush=True)
+
+    if resume:
+        ranks.first(compare)
 
     with ExitStack() as opened:
         # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
@@ -130,37 +138,31 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         def open_folder() -> Path | None:
             folder = RunFolder.create(config.run_dir, resume=resume)
             checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-            check_same_window(checkpoint, describe_ranks(arguments, ranks.count))
+            check_same_sharding(checkpoint, sharding(config))
             if resume:
                 folder.truncate_to_step(step_of(checkpoint))
                 forget_evaluations(folder, step_of(checkpoint), arguments.max_steps)
             folder.write_config(config.model_dump(mode="json"))
+            folder.write_identity(identity or {})
             return checkpoint
 
         checkpoint = ranks.tell(open_folder)
         folder, done = RunFolder(config.run_dir), step_of(checkpoint)
 
         times = PhaseTimes()
-        settings = SamplingSettings(
-            max_new_tokens=arguments.max_completion_length,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            top_k=arguments.top_k,
-            n=config.trainer["num_generations"],
-        )
         collector = WindowCollector(
             policy,
             sampler,
             scorer,
             source,
             config.group,
-            settings,
+            sampling_settings(config, arguments),
             config.seed,
             times,
             prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
-        stop = opened.enter_context(stop or StopRequest())
+        stop = opened.enter_context(stop or StopRequest(config.grace_seconds))
         evaluation: Any = HeldOutEvaluation(folder, held_out, executors, config) if ranks.leads else None
 
         def at_once(*actions: Callable[[], Any]) -> None:
@@ -187,9 +189,9 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         check_sharded(config, trainer)
         if checkpoint is not None and config.overlap.staleness:
             ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))
-        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
         if config.eval.every_steps:
-            trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps))
+            trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps, stop))
+        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
         if checkpoint is None or done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
@@ -239,20 +241,41 @@ def same_adapters(model: Any, ranks: Ranks) -> None:
             dist.broadcast(parameter.data, src=0)
 
 
-def evaluating_callback(trainer: Any, evaluation: Any, every: int) -> Any:
-    """A callback that evaluates the policy every so many optimiser steps, but not after the last."""
+def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopRequest) -> Any:
+    """A callback that evaluates the policy every so many optimiser steps, but not after the last.
+
+    A signal breaks off an evaluation between two windows, to be finished when the run is resumed. Add it
+    before `StopBetweenWindows`, which then saves.
+    """
     from transformers import TrainerCallback
 
+    def evaluate(step: int, *, at_once: bool) -> None:
+        name, collector = f"step-{step:06d}", trainer.collector
+
+        def on_rank_0() -> None:
+            with stop.at_once() if at_once else nullcontext():
+                evaluation.evaluate_policy(name, collector.policy, collector.sampler)
+
+        with trainer.apart("evaluate"):
+            trainer.synchronise()
+            trainer.ranks.first(on_rank_0)
+
     class Evaluate(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = state.global_step
+            due = step and step % every == 0
+            if due and not trainer.ranks.tell(lambda: evaluation.folder.has_metrics(step, "eval")):
+                evaluate(step, at_once=True)
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
-            if state.global_step % every == 0 and goes_on:
-                name, collector = f"step-{state.global_step:06d}", trainer.collector
-                with trainer.apart("evaluate"):
-                    trainer.synchronise()
-                    trainer.ranks.first(
-                        lambda: evaluation.evaluate_policy(name, collector.policy, collector.sampler)
-                    )
+            if state.global_step % every or not goes_on:
+                return
+            if state.global_step % window_steps(args):
+                evaluate(state.global_step, at_once=False)
+                return
+            with suppress(RunStopped):
+                evaluate(state.global_step, at_once=True)
 
     return Evaluate()
 
@@ -265,7 +288,9 @@ def with_adapters(model: Any, config: TrainConfig) -> Any:
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
 
+    set_seed(config.seed)  # the same adapters, whatever was built before them
     adapters = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -24,6 +24,7 @@ from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.html import from_template
+from eval.report.timeline import draw_timeline
 from eval.results import percent
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
@@ -57,6 +58,7 @@ class ReportInput:
         samples: where the images come from, in the order of `after`; without them, and for
             queries they do not hold, masks are drawn on grey.
         metrics: lines of `metrics.jsonl`.
+        timeline: lines of `timeline.jsonl`.
         references: name -> rollouts of the same queries to compare with, such as the floor
             (centre point) and the ceiling (oracle boxes).
         results: executor -> summary, as `eval.results.rescore` returns it, to print all protocols.
@@ -69,6 +71,7 @@ class ReportInput:
     before: Path | None = None
     samples: Samples | None = field(default=None, repr=False)
     metrics: Sequence[Mapping[str, Any]] = ()
+    timeline: Sequence[Mapping[str, Any]] = ()
     references: Mapping[str, Path] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +104,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "changes": changes,
         "references": _references(given, before, after, bootstrap),
         **_curves(given.metrics),
+        "timeline": draw_timeline(given.timeline, given.metrics),
         "protocols": _protocols(given.results),
         "quirks": _quirks(given.results),
         "breakdowns": _breakdowns(before, after),

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from prompter.runs.disk import full_disk_told
+
 
 @contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
@@ -18,8 +20,16 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     Nothing is left under the final name, and no temporary file at all, if the block raises.
     `mode` is "w" (UTF-8 text) or "wb". Halves of characters, which a model's answer may hold and UTF-8 cannot
     say, are written as JSON escapes them.
+
+    Raises:
+        DiskFull: if there is no space for it.
     """
-    target = Path(path)
+    with full_disk_told(path), _replaced(Path(path), mode) as handle:
+        yield handle
+
+
+@contextmanager
+def _replaced(target: Path, mode: str) -> Iterator[IO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
@@ -44,16 +54,25 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
     What is there under the final name is replaced then. Nothing new is left under it if the block raises
     or the process is killed; a killed one leaves a folder whose name begins with a dot.
+
+    Raises:
+        DiskFull: if there is no space for it.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+    with full_disk_told(target), _beside(target) as name:
         new = Path(name) / "new"
         new.mkdir()
         yield new
         if target.exists():
             target.rename(Path(name) / "old")  # a folder with files in it cannot be renamed over
         new.rename(target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[str]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+        yield name
 
 
 def sha256_of(path: Path | str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompter.errors import UserError
+from prompter.runs.disk import full_disk_told
 from prompter.runs.files import atomic_write
 
 
@@ -55,16 +56,29 @@ def append_lines(path: Path | str, records: Iterable[Mapping[str, Any]]) -> None
 
     Call `drop_unfinished_line` once before the first append to a file that may have been left by
     a killed process.
+
+    Raises:
+        DiskFull: if there is no space for all of them; the file is then as it was.
     """
     data = "".join(to_line(record) for record in records).encode()
     if not data:
         return
+    with full_disk_told(path):
+        _append(path, data)
+
+
+def _append(path: Path | str, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        before = os.fstat(descriptor).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,11 @@
 """The run folder: one folder, one truth about a training or evaluation run.
 
     config.yaml          the resolved configuration; running it again repeats the run
+    identity.json        of training: what a resumed run has to share with it, and the versions used
     metrics.jsonl        one line per logged event, append-only: {"step", "kind", …}
     timeline.jsonl       of training, who did what when: {"phase", "who", "start_s", "end_s", "step"}
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
+    windows/*.jsonl      of training, one file per window: token ids, log-probabilities and rewards by group
     checkpoints/         whatever the trainer writes there; an evaluation has none
     report.html          the page to look at
 
@@ -13,6 +15,7 @@ so rollouts are handed over as dicts (`envs.rollout.Rollout.to_json`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +38,11 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.identity_path = self.path / "identity.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.timeline_path = self.path / "timeline.jsonl"
         self.rollouts_dir = self.path / "rollouts"
+        self.windows_dir = self.path / "windows"
         self.checkpoints_dir = self.path / "checkpoints"
         self.report_path = self.path / "report.html"
         self._logged: set[tuple[int, str]] | None = None
@@ -104,6 +109,27 @@ class RunFolder:
         if not self.config_path.exists():
             raise UserError(f"The run folder {self.path} holds no config.yaml.")
         return load_yaml(self.config_path)
+
+    def write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Write `identity.json` (JSON-ready values), replacing an older one."""
+        with atomic_write(self.identity_path) as handle:
+            json.dump(identity, handle, indent=2, allow_nan=False)
+
+    def read_identity(self) -> dict[str, Any] | None:
+        """Read `identity.json`; None if there is none, as in runs of earlier versions.
+
+        Raises:
+            UserError: if it is not a JSON object.
+        """
+        if not self.identity_path.exists():
+            return None
+        try:
+            identity = json.loads(self.identity_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.identity_path} is not JSON: {error}") from None
+        if not isinstance(identity, dict):
+            raise UserError(f"{self.identity_path} should be a JSON object.")
+        return identity
 
     def log_metrics(self, step: int, values: Mapping[str, Any], *, kind: str = "train") -> None:
         """Append one line `{"step": step, "kind": kind, **values}` to `metrics.jsonl`.
@@ -178,15 +204,16 @@ class RunFolder:
     def truncate_to_step(self, step: int) -> None:
         """Forget everything logged after `step`, the step of the checkpoint training resumes from.
 
-        Lines of `metrics.jsonl` and `timeline.jsonl` and rollout files of later steps are removed, so that
-        the resumed run writes each of those steps exactly once. Step -1 forgets all steps from 0 on.
+        Lines of `metrics.jsonl` and `timeline.jsonl`, and rollout and window files of later steps are
+        removed, so that the resumed run writes each of those steps exactly once. Step -1 forgets all steps
+        from 0 on.
         """
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         write_lines(self.metrics_path, kept)
         self._logged = None
         if self.timeline_path.exists():
             write_lines(self.timeline_path, [one for one in self.read_timeline() if one["step"] <= step])
-        for number, path in self.step_rollouts():
+        for number, path in self.step_rollouts() + self.step_windows():
             if number > step:
                 path.unlink()
 
@@ -198,12 +225,20 @@ class RunFolder:
 
     def step_rollouts(self) -> list[tuple[int, Path]]:
         """Return (step, path) of every per-step rollout file, by step."""
-        found = []
-        for path in self.rollouts_dir.glob("step-*.jsonl"):
-            number = path.stem.removeprefix("step-")
-            if number.isdigit():
-                found.append((int(number), path))
-        return sorted(found)
+        return _step_files(self.rollouts_dir)
+
+    def write_step_window(self, step: int, groups: Iterable[Mapping[str, Any]]) -> Path:
+        """Write the groups of the window that begins with an optimiser step; return the file's path.
+
+        They are JSON-ready, as `recipes.training.saved_windows.window_lines` makes them.
+        """
+        path = self.windows_dir / _STEP_FILE.format(step)
+        write_lines(path, groups)
+        return path
+
+    def step_windows(self) -> list[tuple[int, Path]]:
+        """Return (step, path) of every window file, by step; none for a run of an earlier version."""
+        return _step_files(self.windows_dir)
 
     def rollouts_path(self, name: str) -> Path:
         """Path of a named rollout file, such as one segmenter's file of an evaluation run.
@@ -220,3 +255,13 @@ class RunFolder:
         with atomic_write(self.report_path) as handle:
             handle.write(html)
         return self.report_path
+
+
+def _step_files(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the per-step files in a folder, by step."""
+    found = []
+    for path in folder.glob("step-*.jsonl"):
+        number = path.stem.removeprefix("step-")
+        if number.isdigit():
+            found.append((int(number), path))
+    return sorted(found)

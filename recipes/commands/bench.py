@@ -1,34 +1,48 @@
-"""Time a frozen segmenter as a reward: as others use it, ours cold, ours warm, and the decode-only limit.
+"""Time the reward path, rollouts, and whole training steps.
 
-All on the same rollouts in one process. "Peers' way" sets the image for every completion and predicts
-one instance at a time, with the published package's own predictor; it is timed on the first few images
-(--peer-images) and compared per image. Where ours computes in another type than float32, it is timed in
-both. The decode-only limit is one call of the bare segmenter on embeddings that are already in memory. On a
-GPU: --executor FAMILY,device=cuda.
+`prompter bench executor` times a frozen segmenter as a reward: as others use it, ours cold, ours warm, and
+the decode-only limit. All on the same rollouts in one process. "Peers' way" sets the image for every
+completion and predicts one instance at a time, with the published package's own predictor; it is timed on the
+first few images (--peer-images) and compared per image. Where ours computes in another type than float32, it
+is timed in both. The decode-only limit is one call of the bare segmenter on embeddings that are already in
+memory. On a GPU: --executor FAMILY,device=cuda. Without flags: mobile-sam on aerial-buildings:train.
 
 `prompter bench decoder` takes the decoder's tricks out one by one and says what each of them gains.
 
+`prompter bench step [CONFIG]` times whole training steps: TRL's own trainer with transformers' `generate`
+and the field's reward (the image set for every completion, instances one by one), then what ours adds, one
+part after the other: one encode per image, batched decode, shared prompts, vLLM. Without CONFIG it is the
+small shipped policy with MobileSAM; any `--dotted.key value` overrides the config, as in
+--sampler.backend hf. A GPU is used if there is one.
+
+`prompter bench rollout [CONFIG]` samples, segments and scores the same questions without training, with every
+sampler and both kinds of executor.
+
     prompter bench executor
+    prompter bench step --json step.json
+    prompter bench rollout --sampler.max_num_seqs 128
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.bench import PHASES, bench_executor
 from prompter.errors import UserError
-from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
+from recipes.commands.bench_runs import RUNS, add_run_flags, refuse_run_flags, set_threads, write_result
 
 if TYPE_CHECKING:
     from envs.executors import ExecutorConfig
     from envs.workload import Workload
+
+
+TAKES_OVERRIDES = True
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -79,9 +93,9 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=["executor", "decoder"], help="what to time")
-    flags.add_executor(parser, default="mobile-sam")
-    flags.add_benchmark(parser, default="aerial-buildings:train")
+    parser.add_argument("what", choices=["executor", "decoder", "step", "rollout"], help="what to time")
+    flags.add_executor(parser)
+    flags.add_benchmark(parser)
     flags.add_dataset_flags(parser)
     parser.add_argument("--images", type=int, help="distinct images; default: 64, for the decoder 4")
     parser.add_argument("--side", type=int, default=512, help="side of the images in pixels")
@@ -89,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", type=int, default=4, help="most instances per completion")
     parser.add_argument("--peer-images", type=int, default=2, help="images on which the peers' way is timed")
     parser.add_argument("--rounds", type=int, default=5, help="how often each of the decoder's rows is timed")
+    add_run_flags(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
@@ -96,6 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the JSON if asked to, return 0."""
+    if arguments.what in RUNS:
+        return RUNS[arguments.what](arguments)
+    refuse_run_flags(arguments)
     from envs.workload import make_workload
     from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
@@ -106,15 +124,12 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(
                 f"--{name.replace('_', '-')} must be at least 1, but is {getattr(arguments, name)}."
             )
-    name, split = benchmark_parts(arguments.benchmark)
-    config = parse_executor(arguments.executor, **arguments.executor_fields)
+    name, split = benchmark_parts(arguments.benchmark or "aerial-buildings:train")
+    config = parse_executor(arguments.executor or "mobile-sam", **arguments.executor_fields)
     if config.family == "onnx" and "multimask" not in config.model_fields_set:
         # Its exported graph, which is the peers' way there, knows only the best of three masks.
         config = config.model_copy(update={"multimask": "best"})
-    if arguments.threads:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments.threads)
     workload = make_workload(
         name,
         split,
@@ -130,9 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = bench_executor(config, workload, peer_images=min(arguments.peer_images, arguments.images))
         print(bench_text(result))
-    if arguments.json:
-        with atomic_write(arguments.json) as handle:
-            json.dump(result, handle, indent=1)
+    write_result(result, arguments.json)
     return 0
 
 

@@ -9,11 +9,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prompter.errors import InfrastructureError, RunStopped
+from prompter.errors import InfrastructureError, RunStopped, UserError
 from recipes.shipped import shipped_recipes
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
+    from recipes.config import TrainConfig
 
 TAKES_OVERRIDES = True
 
@@ -34,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(shipped_recipes())}",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in its run_dir")
+    half = parser.add_mutually_exclusive_group()
+    half.add_argument(
+        "--rollout-only", action="store_true", help="sample and score the windows of a run, but train nothing"
+    )
+    half.add_argument(
+        "--train-only",
+        type=Path,
+        metavar="RUN",
+        help="train on the rollouts that the run in this folder saved; sample and segment nothing",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -59,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         findings = dry_run(config, resume=args.resume)
         print(table(findings))
         return 2 if any(one.state == "wrong" for one in findings) else 0
+    if args.rollout_only or args.train_only is not None:
+        return _half(args, config)
     from recipes.grpo import train
     from recipes.training.ranks.world import ranks_by_environment
     from recipes.training.report import comparison_lines, write_training_report
@@ -77,6 +90,26 @@ def run(args: argparse.Namespace) -> int:
     report = write_training_report(folder, trust=True)
     print(*comparison_lines(folder), sep="\n")
     print(report)
+    return 0
+
+
+def _half(args: argparse.Namespace, config: TrainConfig) -> int:
+    """Rollouts without training, or training without rollouts."""
+    from recipes.training.debugging import collect_rollouts, train_on_rollouts
+
+    if args.resume:
+        raise UserError("--resume goes on with a whole run, not with --rollout-only or --train-only")
+    if config.ranks.count > 1:
+        raise UserError("--rollout-only and --train-only are one process: leave ranks.count out")
+    try:
+        if args.train_only is None:
+            folder = collect_rollouts(config)
+        else:
+            folder = train_on_rollouts(config, args.train_only)
+    except RunStopped as stopped:
+        print(f"{stopped.signal_name}: stopped; what {config.run_dir} holds is whole, and is not resumed")
+        return 0
+    print(folder.metrics_path)
     return 0
 
 

@@ -12,7 +12,7 @@ from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.dry_run.findings import NotHere
 from recipes.training.checkpoints import newest_checkpoint, step_of
-from recipes.training.checks import check_sizes, executor_configs, grpo_arguments, window_steps
+from recipes.training.checks import check_overlap, check_sizes, executor_configs, grpo_arguments, window_steps
 
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed")
 
@@ -54,14 +54,18 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     Raises:
         UserError: if a size does not go with another one.
     """
-    group, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
+    trained, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
+    sampled = int(config.trainer["num_generations"])
+    check_overlap(config)
     # An unknown set is taken to be large enough; all else is checked.
     check_sizes(config, arguments, rows if samples is None else samples)
-    prompts, window = rows // group, window_steps(arguments)
-    completions = rows * int(arguments.max_steps) // window
+    prompts, window = rows // trained, window_steps(arguments)
+    completions = prompts * sampled * int(arguments.max_steps) // window
+    kept = "" if sampled == trained else f" ({trained} of them trained on)"
     said = (
-        f"{prompts} prompts of {group} completions a window of {window} step(s), {arguments.max_steps} steps "
-        f"with {completions:,} completions, a checkpoint every {arguments.save_steps}"
+        f"{prompts} prompts of {sampled} completions{kept} a window of {window} step(s), "
+        f"{arguments.max_steps} steps with {completions:,} completions, "
+        f"a checkpoint every {arguments.save_steps}"
     )
     if samples:
         said += f", {prompts * int(arguments.max_steps) / window / samples:.1f} epochs"

@@ -189,7 +189,7 @@ def _measure(
         return tensor
 
     layer.train()
-    alive = _Alive(own)
+    alive = Alive(own)
     with alive, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with autocasting:
             output = call(layer, tokens, x)
@@ -200,7 +200,7 @@ def _measure(
     del output, parameter
     layer.eval()
     # Keys are addresses: of what is freed there must be none.
-    quiet = _Alive({_key(tensor) for tensor in (*layer.parameters(), x)})
+    quiet = Alive({_key(tensor) for tensor in (*layer.parameters(), x)})
     with quiet, torch.no_grad(), autocasting:
         call(layer, tokens, x.detach())
     return float(sum(kept.values())), float(max(alive.peak, sum(kept.values()))), float(quiet.peak)
@@ -224,7 +224,7 @@ def _key(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Adds up the bytes of storages that operations make, and takes off what is freed.
 
     Args:

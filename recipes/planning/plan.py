@@ -26,6 +26,7 @@ from recipes.planning.trainer import (
     setting,
     step_items,
     trained_dtype,
+    window_prompts,
 )
 from recipes.training.checks import executor_configs
 
@@ -201,12 +202,8 @@ def _images(config: TrainConfig) -> int | None:
     """Distinct images that a segmenter sees at most; None where the sizes of the sets bound it."""
     if config.eval.samples is None:
         return None
-    rows = int(setting(config, "per_device_train_batch_size")) * int(
-        setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")
-    )
-    prompts = max(1, rows * rank_count(config) // int(config.trainer["num_generations"]))
     windows = int(config.trainer.get("max_steps", 0)) / max(1, int(setting(config, "num_iterations")))
-    asked = int(windows * prompts)
+    asked = int(windows * window_prompts(config))
     return config.eval.samples + (
         asked if config.dataset.samples is None else min(asked, config.dataset.samples)
     )

@@ -17,7 +17,7 @@ from prompter.errors import UserError
 from prompter.runs.config import StrictModel, describe_validation_error
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
-from recipes.planning.trainer import rank_count, setting
+from recipes.planning.trainer import group_size, rank_count, setting, window_prompts, window_rows
 from recipes.training.checks import executor_configs
 
 
@@ -44,19 +44,16 @@ class Rates(StrictModel):
 class TimePlan(StrictModel):
     """Time for 1,000 completions.
 
-    `seconds` by phase; phases follow each other. `gpu_hours` is None where the run uses no GPU.
+    `seconds` by phase; phases follow each other, unless windows are sampled ahead: `total` may then be less
+    than their sum. `gpu_hours` is None where the run uses no GPU.
     """
 
     seconds: dict[str, float]
+    total: float
     gpu_hours: float | None
     missing: list[str]
     completions: int | None
     """Completions of the whole run, where its length is known."""
-
-    @property
-    def total(self) -> float:
-        """Seconds for 1,000 completions."""
-        return sum(self.seconds.values())
 
 
 def read_rates(path: Path) -> Rates:
@@ -87,18 +84,18 @@ def rates_of_run(folder: Path | str, prompt_tokens: int) -> Rates:
     """
     run = RunFolder(folder)
     config = TrainConfig.model_validate(run.read_config())
-    records = [record for record in run.read_metrics() if record.get("seconds") and record.get("completions")]
-    if not records:
+    windows = _windows(run.read_metrics("train"))
+    if not windows:
         raise UserError(f"{folder} has no step with seconds and completions in its metrics")
-    records = records[1:] or records
+    windows = windows[1:] or windows
+    records = [window[0] for window in windows]
     completions = sum(record["completions"] for record in records)
     tokens = _mean([record["completion_tokens"] for record in records if record.get("completion_tokens")])
     seconds = {
-        phase: sum(record["seconds"].get(phase, 0.0) for record in records)
+        phase: sum(record["seconds"].get(phase, 0.0) for window in windows for record in window)
         for phase in ("sample", "segment", "old_logprobs", "optimise", "sync")
     }
-    group = int(config.trainer["num_generations"])
-    learnt = completions * (tokens + prompt_tokens / group) * int(setting(config, "num_iterations"))
+    learnt = completions * _learnt(config, tokens, prompt_tokens)
     trained = seconds["old_logprobs"] + seconds["optimise"]
     engines = 1 if config.sampler.backend != "ray" else config.sampler.actors
     segmenters = _segmenters(config)
@@ -113,6 +110,19 @@ def rates_of_run(folder: Path | str, prompt_tokens: int) -> Rates:
     )
 
 
+def _windows(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Steps with their seconds, by window: the first step of each tells its completions."""
+    windows: list[list[dict[str, Any]]] = []
+    for record in records:
+        if not record.get("seconds"):
+            continue
+        if record.get("completions"):
+            windows.append([record])
+        elif windows:
+            windows[-1].append(record)
+    return windows
+
+
 def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> TimePlan:
     """Seconds by phase for 1,000 completions of a run.
 
@@ -120,15 +130,10 @@ def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> Time
         prompt: tokens of a prompt.
         gpus: that the run uses.
     """
-    group = int(config.trainer["num_generations"])
     longest = int(config.trainer.get("max_completion_length") or config.policy.settings.max_new_tokens)
     tokens = rates.completion_tokens or longest / 2
-    iterations = int(setting(config, "num_iterations"))
     engines = config.sampler.actors if config.sampler.backend == "ray" else 1
-    rows = int(setting(config, "per_device_train_batch_size")) * rank_count(config)
-    window = rows * int(
-        setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")
-    )
+    sampled = window_prompts(config) * int(config.trainer["num_generations"])
     seconds: dict[str, float] = {}
     missing = []
     for phase, rate, work, workers in (
@@ -136,7 +141,7 @@ def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> Time
         (
             "train",
             rates.train_tokens_per_second,
-            1000 * (tokens + prompt / group) * iterations,
+            1000 * _learnt(config, tokens, prompt),
             rank_count(config),
         ),
     ):
@@ -151,16 +156,31 @@ def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> Time
     if rates.sync_seconds is None:
         missing.append("sync_seconds")
     else:
-        seconds["sync"] = 1000 / window * rates.sync_seconds
-    steps = int(config.trainer.get("max_steps", 0))
+        seconds["sync"] = 1000 / sampled * rates.sync_seconds
     total = sum(seconds.values())
-    updates = max(1, window // (rows * int(setting(config, "gradient_accumulation_steps"))) * iterations)
+    if config.overlap.staleness:
+        learning = seconds.get("train", 0.0)
+        total = max(learning, total - learning - seconds.get("sync", 0.0)) + seconds.get("sync", 0.0)
+    steps = int(config.trainer.get("max_steps", 0))
+    parts = window_rows(config) // int(setting(config, "per_device_train_batch_size"))
+    updates = max(
+        1,
+        parts * int(setting(config, "num_iterations")) // int(setting(config, "gradient_accumulation_steps")),
+    )
     return TimePlan(
         seconds=seconds,
+        total=total,
         gpu_hours=total * gpus / 3600 if gpus else None,
         missing=missing,
-        completions=window * steps // updates if steps > 0 else None,
+        completions=sampled * steps // updates if steps > 0 else None,
     )
+
+
+def _learnt(config: TrainConfig, completion: float, prompt: float) -> float:
+    """Tokens that are learned from for one completion that is sampled, a group's prompt counted once."""
+    sampled = int(config.trainer["num_generations"])
+    share = group_size(config) / sampled
+    return (completion * share + prompt / sampled) * int(setting(config, "num_iterations"))
 
 
 def _segmenters(config: TrainConfig) -> int:

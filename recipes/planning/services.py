@@ -13,6 +13,7 @@ from recipes.config import TrainConfig
 from recipes.planning.layers import Training, text_layer, vision_block
 from recipes.planning.model import BYTES, ModelShape, PromptTokens, engine_context
 from recipes.planning.parts import GIB, Item
+from recipes.planning.trainer import window_prompts
 
 PROCESS_BASE = {"host": 1.45e9, "gpu": 0.9 * GIB}
 """What a process takes before it has done anything: on a host, Python with torch, transformers, TRL and their
@@ -213,20 +214,16 @@ def in_process_items(
     config: TrainConfig, shape: ModelShape, tokens: PromptTokens, completion: int, training: Training
 ) -> list[Item]:
     """What sampling with transformers takes besides the trained model (`sampler.backend: hf`)."""
-    group = int(config.trainer["num_generations"])
-    steps = (
-        config.trainer.get("steps_per_generation") or config.trainer.get("gradient_accumulation_steps") or 1
-    )
-    window = int(config.trainer.get("per_device_train_batch_size", 8)) * int(steps)
-    held_out = config.eval.samples or window
-    rows = min(config.sampler.batch_size, max(window, group, held_out))
+    prompts = window_prompts(config)
+    held_out = config.eval.samples or prompts
+    rows = min(config.sampler.batch_size, max(prompts * int(config.trainer["num_generations"]), held_out))
     dtype = training.dtype
     length = tokens.total + completion
     cache = rows * (length * shape.kv_bytes(dtype) + shape.state_bytes())
     layer = max(
         text_layer(shape.source, kind, training).inference(tokens.total, rows) for kind in shape.layer_kinds
     )
-    images = max(1, min(rows, max(math.ceil(window / group), held_out)))
+    images = max(1, min(rows, max(prompts, held_out)))
     block = vision_block(shape.source, Training(dtype, None, None)).inference(tokens.patches * images)
     logits = rows * int(shape.text.vocab_size) * 4 * 6
     pixels = 2 * rows * tokens.patches * shape.pixel_values * 4

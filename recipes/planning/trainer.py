@@ -58,6 +58,22 @@ def rank_count(config: TrainConfig) -> int:
     return 1 if ranks is None else int(ranks.count)
 
 
+def group_size(config: TrainConfig) -> int:
+    """Completions of a group that are trained on; `trainer.num_generations` are sampled."""
+    return int(config.group.keep or config.trainer["num_generations"])
+
+
+def window_rows(config: TrainConfig) -> int:
+    """Completions that one rank trains on in a window."""
+    steps = setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")
+    return int(setting(config, "per_device_train_batch_size")) * int(steps)
+
+
+def window_prompts(config: TrainConfig) -> int:
+    """Prompts of a window, over all ranks."""
+    return max(1, window_rows(config) * rank_count(config) // group_size(config))
+
+
 def trained_dtype(config: TrainConfig, shape: ModelShape) -> str:
     """Type of the trained copy's weights."""
     return shape.saved_dtype if config.policy.dtype == "auto" else config.policy.dtype
@@ -148,9 +164,7 @@ def micro_batch(config: TrainConfig, prompt: int, completion: int, *, packed: bo
         packed: whether completions share their prompt (`recipes.training.shared_prompts`).
     """
     rows = int(setting(config, "per_device_train_batch_size"))
-    steps = setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")
-    group = int(config.trainer["num_generations"])
-    prompts = min(rows, max(1, rows * int(steps) // group))
+    prompts = min(rows, max(1, window_rows(config) // group_size(config)))
     if not packed:
         return MicroBatch(rows, prompts, rows, prompt + completion, rows, rows * completion)
     each = math.ceil(rows / prompts)
@@ -261,13 +275,11 @@ def step_items(config: TrainConfig, shape: ModelShape, tokens: PromptTokens, com
         looked = block.peak(images_a_pass * patches) - (
             0.0 if checkpointing else block.saved(images_a_pass * patches)
         )
-    scored = batch.per_pass * length if cpu and not shape.recurrent else batch.labelled
+    scored = math.ceil(batch.labelled * batch.per_pass / batch.packs)
     head = head_bytes(scored, hidden, int(shape.text.vocab_size), compute, cpu=cpu, trained=lora is None)
     workspace = {"a layer": work, "the vision tower": looked, "the head": head}
     largest = max(workspace, key=lambda name: workspace[name])
-    rows = int(setting(config, "per_device_train_batch_size")) * int(
-        setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")
-    )
+    rows = window_rows(config)
     pixels = 4 * tokens.patches * shape.pixel_values
     how = "inputs of the layers, the rest is computed again" if checkpointing else "no gradient checkpointing"
     return [

@@ -12,16 +12,12 @@ weights, which are newer. So it is waited for and written into the checkpoint.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from envs.sample import SampleSource
-from prompter.errors import UserError
-from prompter.runs.jsonl import read_lines, write_lines
-from prompter.types import Completion
-from recipes.training.scoring import ScoredGroup
+from prompter.runs.jsonl import write_lines
+from recipes.training.saved_windows import read_window, window_records
 from recipes.training.window import Window
 
 FILE = "window_ahead.jsonl"
@@ -49,6 +45,11 @@ class WindowAhead:
     def step(self) -> int | None:
         """The first optimiser step of the window that was begun and not taken yet; None without one."""
         return None if self._asked is None else self._asked[1]
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a window is being collected."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self, indices: Sequence[int], step: int) -> None:
         """Begin to collect the window for these positions and this step, and return.
@@ -99,7 +100,8 @@ class WindowAhead:
         if self._asked is None or self._window is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        write_lines(folder / FILE, _records(self._asked, self._window))
+        groups = window_records(self._asked[1], self._window, asked=self._asked[0])
+        write_lines(folder / FILE, [*groups, *self._window.rollouts])
 
     def restore(self, folder: Path, source: SampleSource, step: int) -> None:
         """Go on with the window that `save` wrote into a checkpoint's folder; nothing if it wrote none.
@@ -114,9 +116,9 @@ class WindowAhead:
         """
         if not (folder / FILE).exists():
             return
-        self._asked, self._window = _read(folder / FILE, source)
-        if self._asked[1] != step:
-            raise UserError(f"{folder / FILE} holds a window for step {self._asked[1]}, not for {step}.")
+        advice = "remove this checkpoint to resume from the one before"
+        asked, self._window = read_window(folder / FILE, source, step=step, advice=advice)
+        self._asked = (asked, step)
 
     def _work(self) -> None:
         assert self._asked is not None
@@ -124,63 +126,3 @@ class WindowAhead:
             self._window = self._collect(*self._asked)
         except BaseException as error:  # raised on the thread that takes the window
             self._error = error
-
-
-def _records(asked: tuple[list[int], int], window: Window) -> list[Mapping[str, Any]]:
-    places = {id(group): place for place, group in enumerate(window.all_groups)}
-    head = {
-        "indices": asked[0],
-        "step": asked[1],
-        "sampler_version": window.sampler_version,
-        "metrics": window.metrics,
-        "all_groups": len(window.all_groups),
-        "groups": [places[id(group)] for group in window.groups],
-    }
-    groups = [
-        {
-            "index": group.index,
-            "rewards": group.rewards,
-            "completions": [asdict(one) for one in group.completions],
-        }
-        for group in window.all_groups
-    ]
-    return [head, *groups, *window.rollouts]
-
-
-def _read(path: Path, source: SampleSource) -> tuple[tuple[list[int], int], Window]:
-    """What was asked and the window; its groups come without their rollouts, which nobody needs again."""
-    records = list(read_lines(path))
-    try:
-        head = records[0]
-        count = head["all_groups"]
-        groups = [_group(record) for record in records[1 : 1 + count]]
-        if len(groups) != count:
-            raise ValueError(f"{len(groups)} groups of {count}")
-        window = Window(
-            [groups[place] for place in head["groups"]],
-            groups,
-            {group.index: source[group.index] for group in groups},
-            head["metrics"],
-            records[1 + count :],
-            head["sampler_version"],
-        )
-        return (head["indices"], head["step"]), window
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no window of rollouts ({type(error).__name__}: {error}); remove this checkpoint to "
-            "resume from the one before."
-        ) from None
-
-
-def _group(record: Mapping[str, Any]) -> ScoredGroup:
-    completions = [
-        Completion(
-            **{
-                **one,
-                "token_ids": tuple(one["token_ids"]),
-                "logprobs": None if one["logprobs"] is None else tuple(one["logprobs"]),
-            }
-        )
-        for one in record["completions"]
-    ]
-    return ScoredGroup(record["index"], completions, record["rewards"], [])

@@ -1,13 +1,21 @@
-"""Checkpoints of a training run: the newest whole one, and the trained policy at the end."""
+"""Checkpoints of a training run: the newest whole one, and the trained policy at the end.
+
+A checkpoint is written under another name, flushed to the disk, and renamed when it is whole. So
+`checkpoint-N` is either whole or absent, except where an older version of this program was killed.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prompter.errors import UserError
+from prompter.runs.disk import flush_tree
 from prompter.runs.files import atomic_folder, atomic_write
 from prompter.runs.run_folder import RunFolder
 from recipes.training.ranks.gather import whole_model
@@ -20,7 +28,10 @@ OTHER_OPTIMISERS = ("optimizer.bin", "latest")
 """What stands in the place of `optimizer.pt`: FSDP2's, and what names DeepSpeed's folder."""
 
 RANKS_FILE = "ranks.json"
-"""What a checkpoint says of the ranks that wrote it: `describe_ranks`. Older ones of one rank have none."""
+"""What a checkpoint says of the ranks that wrote it: their number, and how the model was divided.
+Older ones of one rank have none."""
+
+_UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
 
 def save_trained(
@@ -52,54 +63,33 @@ def save_trained(
     return final
 
 
-def describe_ranks(arguments: Any, count: int) -> dict[str, Any]:
-    """What has to be the same for a checkpoint to be resumed exactly, but `count`, which may differ.
+def write_ranks(checkpoint: Path, count: int, sharding: str | None) -> None:
+    """Write into a checkpoint's folder who writes it, before the files that each rank writes.
 
     Args:
-        arguments: TRL's `GRPOConfig`.
-        count: number of ranks.
+        checkpoint: its folder.
+        count: of ranks.
+        sharding: "fsdp", "deepspeed", or None where each rank has the whole model.
     """
-    shard = next((name for name in ("fsdp", "deepspeed") if getattr(arguments, name)), None)
-    return {
-        "count": count,
-        "sharding": shard,
-        "window": {
-            "completions": int(arguments.generation_batch_size),
-            "group": int(arguments.num_generations),
-            "optimiser_parts": int(arguments.steps_per_generation),
-        },
-    }
-
-
-def write_ranks(checkpoint: Path, described: Mapping[str, Any]) -> None:
-    """Write what `describe_ranks` gives into a checkpoint's folder, before the files that it is about."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     with atomic_write(checkpoint / RANKS_FILE) as handle:
-        handle.write(json.dumps(described))
+        handle.write(json.dumps({"count": count, "sharding": sharding}))
 
 
-def check_same_window(checkpoint: Path | None, described: Mapping[str, Any]) -> None:
-    """Refuse to resume with windows of another size, or a model divided in another way.
+def check_same_sharding(checkpoint: Path | None, sharding: str | None) -> None:
+    """Refuse to resume a model that was divided among ranks in another way; their number may differ.
 
     Raises:
-        UserError: saying what it was.
+        UserError: saying how it was.
     """
     if checkpoint is None or not (checkpoint / RANKS_FILE).is_file():
         return
-    saved = json.loads((checkpoint / RANKS_FILE).read_text(encoding="utf-8"))
-    sizes = [(one["window"]["completions"], one["window"]["group"]) for one in (saved, described)]
-    if sizes[0] != sizes[1]:
+    saved = json.loads((checkpoint / RANKS_FILE).read_text(encoding="utf-8"))["sharding"]
+    if saved != sharding:
+        was, now = (f"trainer.{one}" if one else "a copy of the model each" for one in (saved, sharding))
         raise UserError(
-            f"{checkpoint} was written with windows of {sizes[0][0]} completions in groups of {sizes[0][1]}, "
-            f"but this run has {sizes[1][0]} in groups of {sizes[1][1]}: it would train on other rollouts. "
-            f"It had {saved['count']} ranks and this run has {described['count']}; "
-            "trainer.per_device_train_batch_size times ranks has to stay"
-        )
-    if saved["sharding"] != described["sharding"]:
-        kinds = [one["sharding"] and f"trainer.{one['sharding']}" for one in (saved, described)]
-        raise UserError(
-            f"{checkpoint} was written with {kinds[0] or 'a copy of the model each'}, whose optimiser "
-            f"cannot be resumed with {kinds[1] or 'copies'}: set trainer as it was"
+            f"{checkpoint} was written by ranks with {was}, whose optimiser cannot be resumed with {now}: "
+            "set trainer as it was"
         )
 
 
@@ -108,12 +98,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     A process killed while saving leaves a folder without its last file, or with half of it.
     """
-    numbered = [
-        (int(path.name.removeprefix("checkpoint-")), path)
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    return next((path for _, path in sorted(numbered, reverse=True) if _is_whole(path)), None)
+    return next((path for path in reversed(_numbered(folder)) if _is_whole(path)), None)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, whole or not, by step."""
+    paths = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(paths, key=step_of)
 
 
 def _is_whole(path: Path) -> bool:
@@ -127,6 +118,73 @@ def _is_whole(path: Path) -> bool:
     random = [f"rng_state_{rank}.pth" for rank in range(count)] if count > 1 else [CHECKPOINT_FILES[3]]
     optimiser = any((path / name).is_file() for name in (CHECKPOINT_FILES[1], *OTHER_OPTIMISERS))
     return optimiser and all((path / name).is_file() for name in (CHECKPOINT_FILES[2], *random))
+
+
+@contextmanager
+def whole_checkpoint(
+    folder: Path, step: int, *, keep: int | None, main: bool = True, meet: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Write a checkpoint whole or not at all, then remove all but the newest `keep`.
+
+    Checkpoints up to this step that are not whole go, too, and do not count. The newest whole one stays
+    whatever `keep` is. With several ranks each of them enters, on one shared file system.
+
+    Args:
+        folder: of the run's checkpoints.
+        step: the checkpoint's.
+        keep: how many whole ones stay; None or 0 is all.
+        main: whether this rank is the one that names and removes folders.
+        meet: waits for all ranks.
+
+    Yields:
+        A folder in which the block writes `checkpoint-STEP`.
+
+    Raises:
+        OSError: if the disk cannot take it.
+    """
+    unfinished, final = folder / _UNFINISHED, folder / f"checkpoint-{step}"
+    if main:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    meet()
+    try:
+        yield unfinished
+        flush_tree(unfinished)
+        meet()
+        if main:
+            if final.exists():
+                _remove(final)
+            (unfinished / final.name).rename(final)
+            _flush_names(folder)
+            _keep_last(folder, step, keep)
+    finally:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    meet()
+
+
+def _keep_last(folder: Path, step: int, keep: int | None) -> None:
+    earlier = [path for path in _numbered(folder) if step_of(path) <= step]
+    whole = [path for path in earlier if _is_whole(path)]
+    kept = whole[-keep:] if keep else whole
+    for path in earlier:
+        if path not in kept and step_of(path) != step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under its name it is whole until it is gone, even if this process is killed meanwhile."""
+    gone = checkpoint.with_name(_REMOVED)
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def step_of(checkpoint: Path | None) -> int:

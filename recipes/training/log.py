@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from prompter.runs.run_folder import RunFolder
 from recipes.training.phases import PhaseTimes
+from recipes.training.saved_windows import window_records
 from recipes.training.window import Window
 
 
@@ -30,6 +31,7 @@ class TrainingLog:
     def collected(self, step: int, window: Window, sampler_version: int) -> None:
         """Record a window of rollouts collected for optimiser step `step` (1 is the first)."""
         self.folder.write_step_rollouts(step, window.rollouts)
+        self.folder.write_step_window(step, window_records(step, window))
         self._pending = {
             **window.metrics,
             "sampler_version": sampler_version,
@@ -40,6 +42,14 @@ class TrainingLog:
     def note(self, figures: Mapping[str, Any]) -> None:
         """Add figures to the line of the window that was collected last."""
         self._pending.update(figures)
+
+    def rollouts(self, step: int, times: PhaseTimes) -> None:
+        """Record a window that no step is taken with, under the step that would begin with it."""
+        self.folder.log_timeline(event.to_json() for event in times.take_events())
+        record = {**self._pending, "seconds": times.take()}
+        self._pending = {}
+        self.folder.log_metrics(step, record, kind="rollouts")
+        self._advance(record)
 
     def step(self, step: int, logs: Mapping[str, Any], times: PhaseTimes) -> None:
         """Record what TRL logged after optimiser step `step`, with its window and the phases since the last.
@@ -58,6 +68,9 @@ class TrainingLog:
         record = {**_finite(theirs), **self._pending, "seconds": times.take()}
         self._pending = {}
         self.folder.log_metrics(step, record)
+        self._advance(record)
+
+    def _advance(self, record: Mapping[str, Any]) -> None:
         self._bar.set_postfix_str(bar_text(record), refresh=False)
         self._bar.update(1)
 

@@ -46,6 +46,7 @@ class PhaseTimes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._maker = threading.current_thread()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._events: list[PhaseEvent] = []
 
@@ -64,9 +65,12 @@ class PhaseTimes:
         Args:
             phase, step: as in `PhaseEvent`.
             started, ended: of `time.perf_counter` in this process.
-            who: None names the present thread; the main one is the "trainer".
+            who: None names the present thread; the one that made this is the "trainer".
         """
-        event = PhaseEvent(phase, who or present_worker(), _UNIX_ZERO + started, _UNIX_ZERO + ended, step)
+        if who is None:
+            thread = threading.current_thread()
+            who = "trainer" if thread is self._maker else thread.name
+        event = PhaseEvent(phase, who, _UNIX_ZERO + started, _UNIX_ZERO + ended, step)
         with self._lock:
             self._seconds[phase] += ended - started
             self._events.append(event)
@@ -88,9 +92,3 @@ class PhaseTimes:
         with self._lock:
             taken, self._events = self._events, []
         return taken
-
-
-def present_worker() -> str:
-    """Who a phase of the present thread is by: "trainer" on the main thread, else the thread's name."""
-    thread = threading.current_thread()
-    return "trainer" if thread is threading.main_thread() else thread.name

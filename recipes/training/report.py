@@ -37,6 +37,7 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             before=_rollouts(folder, "before")[0],
             samples=held_out,
             metrics=folder.read_metrics(),
+            timeline=folder.read_timeline(),
             references=references,
             config=folder.read_config(),
         ),

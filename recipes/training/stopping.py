@@ -2,7 +2,8 @@
 
 A run stops between two windows of rollouts, because a window that is half trained on cannot be resumed
 exactly. What was sampled of a window that no step has used is thrown away at once; a window that steps
-have used is finished first, which takes as long as its optimiser steps do.
+have used is finished first, which takes as long as its optimiser steps do, or until the grace time is over:
+then the steps since the last checkpoint are given up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +34,14 @@ class StopRequest:
     if nobody listened.
 
     Args:
+        grace_seconds: how long after the first signal a window may still be finished; None is for ever.
         told: a file into which another process, which hears signals for this one, writes a signal's name.
     """
 
-    def __init__(self, told: Path | None = None) -> None:
+    def __init__(self, grace_seconds: float | None = None, told: Path | None = None) -> None:
         self.signal_name: str | None = None
+        self.grace_seconds = grace_seconds
+        self._asked_at: float | None = None
         self._told = told
         self._at_once = False
         self._before: dict[int, Any] = {}
@@ -76,8 +81,15 @@ class StopRequest:
     def heard(self) -> str | None:
         """Name of the signal that came, here or where one listens for this process; None if none did."""
         if self.signal_name is None and self._told is not None and self._told.is_file():
-            self.signal_name = self._told.read_text(encoding="utf-8") or None
+            self.signal_name, self._asked_at = self._told.read_text(encoding="utf-8"), time.monotonic()
         return self.signal_name
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a signal came and the grace time is over."""
+        if self._asked_at is None or self.grace_seconds is None:
+            return False
+        return time.monotonic() - self._asked_at > self.grace_seconds
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -85,7 +97,7 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             signal.raise_signal(number)
             return
-        self.signal_name = name
+        self.signal_name, self._asked_at = name, time.monotonic()
         if self._at_once:
             raise RunStopped(name)
         print(
@@ -109,10 +121,27 @@ class StopBetweenWindows(TrainerCallback):
         self.request, self.window, self.ranks = request, window, ranks or Ranks()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See `TrainerCallback`."""
-        if state.global_step % self.window:
+        """See `TrainerCallback`.
+
+        Raises:
+            RunStopped: within a window, when the grace time is over.
+        """
+        told = self.ranks.collect((self.request.heard(), self.request.overdue))
+        name = next((one for one, _ in told if one is not None), None)
+        if name is None:
             return
-        heard = [name for name in self.ranks.collect(self.request.heard()) if name is not None]
-        if heard:
-            self.request.signal_name = heard[0]
+        self.request.signal_name = name
+        if state.global_step % self.window == 0:
             control.should_save = control.should_training_stop = True
+        elif any(overdue for _, overdue in told):
+            self.request.check()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback`.
+
+        Raises:
+            RunStopped: when the grace time is over.
+        """
+        # Of several ranks none may leave alone: they look after a step, together.
+        if self.ranks.count == 1 and self.request.overdue:
+            self.request.check()

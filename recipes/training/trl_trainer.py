@@ -28,8 +28,9 @@ from trl import GRPOConfig, GRPOTrainer
 from envs.rollouts import image_key
 from envs.sample import Sample
 from prompter.errors import RunStopped
+from prompter.runs.disk import full_disk_told
 from recipes.training.ahead import WindowAhead
-from recipes.training.checkpoints import describe_ranks, newest_checkpoint, step_of, write_ranks
+from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
@@ -105,6 +106,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._staleness = staleness
         self.ahead = WindowAhead(lambda indices, step: self.collector.collect(indices, step))
         self._optimise_since: float | None = None
+        self._saves_in: Path | None = None
         # From here on TRL takes completions and their log-probabilities from us.
         self.use_vllm = True
         self._last_loaded_step = -1
@@ -214,8 +216,29 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             self.ahead.start(self._window_indices(after - 1), after)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.apart("checkpoint"):
-            super()._save_checkpoint(model, trial)
+        """Save a checkpoint that has its name when it is whole, and keep the last `save_total_limit`.
+
+        Raises:
+            DiskFull: if there is no space for it; the checkpoints before it are as they were.
+        """
+        folder, step, ranks = Path(str(self.args.output_dir)), self.state.global_step, self.accelerator
+        saving = whole_checkpoint(
+            folder,
+            step,
+            keep=self.args.save_total_limit,
+            main=ranks.is_main_process,
+            meet=ranks.wait_for_everyone,
+        )
+        told = full_disk_told(folder / f"checkpoint-{step}")
+        with self.apart("checkpoint"), told, saving as self._saves_in:
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saves_in = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where TRL writes `checkpoint-STEP`, and looks for those too many."""
+        return super()._get_output_dir(trial) if self._saves_in is None else str(self._saves_in)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
@@ -226,7 +249,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str | None) -> None:
         """TRL's, and beside them what resuming with other ranks has to know of those that wrote them."""
         if self.ranks.leads and output_dir is not None:
-            write_ranks(Path(output_dir), describe_ranks(self._grpo, self.ranks.count))
+            shard = next((name for name in ("fsdp", "deepspeed") if getattr(self._grpo, name)), None)
+            write_ranks(Path(output_dir), self.ranks.count, shard)
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _calculate_rewards(self, inputs: Any, prompts: list[Any], *args: Any, **options: Any) -> Any:
@@ -277,7 +301,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
-        give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
+        with full_disk_told(folder):
+            give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
         self.sampler_version = version
         # The engine may still read the folder of the version it serves, never an older one.
         for old in adapters.iterdir():

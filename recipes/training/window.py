@@ -12,7 +12,7 @@ from envs.rollouts import make_requests
 from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
 from prompter.sampling.base import Sampler, SamplingSettings
-from recipes.config import GroupConfig
+from recipes.config import GroupConfig, TrainConfig
 from recipes.training.metrics import describe_groups
 from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
@@ -141,6 +141,17 @@ class WindowCollector:
                 for started, ended in spans:
                     self.times.record("encode", started, ended, step, who=f"segmenter {name}")
         return scored
+
+
+def sampling_settings(config: TrainConfig, arguments: Any) -> SamplingSettings:
+    """How to sample: a group for each prompt, of which TRL's `GRPOConfig` may count fewer completions."""
+    return SamplingSettings(
+        max_new_tokens=arguments.max_completion_length,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        n=config.trainer["num_generations"],
+    )
 
 
 def fill_window(window: Window, wanted: int, group_size: int, parts: int) -> list[ScoredGroup]:

@@ -175,3 +175,20 @@ def test_hanging_and_failing_requests_fail_alone(opened: list[RayExecutor]) -> N
 def test_a_segmenter_that_cannot_be_built_is_the_users_mistake(opened: list[RayExecutor]) -> None:
     with pytest.raises(UserError, match="needs `model`"):
         open_executor(ExecutorConfig(family="sam2", backend="ray", num_cpus=0.1))
+
+
+def test_images_encoded_ahead_are_found_by_their_actors_whatever_dies(opened: list[RayExecutor]) -> None:
+    pool = open_pool(opened, actors=2)
+    images, prompts = step(6)
+    pool.prefetch(iter(images[::GROUP]))
+    assert_same(pool.segment(requests(images, prompts)), undisturbed(images, prompts))
+    assert (pool.counters.encodes, pool.counters.cache_hits_memory) == (6, 0)
+    ((began, ended),) = pool.take_prefetch_spans()
+    assert began < ended <= time.perf_counter()
+    pool.segment(requests(images, prompts))
+    assert (pool.counters.encodes, pool.counters.cache_hits_memory) == (6, 6)
+    images, prompts = step(6, seed=50)
+    kill(pool, 0)
+    pool.prefetch(iter(images[::GROUP]))
+    assert_same(pool.segment(requests(images, prompts)), undisturbed(images, prompts))
+    assert pool.counters.restarts == 1 and pool.counters.failures == 0

@@ -124,10 +124,10 @@ def test_one_rank_goes_on_from_a_checkpoint_of_two(runs: Runs, two: dict[str, li
     assert weights < 2e-3
     assert runs.rollouts("alone")[SAVED + 1] == runs.rollouts("copies")[SAVED + 1]
     copy_run(runs.path("copies"), SAVED, runs.path("larger"))
-    with pytest.raises(UserError, match=r"windows of 16 completions .* this run has 32"):
+    with pytest.raises(UserError, match=r"completions in a window .* was 16 and is now 32"):
         runs.one("larger", resume=True, trainer={"per_device_train_batch_size": 32})
     copy_run(runs.path("shards"), 2, runs.path("whole"))
-    with pytest.raises(UserError, match=r"written with trainer\.fsdp"):
+    with pytest.raises(UserError, match=r"written by ranks with trainer\.fsdp"):
         runs.one("whole", resume=True)
 
 

@@ -51,7 +51,15 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
     assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
     saves = list(inspect.signature(Trainer._save_optimizer_and_scheduler).parameters)
     assert saves == ["self", "output_dir"], REMEDY
+    assert "self._save_rng_state(output_dir)" in inspect.getsource(Trainer._save_checkpoint), REMEDY
     given = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert given[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"], REMEDY
     sampler = RepeatSampler([1, 2], mini_repeat_count=1, seed=3)
     assert (sampler.seed, sampler.generator.initial_seed()) == (3, 3), REMEDY
+
+
+def test_trls_head_still_asks_the_device_what_it_scores() -> None:
+    from trl.trainer import utils
+
+    assert "compact = _use_triton(" in inspect.getsource(utils.add_fused_lm_head), REMEDY
+    assert inspect.getsource(utils).count("_use_triton(") == 1, REMEDY

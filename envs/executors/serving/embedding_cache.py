@@ -3,13 +3,15 @@
 An entry's key is (segmenter's fingerprint, storage type, image content). Entries on disk are
 safetensors files with a checksum over their tensors, written whole or not at all; a file that is
 damaged all the same is dropped, counted, and computed again. Several processes may share a folder:
-its size is accounted for under a file lock, so that the cap holds for all of them together.
+its size is accounted for under a file lock, so that the cap holds for all of them together. A full disk
+costs the entry, not the run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -24,7 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from envs.executors.base import Embedding
+from prompter.runs.disk import DiskFull
 from prompter.runs.files import atomic_write, locked
+
+_LOG = logging.getLogger(__name__)
 
 StorageType = Literal["float32", "float16", "int8"]
 
@@ -140,6 +145,7 @@ class DiskCache:
         self.folder = folder
         self.cap_bytes = cap_bytes
         self.dropped = 0
+        self._told_full = False
         """How many damaged entries this object has removed."""
         self._entries = folder / "entries"
         self._entries.mkdir(parents=True, exist_ok=True)
@@ -174,11 +180,22 @@ class DiskCache:
         return entry
 
     def put(self, key: str, entry: StoredEmbedding) -> None:
-        """Write an entry; the least recently used ones make room. One above the whole cap is not kept."""
+        """Write an entry; the least recently used ones make room.
+
+        One above the whole cap is not kept, nor one for which the disk has no space: that is said once.
+        """
         content = _serialise(key, entry)
         path = self._path(key)
         if len(content) > self.cap_bytes or path.exists():
             return
+        try:
+            self._write(path, content)
+        except DiskFull as full:
+            if not self._told_full:
+                _LOG.warning("embeddings are no longer kept on disk: %s", full)
+            self._told_full = True
+
+    def _write(self, path: Path, content: bytes) -> None:
         with ExitStack() as stack, atomic_write(path, "wb") as handle:
             handle.write(content)
             handle.flush()

@@ -39,7 +39,7 @@ def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     # Ray Train would make a folder of its own the ranks' working folder.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    ensure_ray(config.ray.address, config.ray.num_cpus)
+    ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     _check_room(config)
     beside = folder.path.absolute().with_name(f"{folder.path.name}.ranks")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
@@ -135,7 +135,7 @@ def _rank(given: dict[str, Any]) -> str | None:
     config = TrainConfig.model_validate(given["config"])
     torch.set_num_threads(_threads(config))  # counted per thread, and this is a new one
     try:
-        train(config, resume=given["resume"], stop=StopRequest(told=Path(given["stop"])))
+        train(config, resume=given["resume"], stop=StopRequest(config.grace_seconds, Path(given["stop"])))
     except RunStopped as stopped:
         return stopped.signal_name
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -223,3 +224,23 @@ def test_an_unreadable_account_is_measured_again(tmp_path: Path) -> None:
     (tmp_path / "size.json").write_text("{not json")
     cache.put("b", stored(1))
     assert int((tmp_path / "size.json").read_text().split(":")[1].strip(" }")) == cache.size_bytes()
+
+
+def test_a_full_disk_costs_the_entry_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = DiskCache(tmp_path, 10**6)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        for number in range(3):
+            cache.put(f"key/{number}", stored(number))
+    assert [cache.get(f"key/{number}") for number in range(3)] == [None] * 3
+    (said,) = caplog.messages
+    assert said.startswith("embeddings are no longer kept on disk: the disk is full: ")
+    assert [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".safetensors"))] == []
+    cache.put("key/4", stored(4))
+    assert_same(cache.get("key/4"), stored(4))

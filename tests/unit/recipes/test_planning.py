@@ -1,54 +1,22 @@
-"""What a plan says: sizes of models, what a layer keeps, where processes go, what to turn, and time."""
+"""Parts of a plan that need no model: layout, phases, micro-batches, rates and time."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from prompter.checkpoint import Checkpoint, load_weights
 from prompter.errors import UserError
 from recipes.config import TrainConfig, load_config
-from recipes.grpo import with_adapters
-from recipes.planning.advice import advise, with_changes
-from recipes.planning.layers import Curve, Training, text_layer, vision_block
-from recipes.planning.model import open_shape, prompt_tokens
-from recipes.planning.parts import GIB, Item, Part, Request, lay_out
-from recipes.planning.plan import Plan, estimate
+from recipes.planning.advice import with_changes
+from recipes.planning.layers import Curve
+from recipes.planning.parts import Item, Part, Request, lay_out
 from recipes.planning.rates import Rates, plan_time, rates_of_run, read_rates
 from recipes.planning.services import segmenter_items, segmenter_size
 from recipes.planning.shapes import SHAPES, known_config, shape_name
-from recipes.planning.trainer import TRL_DEFAULTS, micro_batch, model_items, step_items
-from tests.fixtures.tiny_policy import save_tiny_policy
+from recipes.planning.trainer import micro_batch
 from tests.fixtures.training import write_config
-
-FOLDER = Path(__file__).resolve().parents[3] / "recipes" / "configs"
-
-PUBLISHED = {
-    "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
-    "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616,
-    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
-    "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
-    "Qwen/Qwen3-VL-2B-Instruct": 2_127_532_032,
-    "Qwen/Qwen3-VL-4B-Instruct": 4_437_815_808,
-    "Qwen/Qwen3-VL-8B-Instruct": 8_767_123_696,
-}
-"""Parameters, as the checkpoints' own pages count their safetensors. Those of Qwen3.5 include a head for
-several tokens at once, which transformers does not load, and are not compared."""
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def small(policy: Checkpoint, tmp_path: Path) -> TrainConfig:
-    return load_config(write_config(tmp_path / "config.yaml", Path(policy.source)))
 
 
 def on_gpu(model: str, **sections: Any) -> TrainConfig:
@@ -66,12 +34,6 @@ def on_gpu(model: str, **sections: Any) -> TrainConfig:
     return TrainConfig.model_validate(given)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_known_shape_has_the_parameters_that_its_authors_publish(name: str) -> None:
-    assert open_shape(name).parameters == PUBLISHED[name]
-    assert open_shape(name).from_table == name
-
-
 def test_names_of_known_shapes_are_found_whoever_owns_the_copy() -> None:
     assert shape_name("qwen2.5-vl-3b") == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert shape_name("someone/Qwen3-VL-4B-Thinking") == "Qwen/Qwen3-VL-4B-Instruct"
@@ -81,86 +43,10 @@ def test_names_of_known_shapes_are_found_whoever_owns_the_copy() -> None:
     }  # fmt: skip
 
 
-def test_a_model_of_no_known_shape_is_refused(tmp_path: Path, small: TrainConfig) -> None:
-    with pytest.raises(UserError, match="cannot be planned"):
-        estimate(with_changes(small, {"policy.model": str(tmp_path / "nothing")}))
-
-
-def test_counts_are_those_of_the_loaded_model(policy: Checkpoint, small: TrainConfig) -> None:
-    shape = open_shape(policy.source)
-    model = load_weights(policy, dtype=torch.float32)
-    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
-    adapted = with_adapters(model, small)
-    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert small.policy.lora is not None
-    assert shape.adapter_parameters(small.policy.lora.r) == trained
-    assert shape.from_table is None
-
-
-def test_tokens_of_a_prompt_are_those_that_the_sampler_sends(policy: Checkpoint, small: TrainConfig) -> None:
-    from PIL import Image
-
-    from prompter.sampling.huggingface import HuggingFaceSampler
-
-    tokens, asked = prompt_tokens(small, open_shape(policy.source))
-    sampler = HuggingFaceSampler(load_weights(policy), policy.processor)
-    query = "the large rectangular building next to the parking lot in the upper left part of the image"
-    ids = sampler.prompt_ids(policy.request(query, Image.new("RGB", (100, 70))))
-    assert tokens.counted
-    assert tokens.total == len(ids)
-    assert tokens.image == sum(token == sampler.pad_id for token in ids)
-    assert asked.settings.image.side == 64
-
-
 def test_a_curve_goes_through_its_points() -> None:
     curve = Curve.through(tuple(7 + 3 * x + 2 * x**2 for x in (192, 384, 768)))  # type: ignore[arg-type]
     assert curve(1000) == pytest.approx(7 + 3000 + 2e6)
     assert curve(1000, rows=2) == pytest.approx(7 + 2 * (3000 + 2e6))
-
-
-@pytest.mark.parametrize("rank", [4, None])
-def test_a_layer_keeps_what_the_real_one_keeps(
-    policy: Checkpoint, small: TrainConfig, rank: int | None
-) -> None:
-    """The real layer of the loaded model runs forward; what autograd saves is added up."""
-    tokens = 300
-    model: Any = load_weights(policy, dtype=torch.float32)
-    if rank is not None:
-        model = with_adapters(model, small).get_base_model()
-    language = model.model.language_model
-    layer = language.layers[0].train()
-    own = {parameter.untyped_storage()._cdata for parameter in layer.parameters()}
-    x = torch.randn(1, tokens, model.config.text_config.hidden_size, requires_grad=True)
-    rotary = language.rotary_emb(x, torch.zeros(3, 1, tokens, dtype=torch.long))
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage()._cdata not in own | {x.untyped_storage()._cdata}:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        layer(
-            x,
-            position_embeddings=rotary,
-            attention_mask=torch.ones(1, 1, tokens, tokens, dtype=torch.bool),
-            position_ids=torch.zeros(1, tokens, dtype=torch.long),
-        )
-    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    cost = text_layer(policy.source, "full_attention", Training("float32", None, rank))
-    assert cost.saved(tokens) == pytest.approx(real, rel=0.01)
-    assert cost.peak(tokens) >= cost.saved(tokens) > cost.inference(tokens) / 4 > 0
-    assert vision_block(policy.source, Training("float32", None, None)).inference(64) > 0
-
-
-def test_trl_has_the_defaults_that_are_assumed() -> None:
-    from trl import GRPOConfig
-
-    known = {field.name: field.default for field in fields(GRPOConfig)}
-    for name, value in TRL_DEFAULTS.items():
-        assert known[name] == value or (name == "optim" and getattr(known[name], "value", None) == value), (
-            name
-        )
 
 
 def test_a_group_shares_its_prompt_in_a_micro_batch() -> None:
@@ -171,47 +57,6 @@ def test_a_group_shares_its_prompt_in_a_micro_batch() -> None:
     assert (plain.packs, plain.length, plain.labelled) == (16, 1100, 1600)
     mixed = with_changes(config, {"trainer.gradient_accumulation_steps": 8})
     assert micro_batch(mixed, 1000, 100, packed=True).packs == 8
-
-
-def test_what_ranks_divide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FSDP divides weights, gradients and optimiser by 4, ZeRO-1 the optimiser alone, DDP nothing."""
-    config = on_gpu("Qwen/Qwen2.5-VL-3B-Instruct", policy={
-        "model": "Qwen/Qwen2.5-VL-3B-Instruct", "dtype": "float32", "lora": None
-    })  # fmt: skip
-    shape = open_shape(config.policy.model)
-    monkeypatch.setattr("recipes.planning.trainer.rank_count", lambda config: 4)
-
-    def sizes(**trainer: Any) -> dict[str, float]:
-        changed = with_changes(config, {f"trainer.{key}": value for key, value in trainer.items()})
-        return {item.name: item.size / shape.parameters for item in model_items(changed, shape)}
-
-    plain = sizes()
-    assert (plain["weights"], plain["optimiser"], plain["gradients"]) == (4, 8, 4)
-    assert plain["gradient buckets"] == 4
-    sharded = sizes(fsdp=True)
-    assert (sharded["weights"], sharded["optimiser"], sharded["gradients"]) == (1, 2, 1)
-    assert 0 < sharded["gathered weights"] < 0.5
-    first = sizes(deepspeed={"zero_optimization": {"stage": 1}})
-    assert (first["weights"], first["optimiser"], first["gradients"]) == (4, 2, 4)
-    third = sizes(deepspeed={"zero_optimization": {"stage": 3}}, optim="adamw_bnb_8bit")
-    assert (third["weights"], third["optimiser"], third["gradients"]) == (1, 0.5, 1)
-    assert sizes(beta=0.1)["reference model"] == 4
-
-
-def test_adapters_and_checkpointing_save_what_they_should() -> None:
-    config = on_gpu("Qwen/Qwen2.5-VL-3B-Instruct")
-    shape = open_shape(config.policy.model)
-    tokens, _ = prompt_tokens(config, shape)
-    held = {item.name: item.size for item in model_items(config, shape)}
-    assert held["weights"] == 2 * shape.parameters
-    assert held["optimiser"] == 2 * held["adapters"] == 2 * held["gradients"]
-
-    def activations(**trainer: Any) -> float:
-        changed = with_changes(config, {f"trainer.{key}": value for key, value in trainer.items()})
-        return next(i.size for i in step_items(changed, shape, tokens, 256) if i.name == "activations")
-
-    assert activations(gradient_checkpointing=False) > 10 * activations()
-    assert activations(per_device_train_batch_size=8) < activations()
 
 
 def test_ray_puts_processes_where_they_just_fit() -> None:
@@ -239,50 +84,6 @@ def test_segmenters_are_known_by_family_and_model() -> None:
     assert free["embeddings cache"] == executor.cache_memory_mb * 1e6
 
 
-@pytest.mark.parametrize(
-    ("memory", "changes"),
-    [
-        (16.0, {"trainer.gradient_checkpointing": False}),
-        (14.0, {}),
-        (40.0, {"policy.lora": None, "policy.dtype": "float32"}),
-    ],
-)
-def test_advice_is_right_when_it_is_taken(memory: float, changes: dict[str, Any]) -> None:
-    config = with_changes(on_gpu("Qwen/Qwen2.5-VL-3B-Instruct"), changes)
-    plan = estimate(config, memory_gib=memory)
-    assert plan.fits is False
-    advice = advise(plan, memory_gib=memory)
-    assert advice
-    for one in advice:
-        again = estimate(with_changes(config, one.changes), memory_gib=memory)
-        assert again.fits
-        assert again.peak == one.plan.peak <= memory * GIB
-        assert all(f"--{key}" in one.flags for key in one.changes)
-
-
-def test_a_run_that_fits_gets_no_advice_and_one_that_cannot_says_so() -> None:
-    config = on_gpu("Qwen/Qwen2.5-VL-3B-Instruct")
-    assert advise(estimate(config, memory_gib=80), memory_gib=80) == []
-    assert advise(estimate(config, memory_gib=2), memory_gib=2) == []
-
-
-def test_too_few_gpus_are_a_problem() -> None:
-    sampler = {"backend": "ray", "actors": 3, "num_gpus": 0.6}
-    plan = estimate(on_gpu("Qwen/Qwen2.5-VL-3B-Instruct", sampler=sampler), gpus=2)
-    assert plan.fits is False
-    assert "3 GPUs, but there are 2" in plan.problems[0]
-
-
-def test_an_engine_whose_share_is_too_small_is_a_problem() -> None:
-    sampler = {"backend": "ray", "num_gpus": 0.5, "gpu_memory_utilization": 0.2}
-    config = on_gpu("Qwen/Qwen2.5-VL-3B-Instruct", sampler=sampler)
-    plan: Plan = estimate(config, memory_gib=24)
-    assert "too small for the weights" in plan.problems[0]
-    best = advise(plan, memory_gib=24)[0]
-    assert set(best.changes) == {"sampler.gpu_memory_utilization"}
-    assert 0.2 < best.changes["sampler.gpu_memory_utilization"] < 0.6
-
-
 def test_time_follows_rates_and_workers() -> None:
     sampler = {"backend": "ray", "actors": 2, "num_gpus": 1}
     config = on_gpu("Qwen/Qwen2.5-VL-3B-Instruct", sampler=sampler)
@@ -307,14 +108,16 @@ def test_time_follows_rates_and_workers() -> None:
     ]  # fmt: skip
 
 
-def test_rates_of_a_run_give_back_its_own_seconds(small: TrainConfig, tmp_path: Path) -> None:
+def test_rates_of_a_run_give_back_its_own_seconds(tmp_path: Path) -> None:
     from prompter.runs.run_folder import RunFolder
 
+    small = load_config(write_config(tmp_path / "config.yaml", tmp_path))
     folder = RunFolder.create(tmp_path / "measured")
     folder.write_config(small.model_dump(mode="json"))
-    for step, seconds in enumerate((99.0, 2.0, 4.0), start=1):
-        phases = {"sample": seconds, "segment": 1.0, "old_logprobs": 0.5, "optimise": 1.5, "sync": 0.25}
-        folder.log_metrics(step, {"seconds": phases, "completions": 16, "completion_tokens": 20.0})
+    for number, seconds in enumerate((99.0, 2.0, 4.0)):
+        phases = {"sample": seconds, "segment": 1.0, "old_logprobs": 0.5, "optimise": 1.0, "sync": 0.25}
+        folder.log_metrics(2 * number + 1, {"seconds": phases, "completions": 16, "completion_tokens": 20.0})
+        folder.log_metrics(2 * number + 2, {"seconds": {"optimise": 0.5}})
     rates = rates_of_run(folder.path, prompt_tokens=80)
     time = plan_time(small, 80, rates, gpus=0)
     per_window = {phase: value * 16 / 1000 for phase, value in time.seconds.items()}
@@ -331,22 +134,3 @@ def test_rates_are_read_and_refused(tmp_path: Path) -> None:
         read_rates(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_rates(tmp_path / "none.yaml")
-
-
-def test_the_command_names_what_would_fit(
-    small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from recipes.cli import main
-
-    config, out = tmp_path / "config.yaml", tmp_path / "plan.json"
-    assert main(["plan", str(config), "--json", str(out)]) == 0
-    written = json.loads(out.read_text())
-    assert written["devices"][0]["name"] == "this machine"
-    assert written["parameters"] == open_shape(small.policy.model).parameters
-    assert "Give --memory" in capsys.readouterr().out
-    assert main(["plan", str(config), "--memory", "8"]) == 0
-    assert "It fits." in capsys.readouterr().out
-    assert main(["plan", str(config), "--memory", "0.5"]) == 1
-    assert "does not fit" in capsys.readouterr().out
-    assert main(["plan", str(config), "--image-size", "12by3"]) == 2
-    assert main(["plan", str(config), "--rates", "x", "--from", "y"]) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from prompter.errors import RunStopped, UserError
 from recipes.config import TrainConfig
-from recipes.training.checkpoints import check_same_window, newest_checkpoint, write_ranks
+from recipes.training.checkpoints import check_same_sharding, newest_checkpoint, write_ranks
 from recipes.training.ranks.checks import check_launch, check_ranks
 from recipes.training.ranks.launch import _cause
 from recipes.training.ranks.world import (
@@ -118,38 +118,35 @@ def test_what_a_rank_raised_is_told_rather_than_that_one_did() -> None:
     assert "no worker" in str(_cause(RuntimeError("no worker")))
 
 
-def checkpoint(folder: Path, step: int, files: list[str], described: dict[str, Any] | None) -> Path:
+def checkpoint(
+    folder: Path, step: int, files: list[str], count: int = 0, sharding: str | None = None
+) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     for name in ["trainer_state.json", "scheduler.pt", *files]:
         (path / name).write_text("{}")
-    if described is not None:
-        write_ranks(path, described)
+    if count:
+        write_ranks(path, count, sharding)
     return path
 
 
-WINDOW = {"completions": 16, "group": 4, "optimiser_parts": 1}
-
-
 def test_a_checkpoint_of_several_ranks_is_whole_with_the_last_ranks_file(tmp_path: Path) -> None:
-    two = {"count": 2, "sharding": None, "window": WINDOW}
-    old = checkpoint(tmp_path, 1, ["optimizer.pt", "rng_state.pth"], None)
-    unfinished = checkpoint(tmp_path, 2, ["optimizer.pt", "rng_state_0.pth"], two)
+    old = checkpoint(tmp_path, 1, ["optimizer.pt", "rng_state.pth"])
+    unfinished = checkpoint(tmp_path, 2, ["optimizer.pt", "rng_state_0.pth"], 2)
     assert newest_checkpoint(tmp_path) == old
     (unfinished / "rng_state_1.pth").write_text("")
     assert newest_checkpoint(tmp_path) == unfinished
-    sharded = {"count": 2, "sharding": "fsdp", "window": WINDOW}
-    newer = checkpoint(tmp_path, 3, ["rng_state_0.pth", "rng_state_1.pth"], sharded)
+    newer = checkpoint(tmp_path, 3, ["rng_state_0.pth", "rng_state_1.pth"], 2, "fsdp")
     assert newest_checkpoint(tmp_path) == unfinished, "no optimiser"
     (newer / "optimizer.bin").write_text("")
     assert newest_checkpoint(tmp_path) == newer
-    check_same_window(newer, {**sharded, "count": 4})
-    check_same_window(old, two)  # of before ranks: nothing is known
-    check_same_window(None, two)
-    with pytest.raises(UserError, match=r"written with trainer\.fsdp"):
-        check_same_window(newer, two)
-    with pytest.raises(UserError, match="windows of 16 completions"):
-        check_same_window(unfinished, {**two, "window": {**WINDOW, "completions": 32}})
+    check_same_sharding(newer, "fsdp")
+    check_same_sharding(old, "fsdp")  # of before ranks: nothing is known
+    check_same_sharding(None, None)
+    with pytest.raises(UserError, match=r"by ranks with trainer\.fsdp, .* with a copy"):
+        check_same_sharding(newer, None)
+    with pytest.raises(UserError, match=r"with a copy of the model each, .* with trainer\.fsdp"):
+        check_same_sharding(unfinished, "fsdp")
 
 
 def test_two_ranks_hear_what_rank_0_found_and_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,30 @@ def test_a_window_is_finished_before_training_ends() -> None:
     stop.signal_name = "SIGTERM"
     assert [after(step) for step in (9, 10, 11)] == [(False, False)] * 3
     assert after(12) == (True, True)
+
+
+def test_a_window_that_outlasts_the_grace_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("recipes.training.stopping.time.monotonic", lambda: clock[0])
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    with StopRequest(grace_seconds=5) as stop:
+        callback = StopBetweenWindows(stop, window=4)
+        assert not stop.overdue
+        send(signal.SIGTERM)
+        clock[0] += 4
+        callback.on_substep_end(None, None, control)
+        callback.on_step_end(None, SimpleNamespace(global_step=5), control)
+        clock[0] += 2
+        for step_or_part in (callback.on_step_end, callback.on_substep_end):
+            with pytest.raises(RunStopped):
+                step_or_part(None, SimpleNamespace(global_step=6), control)
+        assert not control.should_save
+        callback.on_step_end(None, SimpleNamespace(global_step=8), control)
+    assert control.should_save, "at its end a window is saved, however late"
+
+
+def test_without_a_grace_time_a_window_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest() as stop:
+        send(signal.SIGTERM)
+        monkeypatch.setattr("recipes.training.stopping.time.monotonic", lambda: 1e12)
+        assert not stop.overdue

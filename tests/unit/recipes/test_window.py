@@ -140,3 +140,17 @@ def test_a_window_follows_from_seed_step_and_questions(zero_spread: str) -> None
     assert [group.index for group in again.groups] == [group.index for group in windows[2].groups]
     assert collect(fresh(1), 3).rollouts != again.rollouts
     assert windows[0].rollouts[:GROUP_SIZE] != windows[1].rollouts[:GROUP_SIZE], "each step samples anew"
+
+
+def test_images_are_encoded_while_the_window_is_sampled_and_nothing_else_changes() -> None:
+    plain, ahead = make_loop("drop")[0], make_loop("drop")[0]
+    ahead.prefetch = True
+    expected, found = plain.collect([6, 1, 7, 0], 1), ahead.collect([6, 1, 7, 0], 1)
+    assert found.rollouts == expected.rollouts
+    assert [group.index for group in found.groups] == [group.index for group in expected.groups]
+    clocks = ("encode_seconds", "decode_seconds")
+    for name, value in expected.metrics["executor"].items():
+        assert name in clocks or found.metrics["executor"][name] == value
+    events = {event.phase: event for event in ahead.times.take_events()}
+    assert events["encode"].who == "segmenter box" and events["encode"].step == 1
+    assert "encode" not in plain.times.take()
