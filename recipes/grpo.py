@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prompter.errors import RunStopped
 from prompter.runs.run_folder import RunFolder
@@ -96,7 +96,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     for line in told(source) if ranks.leads else ():
         print(line, flush=True)
-    held_out = ranks.first(config.open_held_out)
+    held_out: Any = ranks.first(config.open_held_out)
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_joined(config, arguments, ranks)
@@ -113,7 +113,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
 
     with ExitStack() as opened:
         # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
-        executors = ranks.first(lambda: open_segmenters(config, opened))
+        executors: Any = ranks.first(lambda: open_segmenters(config, opened))
         device = str(arguments.device) if ranks.count > 1 else None
         if device is None:
             device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
@@ -130,9 +130,10 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             sampler = open_sampler(policy, config.sampler, model=own, lora_rank=rank)
             opened.callback(sampler.close)
             how = config.group.executors
-            return sampler, RolloutScorer(policy, executors or {}, reward, aggregate=how, seed=config.seed)
+            return sampler, RolloutScorer(policy, executors, reward, aggregate=how, seed=config.seed)
 
-        sampler, scorer = ranks.first(open_workers) or (None, None)
+        # None on the other ranks, where nothing is sampled or evaluated.
+        sampler, scorer = ranks.first(open_workers) or (cast(Any, None), cast(Any, None))
 
         # 3. The run folder, and where to resume from.
         def open_folder() -> Path | None:

@@ -246,9 +246,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             self.ahead.save(Path(output_dir))
         super()._save_rng_state(output_dir)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str | None) -> None:
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """TRL's, and beside them what resuming with other ranks has to know of those that wrote them."""
-        if self.ranks.leads and output_dir is not None:
+        if self.ranks.leads:
             shard = next((name for name in ("fsdp", "deepspeed") if getattr(self._grpo, name)), None)
             write_ranks(Path(output_dir), self.ranks.count, shard)
         super()._save_optimizer_and_scheduler(output_dir)

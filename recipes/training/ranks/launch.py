@@ -80,18 +80,21 @@ def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
                 unfinished.rename(request)
     if isinstance(outcome[0], BaseException):
         raise _cause(outcome[0]) from outcome[0]
-    return outcome[0].return_value  # type: ignore[no-any-return]
+    return outcome[0].return_value
 
 
 def _trainer(config: TrainConfig, resume: bool, beside: Path) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    configs: Any = ray_train  # typed as an older version of itself, without what is given here
+    run: Any = _rank
 
     on_gpu = not config.trainer.get("use_cpu", False)
     reserved = {"CPU": config.ranks.num_cpus, **({"GPU": config.ranks.num_gpus} if on_gpu else {})}
     threads = str(_threads(config))
     return TorchTrainer(
-        _rank,
+        run,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "resume": resume,
@@ -102,13 +105,13 @@ def _trainer(config: TrainConfig, resume: bool, beside: Path) -> Any:
             backend=process_group_backend(config, gpu=on_gpu),
             timeout_s=math.ceil(config.ranks.timeout_seconds),
         ),
-        scaling_config=ScalingConfig(
+        scaling_config=configs.ScalingConfig(
             num_workers=config.ranks.count, use_gpu=on_gpu, resources_per_worker=reserved
         ),
-        run_config=RunConfig(
+        run_config=configs.RunConfig(
             name="ranks",
             storage_path=str(beside),
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=configs.FailureConfig(max_failures=0),
             worker_runtime_env={"env_vars": {"RAY_CHDIR_TO_TRIAL_DIR": "0", "OMP_NUM_THREADS": threads}},
         ),
     )
@@ -151,7 +154,7 @@ def _cause(error: BaseException) -> BaseException:
         for one in by_rank:
             if isinstance(one, kind):
                 return one
-    return by_rank[0]  # type: ignore[no-any-return]
+    return by_rank[0]
 
 
 def _check_room(config: TrainConfig) -> None:

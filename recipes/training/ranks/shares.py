@@ -107,18 +107,16 @@ def take_out_padding(
     seen = int(batch["prompt_mask"][real:].sum() + mask[real:].sum())
     if share.padding:
         mask[real:] = 0
-    told = ranks.collect((seen, share.padding, *_sampling(batch, mask)))
-    padding = sum(one[1] for one in told)
+    counts = ranks.collect((seen, share.padding))
+    figures = ranks.collect(_sampling(batch, mask))
+    padding = sum(filling for _, filling in counts)
     if padding:
         batch["num_items_in_batch"] = batch["num_items_in_batch"] - padding
         if loss_type in MEAN_OVER_ROWS:
             batch["advantages"] = batch["advantages"] * ((share.all_rows + padding) / share.all_rows)
         _replace_lengths(metrics, [length for part in ranks.collect(lengths) for length in part])
-    for name, figures in (
-        ("sampling/sampling_logp_difference", [one[2] for one in told]),
-        ("sampling/importance_sampling_ratio", [one[3] for one in told]),
-    ):
-        found = [figure for figure in figures if figure is not None]
+    for place, name in enumerate(("sampling_logp_difference", "importance_sampling_ratio")):
+        found = [one for rank in figures if (one := rank[place]) is not None]
         if not found:
             continue
         pooled = {
@@ -127,9 +125,9 @@ def take_out_padding(
             "max": max(one["max"] for one in found),
         }
         for kind, value in pooled.items():
-            if metrics.get(f"{name}/{kind}"):
-                metrics[f"{name}/{kind}"][-1] = value
-    return sum(one[0] for one in told), _ratios([one[4] for one in told])
+            if metrics.get(f"sampling/{name}/{kind}"):
+                metrics[f"sampling/{name}/{kind}"][-1] = value
+    return sum(tokens for tokens, _ in counts), _ratios([rank[2] for rank in figures])
 
 
 def _ratios(figures: Sequence[dict[str, float] | None]) -> dict[str, float | None]:

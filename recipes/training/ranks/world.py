@@ -53,7 +53,7 @@ class Ranks:
             value, error = self._broadcast(None)
             if error is not None:
                 raise error
-            return value  # type: ignore[no-any-return]
+            return value
         try:
             value = action()
         except BaseException as error:

@@ -100,7 +100,7 @@ def test_padding_is_masked_and_taken_out_of_what_is_logged() -> None:
     other = {"sum": 1.1, "count": 11, "min": 0.0, "max": 0.5}
     used = {"sum": 11.0, "count": 11, "min": 0.5, "max": 1.5}
     plain_ratios = {"sum": 3.0, "count": 2, "min": 1.0, "max": 2.0}
-    ranks = TwoRanks([(12, 2, other, used, plain_ratios), [(5, True), (6, False)]])
+    ranks = TwoRanks([(12, 2), (other, used, plain_ratios), [(5, True), (6, False)]])
     seen, ratios = take_out_padding(batch, share, ranks, loss_type="dr_grpo", ends={END}, metrics=metrics)
     assert seen == 5 + 1 + 12
     assert batch["completion_mask"].sum(1).tolist() == [2, 3, 4, 0]
