@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from prompter.action import ActionSpace
 from prompter.coords import FrameKind
+from prompter.errors import UserError, did_you_mean
 
 Instructions = Literal["full", "short"]
 QuestionPosition = Literal["before", "after"]
@@ -119,8 +120,49 @@ class SamplingRequest:
         image: PIL RGB image, already resized to the policy's model frame.
         image_key: identity of `image` within a call, equal exactly when the images are, so that a pool
             ships it once; "" for a pool to compare pixels.
+        template_options: see `prompter.policy.PolicySettings`.
     """
 
     messages: list[dict[str, Any]]
     image: Image.Image = field(repr=False)
     image_key: str = ""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self, processor: Any) -> str:
+        """The text of this prompt by the policy's Hugging Face processor, see `render_chat`."""
+        return render_chat(processor, self.messages, self.template_options)
+
+
+def render_chat(processor: Any, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
+    """The text of a prompt: the one place where a processor's chat template is applied.
+
+    Args:
+        processor: the policy's Hugging Face processor.
+        messages: as `build_messages` makes them.
+        options: for the template, see `PolicySettings.template_options`.
+
+    Returns:
+        The prompt up to where the completion begins, one image placeholder per image.
+    """
+    text: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
+    return text
+
+
+_RENDERED_WITH = ("messages", "conversation", "add_generation_prompt", "tokenize", "tools", "chat_template")
+
+
+def check_template_options(template: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a chat template does not use: it would ignore them without a word.
+
+    Raises:
+        UserError: naming the option.
+    """
+    used = set(re.findall(r"[A-Za-z_]\w*", template))
+    for name in options:
+        if name in _RENDERED_WITH:
+            raise UserError(f"template_options sets {name!r}, which is set wherever a prompt is rendered")
+        if name not in used:
+            raise UserError(
+                f"template_options sets {name!r}, which the policy's chat template does not use."
+                f"{did_you_mean(name, used, listed=False)}"
+            )

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from prompter.chat import check_template_options, render_chat
 from prompter.coords import FrameKind, largest_area
 from prompter.errors import UserError, did_you_mean
-from prompter.policy import POLICY_FAMILIES, Policy, PolicySettings
+from prompter.families import POLICY_FAMILIES
+from prompter.policy import Policy, PolicySettings
 from prompter.registry import is_import
 from prompter.runs.files import atomic_write
 from prompter.types import Completion
@@ -26,10 +28,6 @@ from prompter.types import Completion
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
-
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Modules that LoRA adapts: the language model's linear layers, which vLLM can load as an adapter."""
 
 
 SETTINGS_FILE = "prompter.json"
@@ -48,7 +46,7 @@ class Checkpoint(Policy):
 
     Args:
         source: local folder or hub id.
-        family: a key of `prompter.policy.POLICY_FAMILIES`.
+        family: the checkpoint's `model_type`, see `prompter.families`.
         processor: the Hugging Face processor (tokenizer and image processor).
     """
 
@@ -71,10 +69,11 @@ class Checkpoint(Policy):
             return given
         if not getattr(self.processor, "chat_template", None):
             return False
-        text = self.processor.apply_chat_template(
-            self.messages(""), add_generation_prompt=True, tokenize=False
-        )
-        return str(text).rstrip().endswith("<think>")
+        return self.render("").rstrip().endswith("<think>")
+
+    def render(self, query: str) -> str:
+        """The text of the prompt for a query, with one placeholder for its image."""
+        return render_chat(self.processor, self.messages(query), self.settings.template_options)
 
     def text_of(self, completion: Completion) -> str:
         """See `Policy.text_of`: samplers drop all special tokens, so the text is decoded again if need be."""
@@ -149,6 +148,7 @@ def load_policy(
             f"policy {name!r} has an image processor ({type(image_processor).__name__}) without patch_size "
             f"and merge_size, so it is not known how it resizes images, and coordinates would be off."
         )
+    check_template_options(str(getattr(processor, "chat_template", None) or ""), settings.template_options)
     policy = make_checkpoint(name, family, settings, processor)
     check_side(settings, policy.factor, name)
     _pin_pixel_limits(policy)
@@ -176,7 +176,8 @@ def make_checkpoint(source: str, family: str, settings: PolicySettings, processo
     """Put a checkpoint's protocol together; frame and factor follow from settings, family and processor."""
     image_processor = processor.image_processor
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
-    return Checkpoint(settings, settings.frame or POLICY_FAMILIES[family], factor, source, family, processor)
+    frame = settings.frame or POLICY_FAMILIES[family].frame
+    return Checkpoint(settings, frame, factor, source, family, processor)
 
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -259,23 +260,35 @@ def _pin_pixel_limits(policy: Checkpoint) -> None:
 
 
 def load_weights(
-    policy: Checkpoint, *, dtype: torch.dtype | str = "auto", device: str = "cpu"
+    policy: Checkpoint,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str = "cpu",
+    quantise: Literal["nf4"] | None = None,
 ) -> PreTrainedModel:
     """Load a policy's weights as a transformers image-text-to-text model on `device`.
 
+    `quantise` "nf4" keeps 4 bits of a weight of the language model's linear layers (`prompter.quantised`).
+
     Raises:
-        UserError: if the checkpoint holds no weights, or none that can be read.
+        UserError: if the checkpoint holds no weights, or none that can be read; and as `check_nf4`.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype)
+        options = {}
+        if quantise is not None:
+            from prompter.quantised import check_nf4, nf4_options
+
+            check_nf4(AutoConfig.from_pretrained(policy.source), policy.source)
+            options = nf4_options(dtype, device)
+        model: Any = AutoModelForImageTextToText.from_pretrained(policy.source, dtype=dtype, **options)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the weights of policy {policy.source!r} cannot be read: {_first_line(error)}"
         ) from None
-    return model.to(device)
+    return model if options else model.to(device)
 
 
 def _first_line(error: Exception) -> str:

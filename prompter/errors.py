@@ -34,10 +34,13 @@ class RunStopped(BaseException):
         self.signal_name = signal_name
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" or " Known: a, b, c." to append to a message about `name`."""
+def did_you_mean(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Return " Did you mean 'x'?" or " Known: a, b, c." to append to a message about `name`.
+
+    `listed` False leaves out the list: where nothing is near it returns "".
+    """
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(choices)}." if choices else ""
+    return f" Known: {', '.join(choices)}." if choices and listed else ""

@@ -30,27 +30,6 @@ from prompter.prompt_text import check_prompt, fill_prompt, read_prompt_file, sp
 from prompter.runs.config import StrictModel
 from prompter.types import Answer, Completion, PromptSet, Reading
 
-POLICY_FAMILIES: dict[str, FrameKind] = {
-    "qwen2_vl": "thousandths",
-    "qwen2_5_vl": "absolute",
-    "qwen3_vl": "thousandths",
-    "qwen3_vl_moe": "thousandths",
-    "qwen3_5": "thousandths",
-    "qwen3_5_moe": "thousandths",
-}
-"""Model family (the checkpoint's `model_type`) -> the frame it speaks, each by its authors' word.
-
-- Qwen2-VL: 0 to 1000. The authors' data tool writes its boxes as `round(x / width * 1000)`
-  (`convert_to_qwen2vl_format` in QwenLM/Qwen3-VL, qwen-vl-finetune/tools/process_bbox.ipynb).
-- Qwen2.5-VL: pixels of the image as it enters the model (the same notebook; a maintainer in
-  QwenLM/Qwen3-VL issues 940 and 957).
-- Qwen3-VL: 0 to 1000, by the original sides (its README; maintainers in issue 1659).
-- Qwen3.5: 0 to 1000 still, as a maintainer says of it and its successor in
-  QwenLM/Qwen3.8-Flash-Next issue 4; of these six the one without a document of its own.
-
-A checkpoint that was fine-tuned may speak otherwise: `prompter probe` asks it.
-"""
-
 
 class ImageSettings(StrictModel):
     """How an image is resized for the model. Either a fixed square or an area range."""
@@ -115,6 +94,10 @@ class PolicySettings(StrictModel):
 
     swapped_corners: SwappedCorners = "refuse"
     """What becomes of a box whose corners are swapped: `refuse` the answer, or `sort` them and count it."""
+
+    template_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of the checkpoint's chat template, such as `enable_thinking: false` for Qwen3.5: one place for
+    trainer, sampler and evaluation. One that the template does not use is refused."""
 
     thought_opened: bool | None = None
     """Whether the prompt ends in `<think>`, so that a completion begins with a thought; null looks at the
@@ -235,7 +218,8 @@ class Policy:
 
     def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
         """Build the sampler's request for a query on an original image."""
-        return SamplingRequest(self.messages(query), self.model_image(image), image_key)
+        image = self.model_image(image)
+        return SamplingRequest(self.messages(query), image, image_key, self.settings.template_options)
 
     def read(self, completion: Completion, image_wh: tuple[int, int]) -> Answer:
         """Read a completion about an image of (width, height) pixels into image-frame prompts."""

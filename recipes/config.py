@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError, did_you_mean
@@ -67,6 +67,7 @@ _SET_ELSEWHERE = {
     "vllm_tensor_parallel_size": "sampler.tensor_parallel_size",
     "reward_weights": "rewards",
     "resume_from_checkpoint": "the flag --resume",
+    "chat_template_kwargs": "policy.settings.template_options",
 }
 
 
@@ -105,8 +106,21 @@ class PolicyConfig(StrictModel):
     lora: LoraConfig | None = LoraConfig()
     """Adapters; null trains all weights, which then go to the sampler's engines before every window."""
 
+    quantise: Literal["nf4"] | None = None
+    """QLoRA: `nf4` keeps the frozen weights of the language model's linear layers in 4 bits, and the adapters
+    are trained on those. Needs the extra `qlora`. vLLM samples the weights as they are saved, so that sampler
+    and trainer differ, which `sampling/sampling_logp_difference` shows."""
+
     settings: PolicySettings = PolicySettings()
     """How it is asked; what is left out stays as the checkpoint was trained."""
+
+    @model_validator(mode="after")
+    def _check_quantise(self) -> PolicyConfig:
+        if self.quantise is not None and self.lora is None:
+            raise ValueError(
+                f"quantise {self.quantise} freezes the weights and trains adapters on them, but lora is null"
+            )
+        return self
 
     @field_serializer("settings")
     def _given_settings(self, settings: PolicySettings) -> dict[str, Any]:
@@ -334,10 +348,5 @@ def check_trainer_keys(config: TrainConfig) -> None:
     known = {field.name for field in fields(GRPOConfig) if field.init}
     for key in config.trainer:
         if key not in known:
-            raise UserError(f"GRPOConfig of TRL has no {key!r}, given as trainer.{key}.{_near(key, known)}")
-
-
-def _near(key: str, known: set[str]) -> str:
-    """A suggestion, but not the list of all 190 names when nothing is near."""
-    hint = did_you_mean(key, known)
-    return hint if hint.startswith(" Did") else ""
+            hint = did_you_mean(key, known, listed=False)  # not all 190 names when nothing is near
+            raise UserError(f"GRPOConfig of TRL has no {key!r}, given as trainer.{key}.{hint}")

@@ -26,6 +26,7 @@ from recipes.training.checkpoints import (
 from recipes.training.checks import (
     check_adapted_modules,
     check_overlap,
+    check_quantised,
     check_sizes,
     check_weights_follow,
     executor_configs,
@@ -78,6 +79,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from envs.datasets.reading.records import told
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
+    from prompter.quantised import gap_warning
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
@@ -92,6 +94,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     check_adapted_modules(config, policy)
     check_weights_follow(config, policy)
+    check_quantised(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
     for line in told(source) if ranks.leads else ():
@@ -117,7 +120,11 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         device = str(arguments.device) if ranks.count > 1 else None
         if device is None:
             device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
-        model = with_adapters(load_weights(policy, dtype=config.policy.dtype, device=device), config)
+        quantise = config.policy.quantise
+        if quantise is not None and ranks.leads:
+            print(gap_warning(config.sampler.backend), flush=True)
+        base = load_weights(policy, dtype=config.policy.dtype, device=device, quantise=quantise)
+        model = with_adapters(base, config)
         same_adapters(model, ranks)
 
         def open_workers() -> tuple[Any, Any]:
@@ -283,7 +290,7 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopReq
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:
     """Wrap a model with LoRA adapters; with `lora: null` return it as it is, all weights trained."""
-    from prompter.checkpoint import LORA_TARGETS
+    from prompter.families import lora_targets
 
     lora = config.policy.lora
     if lora is None:
@@ -296,7 +303,7 @@ def with_adapters(model: Any, config: TrainConfig) -> Any:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or LORA_TARGETS,
+        target_modules=lora.target_modules or lora_targets(model.config.model_type),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, adapters)

@@ -42,6 +42,7 @@ from prompter.policy import Policy
 from prompter.sampling import SamplerConfig, open_sampler
 from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.types import Completion
+from recipes.training.suppressed_tokens import suppress_tokens
 from rewards.mask import mask_iou
 
 EPSILON_LOW, EPSILON_HIGH = 0.2, 0.28  # clip-higher: what is unlikely may still grow (DAPO)
@@ -92,10 +93,8 @@ def tokenise(policy: Checkpoint, groups_P: Sequence[Group]) -> tuple[dict[str, T
     completions are no padding, bool [P, G, T], and the log-probability the sampler drew each with.
     """
     rows = [(request, one) for request, group in groups_P for one in group]
-    chats, images = [request.messages for request, _ in rows], [[request.image] for request, _ in rows]
-    texts = policy.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-    padded = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    asked = policy.processor(text=texts, images=images, **padded)
+    texts, shown = [one.render(policy.processor) for one, _ in rows], [[one.image] for one, _ in rows]
+    asked = policy.processor(text=texts, images=shown, padding=True, padding_side="left", return_tensors="pt")
     # The sampled ids, not the text tokenised again: that may give other tokens than were drawn.
     ids = pad_sequence([torch.tensor(one.token_ids) for _, one in rows], batch_first=True)
     real = pad_sequence([torch.ones(len(one.token_ids)) for _, one in rows], batch_first=True).bool()
@@ -150,6 +149,7 @@ def train(args: argparse.Namespace) -> None:
     model: Any = load_weights(policy, dtype=torch.float32)
     # The sampler draws from this very model: it is never behind, and nothing has to be sent to it.
     sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
+    suppress_tokens(model, sampler.suppressed)  # never drawn, so they have no share in what is trained
     executor = open_executor(ExecutorConfig(family=args.executor, dtype="auto"))
     source = open_dataset("synthetic-aerial", "train", scenes=args.scenes, queries_per_scene=12)
     held_out = list(open_dataset("synthetic-aerial", "test", scenes=args.held_out, queries_per_scene=6))

@@ -100,6 +100,11 @@ class Segmenter(ABC):
 
     fingerprint: str
 
+    @property
+    def out_of_memory(self) -> int:
+        """How often memory ran out while decoding, and the work was halved; 0 where it does not do that."""
+        return 0
+
     @abstractmethod
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
         """Encode images (each [height, width, 3] uint8 RGB, any sizes) into embeddings, in order."""
@@ -145,6 +150,7 @@ class ExecutorCounters:
         failures: prompt sets that came back as `ExecutorFailure`.
         retries: requests tried again after an actor failed.
         restarts: actors replaced.
+        out_of_memory: times that memory ran out, after which the work was halved and tried again.
         encode_seconds, decode_seconds: wall time, summed over actors.
     """
 
@@ -157,6 +163,7 @@ class ExecutorCounters:
     failures: int = 0
     retries: int = 0
     restarts: int = 0
+    out_of_memory: int = 0
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
 

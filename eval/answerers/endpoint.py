@@ -28,7 +28,7 @@ from prompter.errors import UserError
 from prompter.policy import Policy, PolicySettings
 from prompter.runs.config import describe_validation_error
 from prompter.sampling.base import Sampler, SamplingSettings
-from prompter.sampling.token_sampler import VISION_TOKENS
+from prompter.sampling.token_sampler import suppressed_ids
 from prompter.types import Completion
 
 _RETRIED_STATUS = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -146,6 +146,8 @@ class EndpointSampler(Sampler):
             body["top_p"] = settings.top_p
         if settings.seed is not None:
             body["seed"] = settings.seed
+        if request.template_options:
+            body["chat_template_kwargs"] = dict(request.template_options)
         for name, value in self._settings.body.items():
             body[name] = value
         body = {name: value for name, value in body.items() if value is not None}
@@ -255,8 +257,7 @@ def checkpoint_fields(policy: Checkpoint) -> dict[str, Any]:
     `generation_config.json`, which servers apply unless told otherwise. Special tokens are left in the
     text where the dialect reads them.
     """
-    vocabulary = policy.processor.tokenizer.get_vocab()
-    suppressed = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+    suppressed = suppressed_ids(policy.processor.tokenizer)
     fields = {"logit_bias": {str(token): -100 for token in suppressed}, "repetition_penalty": 1.0}
     return {**fields, "skip_special_tokens": False} if policy.dialect.special_tokens else fields
 

@@ -14,7 +14,8 @@ from eval.probe.verdict import Asked, Verdict, judge, verdict_json
 from prompter.checkpoint import SETTINGS_FILE, Checkpoint
 from prompter.dialects import DIALECTS
 from prompter.errors import UserError
-from prompter.policy import POLICY_FAMILIES, Policy
+from prompter.families import POLICY_FAMILIES
+from prompter.policy import Policy
 from prompter.runs.tables import text_table
 
 PROBE_FILE = "probe.json"

@@ -73,17 +73,22 @@ def draw_timeline(
     known = [
         one for one in sampling_spans(noted) if one["phase"] in COLOURS and one["end_s"] > one["start_s"]
     ]
-    steps = sorted({one["step"] for one in known if one["phase"] in WORK})
+    # A window may be trained on for several steps; what collects it bears its first.
+    steps = sorted(
+        {one["step"] for one in known if one["phase"] == "sample"}
+        or {one["step"] for one in known if one["phase"] in WORK}
+    )
     if not steps:
         return None
     drawn = steps[-MOST_WINDOWS:]
+    shown = [one for one in known if one["phase"] in WORK and one["step"] >= drawn[0]]
     shares = waiting_shares(known)
     table = [["", "at work", *(f"waits for the {row}" for row in ROWS), "nobody at work"]]
     for row in ROWS:
         others = ["" if other == row else f"{shares[row][other]:.1%}" for other in ROWS]
         table.append([row, f"{shares[row]['work']:.1%}", *others, f"{shares[row]['nobody']:.1%}"])
     return Timeline(
-        _picture([one for one in known if one["step"] in drawn or _within(one, known, drawn)]),
+        _picture([*shown, *(one for one in known if _within(one, shown))]),
         table,
         f"Shares are of the whole run without checkpoints and evaluations, {len(steps)} windows; the last "
         f"{len(drawn)} are drawn."
@@ -194,13 +199,11 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-def _within(one: Mapping[str, Any], events: Sequence[Mapping[str, Any]], drawn: Sequence[int]) -> bool:
-    """Whether a checkpoint or an evaluation lies between the windows that are drawn."""
-    if one["phase"] not in STANDSTILL:
-        return False
-    shown = [event for event in events if event["step"] in drawn and event["phase"] in WORK]
+def _within(one: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an event is a checkpoint or an evaluation between those that are shown."""
     return bool(
-        min(event["start_s"] for event in shown) <= one["start_s"]
+        one["phase"] in STANDSTILL
+        and min(event["start_s"] for event in shown) <= one["start_s"]
         and one["end_s"] <= max(event["end_s"] for event in shown)
     )
 

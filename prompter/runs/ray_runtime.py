@@ -47,6 +47,9 @@ def ensure_ray(
 
     if ray.is_initialized():
         return
+    # Ray ends a process that has not reached the head for so long (60 s unless told otherwise), without a
+    # word to its caller. `prompter.runs.ray_connection` notices sooner, and lets the run end by itself.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
     runtime_env = {"env_vars": dict(env_vars)} if env_vars else None
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,35 @@ class Sampler(ABC):
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
     ) -> list[list[Completion]]:
         """Return, for each request in order, `settings.n` completions in order."""
+
+    def sample_in_parts(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> Generator[list[tuple[int, list[Completion]]], None, None]:
+        """Yield what `sample` returns in parts and any order, each part as soon as it is there.
+
+        Yields:
+            Of each group of the part the request's place in `requests`, and its `settings.n` completions in
+            order. Each place comes once; a sampler that has nothing before it has all yields one part.
+
+        Whoever takes them may work on one part while others are still sampled. Nothing else may be asked of
+        the sampler before the last part is taken, or the iterator closed.
+        """
+        yield list(enumerate(self.sample(requests, settings, logprobs=logprobs)))
+
+    def sample_as_finished(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The groups of `sample_in_parts` one by one."""
+        for part in self.sample_in_parts(requests, settings, logprobs=logprobs):
+            yield from part
+
+    def counters(self) -> dict[str, int]:
+        """Faults that were mended since the sampler was opened: name -> how often; empty if none can be."""
+        return {}
+
+    def take_share_seconds(self) -> list[float]:
+        """Seconds that engines were at each share since the last call of this; empty where there are none."""
+        return []
 
     @abstractmethod
     def sync_adapter(self, adapter: Path, version: int) -> None:

@@ -63,7 +63,7 @@ class SamplerConfig(StrictModel):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the sampled copy's weights; `auto` is float32 on a CPU, else what the checkpoint was
-    saved in."""
+    saved in. vLLM on a CPU has bfloat16 alone for Qwen3.5, which `auto` then is."""
 
     enforce_eager: bool = False
     """Do not capture CUDA graphs: starts sooner, samples slower. Always so on a CPU."""
@@ -75,5 +75,17 @@ class SamplerConfig(StrictModel):
     max_restarts: int = Field(default=3, ge=0)
     """How often engines may be replaced over the pool's life, all together; without one left a run ends."""
 
-    timeout_seconds: float | None = Field(default=None, gt=0)
-    """Seconds after which a silent engine of a pool counts as dead; null waits for ever."""
+    timeout_seconds: float | None = Field(default=1800.0, gt=0)
+    """Seconds after which an engine of a pool that is silent at one share counts as hung and is replaced;
+    null waits for ever."""
+
+    share_prompts: int | None = Field(default=None, ge=1)
+    """Prompts that an engine of a pool is given at once; null is as many as fill it: `max_num_seqs` divided
+    by the completions of each. The samples do not depend on it."""
+
+    queue_depth: int = Field(default=2, ge=1)
+    """Shares that an engine of a pool samples side by side: with two, it is full until the last has begun."""
+
+    slow_factor: float | None = Field(default=4.0, gt=1)
+    """A share that takes so many times as long as the median of its call (and 5 s) is given to an idle engine
+    as well, and the first answer counts; null never does that."""

@@ -1,28 +1,35 @@
 """A pool of vLLM engines, each a Ray actor: one prompt's group is sampled by one engine.
 
-An engine that dies is replaced (counted, up to a limit), and its share of a call is sampled again by
-whichever engine is free first. Engines hold no state that matters: what brings one to the version to
-sample from goes with each call as references, and seeds belong to prompts, so the samples are those that
-the dead engine would have given.
+A call is cut into small shares that wait in one queue, so that a slow engine takes fewer of them. An engine
+that dies or hangs is replaced (counted, up to a limit), and its share is sampled again by whichever engine
+is free first; so is, by an idle engine, a share that takes far longer than the others. Engines hold no state
+that matters: what brings one to the version to sample from goes with each share as references, and seeds
+belong to prompts. So the samples are those that the other engine would have given, and neither how many
+engines there are nor how a call is cut changes a result.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 from PIL import Image
 
+from prompter.chat import SamplingRequest
 from prompter.runs.actors import ActorPool, Call, PooledActor
+from prompter.runs.dispatch import Dispatcher
+from prompter.runs.machinery import Machinery
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
@@ -34,6 +41,9 @@ if TYPE_CHECKING:
     import torch
 
     from prompter.checkpoint import Checkpoint
+
+START_SECONDS = 1800.0
+"""Longest that an engine may take to start: it may have to fetch its weights and to capture its graphs."""
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -63,6 +73,7 @@ class RayVllmPool(TokenSampler):
         policy: what to sample from. Every node must be able to open `policy.source`.
         config: see `SamplerConfig`.
         lora_rank: rank of the adapters that `sync_adapter` will be given; None if it never is.
+        machinery: what the engines are made of, to measure the pool without any; None is Ray.
 
     Ray must be running (`prompter.runs.ray_runtime.ensure_ray`). Engines start in the background: the
     constructor returns at once, `wait_ready` waits, and so does the first call that samples.
@@ -71,17 +82,23 @@ class RayVllmPool(TokenSampler):
         UserError: if a Ray on this machine alone is too small for the engines, or vLLM for the rank.
 
     Attributes:
-        resampled_prompts: prompts that were sampled again because their engine died.
+        resampled_prompts: prompts that were sampled again because their engine died or hung.
+        repeated_prompts: prompts that an idle engine was given too because the first was slow.
         shipped_images: images put into the object store so far, each once per call.
     """
 
     def __init__(
-        self, policy: Checkpoint, config: SamplerConfig | None = None, *, lora_rank: int | None = None
+        self,
+        policy: Checkpoint,
+        config: SamplerConfig | None = None,
+        *,
+        lora_rank: int | None = None,
+        machinery: Machinery | None = None,
     ) -> None:
         super().__init__(policy.processor)
         self.config = config or SamplerConfig()
-        self.resampled_prompts = 0
-        self.shipped_images = 0
+        self.resampled_prompts = self.repeated_prompts = self.shipped_images = 0
+        self._share_seconds: list[float] = []
         source = Path(policy.source)  # actors have another working folder
         if source.is_dir():
             policy = replace(policy, source=str(source.resolve()))
@@ -90,21 +107,20 @@ class RayVllmPool(TokenSampler):
         self._numbers = count()
         # In order, what makes a fresh engine one of the present version: weights, an adapter, both or none.
         self._shipments: list[Shipment] = []
-        environment = {}
-        if self.config.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(self.config.threads)
-            if self.config.threads > 1 and "OMP_WAIT_POLICY" not in os.environ:
-                # Threads that wait by spinning starve as soon as another process wants their cores:
-                # 200 tokens/s instead of 1,900 (two threads on two cores, one of them busy).
-                environment["OMP_WAIT_POLICY"] = "PASSIVE"
-        self._pool = ActorPool(
-            VllmWorker,
-            (policy, self.config, lora_rank, self._folder),
-            self.config,
-            ("engines", "the sampler", "sampler"),
-            environment=environment,
-            start_seconds=self.config.timeout_seconds,
-        )
+        words = ("engines", "the sampler", "sampler")
+        options: dict[str, Any] = {
+            "start_seconds": START_SECONDS,
+            "queue_depth": self.config.queue_depth,
+            "side_by_side": True,
+            "slow_factor": self.config.slow_factor,
+        }
+        if machinery is None:
+            arguments = (policy, self.config, lora_rank, self._folder)
+            self._pool: Dispatcher = ActorPool(
+                VllmWorker, arguments, self.config, words, environment=_environment(self.config), **options
+            )
+        else:
+            self._pool = Dispatcher(machinery, self.config, words, **options)
         self.wait_ready, self.process_ids = self._pool.wait_ready, self._pool.process_ids
 
     @property
@@ -121,7 +137,8 @@ class RayVllmPool(TokenSampler):
             UserError: as `VllmSampler.sync_adapter`.
         """
         check_adapter_rank(adapter, self._engine_rank)
-        references = [ray.put({name: (adapter / name).read_bytes() for name in _ADAPTER_FILES})]
+        files = {name: (adapter / name).read_bytes() for name in _ADAPTER_FILES}
+        references = [self._pool.machinery.put(files)]
         kept = [shipment for shipment in self._shipments if not shipment.is_adapter]
         self._shipments = [*kept, Shipment(next(self._numbers), version, True, references)]
         self.version = version
@@ -136,24 +153,52 @@ class RayVllmPool(TokenSampler):
             UserError: if an engine of the config takes none.
         """
         check_takes_weights(self.config)
-        references = [ray.put(parcel) for parcel in pack(weights)]
+        references = [self._pool.machinery.put(parcel) for parcel in pack(weights)]
         self._shipments = [Shipment(next(self._numbers), version, False, references)]
         self.version = version
+
+    def sample_in_parts(
+        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
+    ) -> Generator[list[tuple[int, list[Completion]]], None, None]:
+        """See `Sampler.sample_in_parts`: a part is a share, or as many as are there; the engines go on."""
+        return self._parts(self._prompts(requests, settings), settings, logprobs)
+
+    def counters(self) -> dict[str, int]:
+        """See `Sampler.counters`."""
+        return {
+            "engine_restarts": self._pool.restarts,
+            "engine_timeouts": self._pool.timeouts,
+            "resampled_prompts": self.resampled_prompts,
+            "repeated_prompts": self.repeated_prompts,
+            "late_shares": self._pool.late,
+        }
+
+    def take_share_seconds(self) -> list[float]:
+        """See `Sampler.take_share_seconds`; `prompter bench scale` reads them from a run's metrics."""
+        taken, self._share_seconds = self._share_seconds, []
+        return taken
 
     def _generate(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
+        groups = dict(chain.from_iterable(self._parts(prompts, settings, logprobs)))
+        return [groups[place] for place in range(len(prompts))]
+
+    def _parts(
+        self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
+    ) -> Generator[list[tuple[int, list[Completion]]], None, None]:
         shipped = self._ship(prompts)
-        bounds = np.linspace(0, len(shipped), min(self.config.actors, len(shipped)) + 1).astype(int)
-        shares = [shipped[start:end] for start, end in pairwise(bounds)]
-        calls = [Call("generate", (share, settings, logprobs, self._shipments)) for share in shares]
+        places: dict[Call, range] = {}
+        for start, end in pairwise(share_bounds(len(shipped), settings.n, self.config)):
+            share = shipped[start:end]
+            places[Call("generate", (share, settings, logprobs, self._shipments))] = range(start, end)
         try:
-            self._pool.run(calls)
+            for part in self._pool.in_parts(list(places)):
+                yield [group for call in part for group in zip(places[call], call.answer, strict=True)]
         finally:
-            self.resampled_prompts += sum(
-                call.tries * len(share) for call, share in zip(calls, shares, strict=True)
-            )
-        return [group for call in calls for group in call.answer]
+            self.resampled_prompts += sum(call.tries * len(share) for call, share in places.items())
+            self.repeated_prompts += sum(call.again * len(share) for call, share in places.items())
+            self._share_seconds += [call.seconds for call in places if call.seconds is not None]
 
     def _ship(self, prompts: Sequence[TokenPrompt]) -> list[TokenPrompt]:
         """Prompts with a reference in place of the image; each image is put into the object store once."""
@@ -163,7 +208,7 @@ class RayVllmPool(TokenSampler):
             image = prompt.image
             key = prompt.image_key or (image.mode, image.size, image.tobytes())
             if key not in references:
-                references[key] = ray.put(np.asarray(image.convert("RGB")))
+                references[key] = self._pool.machinery.put(np.asarray(image.convert("RGB")))
             shipped.append(replace(prompt, image=references[key]))
         self.shipped_images += len(references)
         return shipped
@@ -174,8 +219,35 @@ class RayVllmPool(TokenSampler):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def share_bounds(prompts: int, completions: int, config: SamplerConfig) -> list[int]:
+    """Where a call of `prompts` prompts, `completions` each, is cut: share k is from bound k to bound k + 1.
+
+    A share fills an engine once (`max_num_seqs`), unless the config says otherwise; there is one for each
+    engine, though, if there are prompts for it. Shares of a call differ by one prompt at most.
+    """
+    size = config.share_prompts or math.ceil(config.max_num_seqs / completions)
+    shares = min(prompts, max(config.actors, math.ceil(prompts / size)))
+    return [prompts * share // shares for share in range(shares + 1)] if prompts else [0]
+
+
+def _environment(config: SamplerConfig) -> dict[str, str]:
+    """Variables of the engines' processes."""
+    if config.threads is None:
+        return {}
+    environment = {"OMP_NUM_THREADS": str(config.threads)}
+    if config.threads > 1 and "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait by spinning starve as soon as another process wants their cores:
+        # 200 tokens/s instead of 1,900 (two threads on two cores, one of them busy).
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    return environment
+
+
 class VllmWorker(PooledActor):
-    """What runs in an actor: a `VllmSampler`."""
+    """What runs in an actor: a `VllmSampler`.
+
+    Shares are sampled side by side, so that the engine is full until the last: `generate` is a coroutine, and
+    whichever share's turn it is lets the engine do a step for all.
+    """
 
     def __init__(
         self, policy: Checkpoint, config: SamplerConfig, lora_rank: int | None, folder: Path
@@ -183,8 +255,9 @@ class VllmWorker(PooledActor):
         self._folder = folder / uuid.uuid4().hex[:12]
         self._sampler = VllmSampler(policy, config, lora_rank=lora_rank)
         self._received: list[int] = []  # numbers of the shipments that made the engine what it is
+        self._active = 0  # shares that are sampled
 
-    def generate(
+    async def generate(
         self,
         prompts: list[TokenPrompt],
         settings: SamplingSettings,
@@ -194,16 +267,29 @@ class VllmWorker(PooledActor):
         """Sample a share of a call's prompts, whose images are references, from a version of the policy.
 
         `shipments` make a fresh engine one of that version; those that this one has are not taken again.
+        Shares of another version (which nobody waits for any more) are finished first.
         """
+        opened = {
+            reference: Image.fromarray(await reference) for reference in {prompt.image for prompt in prompts}
+        }
+        while self._active and self._received != [shipment.number for shipment in shipments]:
+            await asyncio.sleep(0)
         for place, shipment in enumerate(shipments):
             if self._received[place : place + 1] != [shipment.number]:
                 self._received = self._received[:place]
                 self._receive(shipment)
                 self._received.append(shipment.number)
-        references = {prompt.image for prompt in prompts}
-        opened = {reference: Image.fromarray(ray.get(reference)) for reference in references}
-        prompts = [replace(prompt, image=opened[prompt.image]) for prompt in prompts]
-        return self._sampler._generate(prompts, settings, logprobs)
+        self._active += 1
+        try:
+            ticket = self._sampler.enqueue(
+                [replace(prompt, image=opened[prompt.image]) for prompt in prompts], settings, logprobs
+            )
+            while (groups := self._sampler.collect(ticket)) is None:
+                self._sampler.step()
+                await asyncio.sleep(0)  # other shares come in, or find that they are finished
+            return groups
+        finally:
+            self._active -= 1
 
     def _receive(self, shipment: Shipment) -> None:
         """Sample from a shipment from now on. An adapter's files are written beside this engine."""

@@ -48,9 +48,8 @@ class TokenSampler(Sampler):
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         tokenizer = processor.tokenizer
-        vocabulary = tokenizer.get_vocab()
-        self.pad_id: int = vocabulary["<|image_pad|>"]
-        self.suppressed = tuple(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
+        self.pad_id: int = tokenizer.get_vocab()["<|image_pad|>"]
+        self.suppressed = suppressed_ids(tokenizer)
 
     def sample(
         self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
@@ -60,19 +59,20 @@ class TokenSampler(Sampler):
         With a seed, completion j of request i depends on the seed, i and j alone, not on the batch it is
         sampled in or the engine that samples it.
         """
+        prompts = self._prompts(requests, settings)
+        return self._generate(prompts, settings, logprobs) if prompts else []
+
+    def _prompts(self, requests: Sequence[SamplingRequest], settings: SamplingSettings) -> list[TokenPrompt]:
+        """Requests as token ids, each with the seed of its place."""
         seeds = request_seeds(settings.seed, len(requests))
-        prompts = [
+        return [
             TokenPrompt(self.prompt_ids(request), request.image, request.image_key, seed)
             for request, seed in zip(requests, seeds, strict=True)
         ]
-        return self._generate(prompts, settings, logprobs) if prompts else []
 
     def prompt_ids(self, request: SamplingRequest) -> list[int]:
         """Token ids of a request's prompt, the image placeholder repeated once per image token."""
-        text = self.processor.apply_chat_template(
-            request.messages, add_generation_prompt=True, tokenize=False
-        )
-        token_ids = self.processor.tokenizer(text)["input_ids"]
+        token_ids = self.processor.tokenizer(request.render(self.processor))["input_ids"]
         return expand_pads(token_ids, self.pad_id, [image_token_count(self.processor, request.image.size)])
 
     @abstractmethod
@@ -84,6 +84,12 @@ class TokenSampler(Sampler):
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of completions, without special tokens."""
         return [self.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in token_ids]
+
+
+def suppressed_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of those `VISION_TOKENS` that a tokenizer has."""
+    vocabulary = tokenizer.get_vocab()
+    return tuple(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
 
 
 def request_seeds(seed: int | None, count: int) -> list[int | None]:

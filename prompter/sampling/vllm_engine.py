@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
+from prompter.sampling.cpu_limits import cpu_options
 from prompter.sampling.image_tokens import collapse_pads
 from prompter.sampling.token_sampler import TokenPrompt, TokenSampler
 from prompter.sampling.weights import check_takes_weights
@@ -44,6 +46,22 @@ _IMAGE_CACHE_GIB = 0.25
 """Bound of the cache of preprocessed images: unbounded growth has eaten hosts' memory."""
 
 
+class Ticket(NamedTuple):
+    """Prompts that an engine has taken on together.
+
+    Args:
+        names: of the engine's requests.
+        prompt_lengths: tokens of each prompt, image tokens included.
+        copies: how often each of the engine's completions counts.
+        logprobs: whether log-probabilities are asked for.
+    """
+
+    names: list[str]
+    prompt_lengths: list[int]
+    copies: int
+    logprobs: bool
+
+
 class VllmSampler(TokenSampler):
     """A vLLM engine that samples a policy.
 
@@ -64,6 +82,7 @@ class VllmSampler(TokenSampler):
         self._lora_rank = engine_rank(lora_rank)
         self._adapter: Any = None
         self._whole = True  # False from the start of an exchange of weights to its end
+        self._outputs: dict[str, Any] = {}  # finished ones that nobody has collected yet, by name
         self._engine = self._build(policy)
 
     def _build(self, policy: Checkpoint) -> Any:
@@ -80,6 +99,8 @@ class VllmSampler(TokenSampler):
         set_num_threads = torch.set_num_threads
         if self.config.threads is not None:
             set_num_threads(self.config.threads)
+        from transformers import AutoConfig
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # about torch names that vLLM still uses
             from vllm import LLM
@@ -101,7 +122,7 @@ class VllmSampler(TokenSampler):
         }
         if on_cpu:
             options |= {
-                "dtype": "float32" if self.config.dtype == "auto" else self.config.dtype,
+                **cpu_options(AutoConfig.from_pretrained(policy.source), self.config.dtype, policy.source),
                 "enforce_eager": True,
                 # Completions of a group share their prompt in whole blocks; the default of 128 tokens is
                 # longer than many a prompt.
@@ -124,12 +145,13 @@ class VllmSampler(TokenSampler):
         if self._lora_rank is not None:
             options |= {"enable_lora": True, "max_lora_rank": self._lora_rank, "max_loras": 1}
         try:
-            if not (on_cpu and self._lora_rank is not None):
-                return LLM(**options)
-            from prompter.sampling.single_adapter import one_adapter_for_all
+            with _own_configurations():
+                if not (on_cpu and self._lora_rank is not None):
+                    return LLM(**options)
+                from prompter.sampling.single_adapter import one_adapter_for_all
 
-            with one_adapter_for_all():
-                return LLM(**options)
+                with one_adapter_for_all():
+                    return LLM(**options)
         finally:
             # vLLM's CPU worker replaces this function by one that refuses; the trainer needs it.
             torch.set_num_threads = set_num_threads
@@ -171,7 +193,13 @@ class VllmSampler(TokenSampler):
     def _generate(
         self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool
     ) -> list[list[Completion]]:
-        import torch
+        ticket = self.enqueue(prompts, settings, logprobs)
+        while (groups := self.collect(ticket)) is None:
+            self.step()
+        return groups
+
+    def enqueue(self, prompts: Sequence[TokenPrompt], settings: SamplingSettings, logprobs: bool) -> Ticket:
+        """Take prompts on, beside those that are in the engine already; `step` samples all of them."""
         from vllm import SamplingParams
 
         if not self._whole:
@@ -202,18 +230,34 @@ class VllmSampler(TokenSampler):
             )
             for prompt in prompts
         ]
+        names = self._engine.enqueue(inputs, parameters, use_tqdm=False, lora_request=self._adapter)
+        # The engine makes a name unique by a suffix, and gives outputs the name without it.
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        return Ticket([name.partition("-")[0] for name in names], lengths, copies, logprobs)
+
+    def step(self) -> None:
+        """Sample a token of each completion that the engine is at."""
+        import torch
+
         # vLLM compiles a few small functions of its sampler. On a CPU that takes a C++ compiler and longer
         # than it saves.
         with torch.compiler.set_stance("force_eager" if self._on_cpu else "default"):
-            outputs = self._engine.generate(inputs, parameters, use_tqdm=False, lora_request=self._adapter)
+            outputs = self._engine.llm_engine.step()
+        self._outputs.update({output.request_id: output for output in outputs if output.finished})
+
+    def collect(self, ticket: Ticket) -> list[list[Completion]] | None:
+        """The groups of prompts that were taken on together, in order; None while one is not finished."""
+        if any(name not in self._outputs for name in ticket.names):
+            return None
         groups = []
-        for number, (output, prompt) in enumerate(zip(outputs, prompts, strict=True)):
-            if len(output.prompt_token_ids) != len(prompt.token_ids):
+        outputs = [self._outputs.pop(name) for name in ticket.names]
+        for number, (output, length) in enumerate(zip(outputs, ticket.prompt_lengths, strict=True)):
+            if len(output.prompt_token_ids) != length:
                 raise RuntimeError(
                     f"vLLM saw {len(output.prompt_token_ids)} tokens of prompt {number}, but the processor "
-                    f"makes {len(prompt.token_ids)}: image placeholders were not expanded alike"
+                    f"makes {length}: image placeholders were not expanded alike"
                 )
-            groups.append([self._completion(one, logprobs) for one in output.outputs] * copies)
+            groups.append([self._completion(one, ticket.logprobs) for one in output.outputs] * ticket.copies)
         return groups
 
     def _completion(self, output: Any, logprobs: bool) -> Completion:
@@ -248,6 +292,22 @@ class VllmSampler(TokenSampler):
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _own_configurations() -> Iterator[None]:
+    """Take back what vLLM tells transformers in this block.
+
+    It puts configuration classes of its own in the place of transformers' (Qwen3.5's among them), with which
+    transformers cannot build the model: in this process, the trainer could not open a policy afterwards.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    before = dict(CONFIG_MAPPING._extra_content)
+    try:
+        yield
+    finally:
+        CONFIG_MAPPING._extra_content = before
 
 
 def default_context(policy: Checkpoint) -> int:

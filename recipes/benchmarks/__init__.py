@@ -1,1 +1,1 @@
-"""What `prompter bench step` and `prompter bench rollout` measure: whole steps, and rollouts alone."""
+"""What `prompter bench` measures of whole training steps, of rollouts and of pools of engines."""

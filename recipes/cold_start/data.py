@@ -223,8 +223,7 @@ class Collator:
 
     def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
         processor = self.policy.processor
-        text = processor.apply_chat_template(
-            self.policy.messages(query), tokenize=False, add_generation_prompt=True
+        expanded = self.policy.render(query).replace(
+            processor.image_token, processor.image_token * image_tokens
         )
-        expanded = text.replace(processor.image_token, processor.image_token * image_tokens)
         return list(processor.tokenizer(expanded)["input_ids"])

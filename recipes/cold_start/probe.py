@@ -78,10 +78,7 @@ def _mean(values: Any) -> float:
 
 def _greedy(model: Any, policy: Checkpoint, asked: list[tuple[str, Any]]) -> list[str]:
     processor = policy.processor
-    texts = [
-        processor.apply_chat_template(policy.messages(query), tokenize=False, add_generation_prompt=True)
-        for query, _ in asked
-    ]
+    texts = [policy.render(query) for query, _ in asked]
     inputs = processor(
         text=texts,
         images=[policy.model_image(image) for _, image in asked],

@@ -17,7 +17,8 @@ from prompter.action import ActionSpace
 from prompter.chat import system_prompt
 from prompter.checkpoint import Checkpoint, load_policy, make_checkpoint
 from prompter.coords import FrameKind
-from prompter.policy import POLICY_FAMILIES, ImageSettings, PolicySettings
+from prompter.families import POLICY_FAMILIES
+from prompter.policy import ImageSettings, PolicySettings
 from prompter.runs.config import StrictModel
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def build_small_policy(
         max_new_tokens=max_new_tokens,
     )
     # Every prompt holds these words, so they are worth few tokens.
-    spoken = frame or POLICY_FAMILIES["qwen3_vl"]
+    spoken = frame or POLICY_FAMILIES["qwen3_vl"].frame
     system = system_prompt(settings.action_space, spoken, instructions="short")
     frequent = [f"system\n{system}\nuser\nassistant\n"] * 5000
     tokenizer = build_tokenizer([*frequent, *corpus], sizes.vocabulary)

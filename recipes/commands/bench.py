@@ -18,10 +18,15 @@ small shipped policy with MobileSAM; any `--dotted.key value` overrides the conf
 `prompter bench rollout [CONFIG]` samples, segments and scores the same questions without training, with every
 sampler and both kinds of executor.
 
+`prompter bench scale` says how many vLLM engines one driver keeps busy. The pool runs for real on engines
+that compute nothing; how long they take a share is read from a run's metrics.jsonl (--latencies) or drawn
+around --seconds, and skipped.
+
     prompter bench executor
     prompter bench step --json step.json
     prompter bench rollout --sampler.max_num_seqs 128
     prompter bench executor --executor onnx,dtype=auto --images 16 --json bench.json
+    prompter bench scale --engines 1,8,64 --latencies runs/mine/metrics.jsonl
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from prompter.errors import UserError
 from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
 from recipes.commands.bench_runs import RUNS, add_run_flags, refuse_run_flags, set_threads, write_result
+from recipes.commands.bench_scale import add_scale_flags, run_scale
 
 if TYPE_CHECKING:
     from envs.executors import ExecutorConfig
@@ -93,7 +99,9 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=["executor", "decoder", "step", "rollout"], help="what to time")
+    parser.add_argument(
+        "what", choices=["executor", "decoder", "step", "rollout", "scale"], help="what to time"
+    )
     flags.add_executor(parser)
     flags.add_benchmark(parser)
     flags.add_dataset_flags(parser)
@@ -105,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each of the decoder's rows is timed")
     add_run_flags(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
+    add_scale_flags(parser)
     flags.add_seed(parser, "the made-up prompts")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
 
@@ -114,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.what in RUNS:
         return RUNS[arguments.what](arguments)
     refuse_run_flags(arguments)
+    if arguments.what == "scale":
+        return run_scale(arguments)
     from envs.workload import make_workload
     from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 

@@ -17,7 +17,8 @@ from prompter.policy import Policy, PolicySettings
 from recipes.config import TrainConfig
 from recipes.dry_run.findings import NotHere
 from recipes.dry_run.presence import describe_weights, policy_folder
-from recipes.training.checks import check_adapted_modules, check_weights_follow
+from recipes.planning.shapes import known_config, shape_name
+from recipes.training.checks import check_adapted_modules, check_quantised, check_weights_follow
 
 
 @dataclass
@@ -80,10 +81,6 @@ class _Patches:
 
 def _known_shape(source: str) -> Any:
     """The transformers config of a model by its name; None if it is in no table."""
-    if find_spec("recipes.planning") is None:
-        return None
-    from recipes.planning.shapes import known_config, shape_name
-
     return None if shape_name(source) is None else known_config(source)
 
 
@@ -91,14 +88,20 @@ def adapters_found(config: TrainConfig, known: KnownPolicy) -> str:
     """What is trained, in words.
 
     Raises:
-        UserError: if adapters reach nothing, or what the sampler does not adapt.
+        NotHere: if what quantises the base is not installed.
+        UserError: if adapters reach nothing, or what the sampler does not adapt; and as `check_quantised`.
     """
+    quantise = config.policy.quantise
+    if quantise is not None and find_spec("bitsandbytes") is None:
+        raise NotHere(f"policy.quantise {quantise} needs bitsandbytes: install prompter-rl[qlora]")
     with _named(config, known) as policy:
         count = check_adapted_modules(config, policy)
+        check_quantised(config, policy)
     lora = config.policy.lora
     if lora is None:
         return "all weights are trained"
-    return f"rank {lora.r} on {count} linear layers of the language model"
+    of = "" if quantise is None else f", whose frozen weights are {quantise}"
+    return f"rank {lora.r} on {count} linear layers of the language model{of}"
 
 
 def weights_follow(config: TrainConfig, known: KnownPolicy) -> str:

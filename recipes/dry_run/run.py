@@ -47,7 +47,7 @@ def dry_run(config: TrainConfig, *, resume: bool = False) -> list[Finding]:
             ("engines", partial(sizes.engines, config)),
             ("devices", partial(sizes.devices, config)),
             ("Ray", partial(sizes.cluster, config)),
-            ("memory", partial(sizes.memory, config)),
+            ("memory", run.memory),
         ]
         return [checked(what, check) for what, check in checks]
 
@@ -109,6 +109,10 @@ class _Run:
 
     def weights(self) -> str:
         return weights_follow(self.config, self._policy())
+
+    def memory(self) -> str:
+        self._policy()  # else the estimator would ask the hub for its shape
+        return sizes.memory(self.config)
 
     def _policy(self) -> KnownPolicy:
         return _need(self._known, "the policy's files, or a shape that is known")

@@ -11,6 +11,8 @@ from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.dry_run.findings import NotHere
+from recipes.planning.parts import GIB
+from recipes.planning.plan import estimate
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from recipes.training.checks import check_overlap, check_sizes, executor_configs, grpo_arguments, window_steps
 
@@ -129,22 +131,18 @@ def cluster(config: TrainConfig) -> str:
 def memory(config: TrainConfig) -> str:
     """What the run takes of each device, as `prompter plan` says it, beside what this machine has.
 
+    Where GPUs or a cluster are asked for that are not this machine's, there is nothing to compare with.
+
     Raises:
-        NotHere: if the policy's shape is not known here.
         UserError: if this machine is the one, and has too little.
     """
-    if find_spec("recipes.planning") is None:
-        raise NotHere("there is no estimator")
     import torch
 
-    from recipes.planning.parts import GIB
-    from recipes.planning.plan import estimate
-
+    on_cpu, gpus = bool(config.trainer.get("use_cpu")), torch.cuda.is_available()
     gpu = host = None
-    if not config.ray.address:
+    if not config.ray.address and (on_cpu or gpus):
         host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-        if torch.cuda.is_available() and not config.trainer.get("use_cpu"):
-            gpu = torch.cuda.mem_get_info()[1] / GIB
+        gpu = torch.cuda.mem_get_info()[1] / GIB if gpus and not on_cpu else None
     plan = estimate(config, memory_gib=gpu, host_gib=host)
     said = ", ".join(
         f"{device.name}{', each' if device.count > 1 else ''}: {device.peak / GIB:.1f} GiB"

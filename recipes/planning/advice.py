@@ -80,7 +80,8 @@ def advise(plan: Plan, **limits: Any) -> list[Advice]:
 def _combined(plan: Plan, limits: Changes) -> list[Advice]:
     """Knobs one on top of the other, each as far as it still helps, until the run fits."""
     changes: Changes = {}
-    best, told = plan, []
+    best = plan
+    told: list[str] = []
     for why, proposals in _knobs(plan.config):
         current = with_changes(plan.config, changes) if changes else plan.config
         advice = _first_fitting(plan.config, changes, proposals(current), why, limits)

@@ -165,7 +165,7 @@ def _cost(
         _on_fake_device(layer, dtype)
         for tokens in LENGTHS:
             measured.append(_measure(layer, call, tokens, width, dtype, training.autocast))
-    saved, peak, inference = (Curve.through(tuple(values)) for values in zip(*measured, strict=True))  # type: ignore[arg-type]
+    saved, peak, inference = (Curve.through(tuple(values)) for values in zip(*measured, strict=True))
     return LayerCost(saved, peak, inference)
 
 

@@ -7,10 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prompter.checkpoint import LORA_TARGETS, load_policy, resolve_source
+from prompter.chat import render_chat
+from prompter.checkpoint import load_policy, resolve_source
 from prompter.coords import fit_size, largest_area
 from prompter.errors import UserError
-from prompter.policy import POLICY_FAMILIES, Policy
+from prompter.families import POLICY_FAMILIES, carries_state, lora_targets
+from prompter.policy import Policy
 from recipes.config import TrainConfig
 from recipes.planning.shapes import SHAPES, known_config, shape_name
 
@@ -78,7 +80,18 @@ class ModelShape:
     @property
     def recurrent(self) -> bool:
         """Whether a layer carries a state from token to token, so that prompts cannot be shared."""
-        return "linear_attention" in self.layer_kinds
+        return carries_state(self.config)
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the language model's linear layers: what QLoRA quantises."""
+        import torch
+
+        return sum(
+            module.weight.numel()
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.Linear) and "language_model" in name.split(".")
+        )
 
     @property
     def pixel_values(self) -> int:
@@ -106,7 +119,9 @@ class ModelShape:
         """Names of the modules that LoRA adapts."""
         from recipes.training.checks import _matching
 
-        return _matching(target_modules or LORA_TARGETS, dict(self.model.named_modules()))
+        return _matching(
+            target_modules or lora_targets(self.config.model_type), dict(self.model.named_modules())
+        )
 
     def adapter_parameters(self, rank: int, target_modules: str | list[str] | None = None) -> int:
         """Parameters of the adapters of this rank."""
@@ -200,7 +215,7 @@ def prompt_tokens(
     patches = (seen[0] // patch) * (seen[1] // patch)
     messages = policy.messages(_QUERY)
     if tokenizer is not None:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = render_chat(tokenizer, messages, policy.settings.template_options)
         words = len(tokenizer.tokenizer(text)["input_ids"]) - 1
     else:
         characters = sum(len(part) for message in messages for part in _texts(message["content"]))
@@ -234,5 +249,5 @@ def _policy(config: TrainConfig, shape: ModelShape) -> tuple[Policy, Any]:
         return policy, policy.processor
     vision = shape.config.vision_config
     settings = config.policy.settings.resolved()
-    frame = settings.frame or POLICY_FAMILIES[shape.config.model_type]
+    frame = settings.frame or POLICY_FAMILIES[shape.config.model_type].frame
     return Policy(settings, frame, int(vision.patch_size * vision.spatial_merge_size)), None

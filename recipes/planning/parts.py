@@ -148,7 +148,7 @@ def group_alike(cards: Sequence[Sequence[Part]], limit: float | None) -> list[De
     for numbers in groups.values():
         held = {part.name: part for part in cards[numbers[0]]}
         names = [part.name for part in cards[numbers[0]]]
-        parts = tuple((part, names.count(name)) for name, part in held.items())
+        counted = tuple((part, names.count(name)) for name, part in held.items())
         label = ", ".join(map(str, numbers))
-        devices.append(Device(f"GPU{'s' * (len(numbers) > 1)} {label}", len(numbers), parts, limit))
+        devices.append(Device(f"GPU{'s' * (len(numbers) > 1)} {label}", len(numbers), counted, limit))
     return devices

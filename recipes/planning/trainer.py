@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prompter.errors import UserError
+from prompter.quantised import NF4_BYTES
 from recipes.config import TrainConfig
 from recipes.planning.layers import Training, text_layer, vision_block
 from recipes.planning.model import BYTES, ModelShape, PromptTokens
@@ -182,11 +183,13 @@ def model_items(config: TrainConfig, shape: ModelShape) -> list[Item]:
     split, lora = sharding(config), config.policy.lora
     number = BYTES[dtype]
     by = f" / {split.ranks} ranks ({split.kind})"
+    quantised = 0 if config.policy.quantise is None else shape.linear_parameters
+    small = f", {quantised:,} of them in {config.policy.quantise}" if quantised else ""
     items = [
         Item(
             "weights",
-            shape.parameters * number / split.weights,
-            f"{shape.parameters:,} in {dtype}{by if split.weights > 1 else ''}",
+            ((shape.parameters - quantised) * number + quantised * NF4_BYTES) / split.weights,
+            f"{shape.parameters:,} in {dtype}{small}{by if split.weights > 1 else ''}",
         )
     ]
     if lora is None:
@@ -286,7 +289,7 @@ def step_items(config: TrainConfig, shape: ModelShape, tokens: PromptTokens, com
         Item(
             "activations",
             kept + 3 * whole * hidden * number,
-            f"{batch.packs} rows of {length} tokens for {batch.rows} completions; {how}",
+            f"{batch.packs} x {length} tokens for {batch.rows} completions; {how}",
             "train",
         ),
         Item("work space", workspace[largest], f"{largest}, which needs most", "train"),

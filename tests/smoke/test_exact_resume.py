@@ -83,7 +83,7 @@ def train_until_half(number: signal.Signals, config: Path) -> tuple[int, int]:
     return process.returncode, len(RunFolder(config.parent / "run").read_metrics("train"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_resumed_run_is_the_unbroken_one(
     unbroken: RunFolder, policy: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -18,7 +18,7 @@ from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, write_con
 
 pytestmark = pytest.mark.smoke
 
-DISK = "6m"
+DISK = "3m"
 
 
 def in_own_mounts(script: str) -> list[str]:

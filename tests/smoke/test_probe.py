@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prompter.checkpoint import SHIPPED
-from prompter.policy import POLICY_FAMILIES
+from prompter.families import POLICY_FAMILIES
 from recipes.cli import main
 from tests.fixtures.absolute_policy import save_absolute_policy
 from tests.fixtures.endpoint import serving, square_finder

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from envs.executors.base import SERVING_ERRORS, Embedding, ExecutorFailure, Segmentation, Segmenter
+from envs.executors.decoding.memory import MemoryWatch, is_out_of_memory
 from envs.executors.decoding.threads import parallel_map
 from envs.executors.decoding.upsample import mask_upsampler
 from envs.masks import Mask
@@ -112,6 +113,12 @@ class PromptableSegmenter(Segmenter):
         self.fingerprint, self.mask_threshold = fingerprint, mask_threshold
         self.device = decoder.device
         self.modules = nn.ModuleList([*encoder.modules, *decoder.modules]).eval()
+        self._memory = MemoryWatch()
+
+    @property
+    def out_of_memory(self) -> int:
+        """See `Segmenter.out_of_memory`."""
+        return self._memory.times
 
     def encode(self, images: Sequence[RGB]) -> list[Embedding]:
         """See `Segmenter.encode`."""
@@ -162,17 +169,47 @@ class PromptableSegmenter(Segmenter):
         mask_prompts: Sequence[NDArray[np.float32] | None],
         keep: tuple[bool, bool],
     ) -> list[Segmentation | ExecutorFailure]:
-        """Decode the prompt sets of one image; if that fails, one by one, so that only the culprit fails."""
+        """Decode the prompt sets of one image; if that fails, one by one, so that only the culprit fails.
+
+        Where memory ran out, the two halves instead, and so on.
+        """
         try:
             return self._decode_sets(embedding, sets, mask_prompts, keep)
         except SERVING_ERRORS as error:
-            if len(sets) == 1:
-                return [ExecutorFailure(f"the segmenter failed: {type(error).__name__}: {error}")]
-            alone = (
-                self._decode_group(embedding, [one], [mask], keep)
-                for one, mask in zip(sets, mask_prompts, strict=True)
-            )
-            return [result for results in alone for result in results]
+            failure = f"the segmenter failed: {type(error).__name__}: {error}"
+            out_of_memory = is_out_of_memory(error)
+        if out_of_memory:
+            self._memory.ran_out()
+        if len(sets) == 1:
+            return [ExecutorFailure(failure)]
+        size = (len(sets) + 1) // 2 if out_of_memory else 1
+        parts = (slice(start, start + size) for start in range(0, len(sets), size))
+        return [
+            result
+            for part in parts
+            for result in self._decode_group(embedding, sets[part], mask_prompts[part], keep)
+        ]
+
+    def _decode_instances(
+        self,
+        embedding: Embedding,
+        instances: Sequence[Instance],
+        masks: Sequence[NDArray[np.float32] | None],
+    ) -> tuple[Tensor, Tensor]:
+        """As `PromptDecoder.decode_image`; where memory runs out, in two halves, down to one instance."""
+        try:
+            return self.decoder.decode_image(embedding, instances, masks)
+        except SERVING_ERRORS as error:
+            if len(instances) == 1 or not is_out_of_memory(error):
+                raise
+        self._memory.ran_out()
+        middle = len(instances) // 2
+        halves = [
+            self._decode_instances(embedding, instances[part], masks[part])
+            for part in (slice(None, middle), slice(middle, None))
+        ]
+        logits, ious = zip(*halves, strict=True)
+        return torch.cat(logits), torch.cat(ious)
 
     @torch.inference_mode()
     def _decode_sets(
@@ -203,7 +240,7 @@ class PromptableSegmenter(Segmenter):
         width, height = embedding.image_wh
         if not instances:
             return [_empty_segmentation((height, width), keep) for _ in sets]
-        logits, ious = self.decoder.decode_image(embedding, instances, masks)
+        logits, ious = self._decode_instances(embedding, instances, masks)
         return self._assemble(embedding, rows, logits, ious, keep)
 
     def _assemble(

@@ -25,6 +25,7 @@ from envs.executors.base import (
     image_problem,
 )
 from envs.executors.config import ExecutorConfig
+from envs.executors.decoding.memory import is_out_of_memory, release_memory
 from envs.executors.serving.embedding_cache import (
     DiskCache,
     MemoryCache,
@@ -134,14 +135,11 @@ class LocalExecutor(Executor):
                         results[index] = embedding
                 else:
                     served.extend((index, embedding) for index in own)
-            masks = [requests[index].mask_prompt for index, _ in served]
             started = time.perf_counter()
-            decoded = self.segmenter.decode(
+            decoded = self._decode(
                 [embedding for _, embedding in served],
-                [requests[index].prompts for index, _ in served],
-                mask_prompts=None if all(mask is None for mask in masks) else masks,
-                keep_instances=keep_instances,
-                keep_logits=keep_logits,
+                [requests[index] for index, _ in served],
+                {"keep_instances": keep_instances, "keep_logits": keep_logits},
             )
             self.counters.decode_seconds += time.perf_counter() - started
             for (index, _), result in zip(served, decoded, strict=True):
@@ -195,6 +193,40 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         """End encoding ahead; embeddings go with the object."""
         self._prefetcher.close()
+
+    def _decode(
+        self, embeddings: Sequence[Embedding], requests: Sequence[SegmentRequest], keep: dict[str, bool]
+    ) -> list[Segmentation | ExecutorFailure]:
+        """Decode; where memory runs out in a segmenter that does not halve its work itself, halve it here."""
+        masks = [request.mask_prompt for request in requests]
+        before = self.segmenter.out_of_memory
+        try:
+            decoded = self.segmenter.decode(
+                embeddings,
+                [request.prompts for request in requests],
+                mask_prompts=None if all(mask is None for mask in masks) else masks,
+                **keep,
+            )
+        except SERVING_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = f"the segmenter failed: {type(error).__name__}: {error}"
+        else:
+            self.counters.out_of_memory += self.segmenter.out_of_memory - before
+            return decoded
+        self._ran_out_of_memory()
+        if len(requests) == 1:
+            return [ExecutorFailure(failure)]
+        middle = len(requests) // 2
+        return [
+            result
+            for part in (slice(None, middle), slice(middle, None))
+            for result in self._decode(embeddings[part], requests[part], keep)
+        ]
+
+    def _ran_out_of_memory(self) -> None:
+        release_memory()
+        self.counters.out_of_memory += 1
 
     def _count(
         self, requests: Sequence[SegmentRequest], results: Sequence[Segmentation | ExecutorFailure]
@@ -265,9 +297,13 @@ class LocalExecutor(Executor):
         try:
             embeddings: list[Embedding | ExecutorFailure] = list(self.segmenter.encode(images))
         except SERVING_ERRORS as error:
-            if len(images) == 1:
-                message = f"the image could not be encoded: {type(error).__name__}: {error}"
-                return [ExecutorFailure(message)]
-            return [result for image in images for result in self._encode([image])]
-        self.counters.encodes += len(images)
-        return embeddings
+            failure = f"the image could not be encoded: {type(error).__name__}: {error}"
+            out_of_memory = is_out_of_memory(error)
+        else:
+            self.counters.encodes += len(images)
+            return embeddings
+        if out_of_memory:
+            self._ran_out_of_memory()
+        if len(images) == 1:
+            return [ExecutorFailure(failure)]
+        return [result for image in images for result in self._encode([image])]

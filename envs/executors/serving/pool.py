@@ -142,7 +142,7 @@ class RayExecutor(Executor):
                     continue
                 own = [(requests[i].prompts, requests[i].mask_prompt) for i in indices]
                 order = self._order(image)
-                arguments = ([ray.put(image)], own, keep_instances, keep_logits)
+                arguments = ([self._pool.machinery.put(image)], own, keep_instances, keep_logits)
                 calls.append((indices, Call("segment", arguments, order)))
             try:
                 self._pool.check_health()
@@ -173,7 +173,9 @@ class RayExecutor(Executor):
         sound = (image for image in images if image_problem(image) is None)
         # A few at a time, so that the object store holds few images and closing waits for few.
         while part := list(islice(sound, IMAGES_AHEAD * self.config.actors)):
-            calls = [Call("keep", ([ray.put(image)], lot), self._order(image)) for image in part]
+            calls = [
+                Call("keep", ([self._pool.machinery.put(image)], lot), self._order(image)) for image in part
+            ]
             with self._lock:
                 try:
                     self._pool.run(calls)

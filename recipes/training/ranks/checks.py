@@ -30,6 +30,11 @@ def check_ranks(config: TrainConfig, count: int) -> None:
             f"trainer.{shard} is given together with trainer.use_cpu: on CPUs accelerate keeps a copy on "
             f"every rank (DDP) and say nothing; leave out trainer.{shard}, or train on GPUs"
         )
+    if shard and config.policy.quantise is not None:
+        raise UserError(
+            f"policy.quantise is given together with trainer.{shard}: how a quantised model is divided among "
+            "ranks was not tried here; leave one of them out"
+        )
     if given.get("fsdp"):
         _check_fsdp(given, count)
     if count == 1:

@@ -23,6 +23,10 @@ VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 """What torchrun, accelerate launch and Ray Train tell a rank by its environment."""
 
 
+class RankLost(InfrastructureError):
+    """A rank ended, or is silent: nothing that needs them all can be done any more."""
+
+
 class Ranks:
     """The ranks of a run, as one of them sees them. Every method with a message is called by all of them.
 
@@ -45,7 +49,7 @@ class Ranks:
 
         Raises:
             BaseException: what `action` raised on rank 0, on all ranks.
-            InfrastructureError: on the others, if rank 0 was lost.
+            RankLost: on the others, if rank 0 was lost.
         """
         if self.count == 1:
             return action()
@@ -72,7 +76,7 @@ class Ranks:
         """The values of all ranks, by rank, on all ranks.
 
         Raises:
-            InfrastructureError: if a rank was lost.
+            RankLost: if a rank was lost.
         """
         if self.count == 1:
             return [value]
@@ -99,7 +103,7 @@ def _no_rank_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InfrastructureError(f"a rank of this run ended, or was silent for too long ({why})") from error
+        raise RankLost(f"a rank of this run ended, or was silent for too long ({why})") from error
 
 
 def _sendable(error: BaseException) -> BaseException:

@@ -14,13 +14,13 @@ def event(phase: str, start: float, end: float, step: int = 1, who: str = "train
     return {"phase": phase, "who": who, "start_s": start, "end_s": end, "step": step}
 
 
-def window(start: float, step: int) -> list[dict[str, Any]]:
+def window(start: float, step: int, last: int | None = None) -> list[dict[str, Any]]:
     """Ten seconds: four of sampling, the encoder beside for two, two of segmenting, four of training."""
     return [
         event("sample", start, start + 4, step),
         event("encode", start, start + 2, step, "segmenter mobile-sam"),
         event("segment", start + 4, start + 6, step),
-        event("optimise", start + 6, start + 10, step),
+        event("optimise", start + 6, start + 10, step if last is None else last),
     ]
 
 
@@ -72,7 +72,7 @@ def test_engines_are_at_work_while_a_group_they_finished_is_scored() -> None:
 
 def test_the_picture_shows_the_last_windows_as_bars_of_their_lengths() -> None:
     windows = MOST_WINDOWS + 3
-    events = [one for step in range(windows) for one in window(10.0 * step, step)]
+    events = [one for step in range(windows) for one in window(10.0 * step, 2 * step, 2 * step + 1)]
     events.append(event("checkpoint", 90.0, 91.0, 99))  # after everything that is drawn
     drawn = draw_timeline(events, [])
     assert drawn is not None

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from prompter.checkpoint import LORA_TARGETS, Checkpoint
+from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError
+from prompter.families import LORA_TARGETS
 from recipes.cold_start.small_policy import build_small_policy
 from recipes.config import TrainConfig
 from recipes.grpo import train

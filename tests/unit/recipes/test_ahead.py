@@ -93,7 +93,7 @@ def test_a_file_that_is_no_window_is_refused(tmp_path: Path) -> None:
     ahead = WindowAhead(collected)
     ahead.start([6, 1], 5)
     ahead.save(tmp_path)
-    with pytest.raises(UserError, match="holds a window for step 5, not for 7"):
+    with pytest.raises(UserError, match="it is for step 5, not for 7"):
         WindowAhead(collected).restore(tmp_path, Squares(40), 7)
     lines = (tmp_path / FILE).read_text().splitlines(keepends=True)
     for damaged in (lines[:2], ["{}\n"], []):

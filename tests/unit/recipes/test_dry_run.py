@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ def test_a_run_that_can_start_is_ok_and_nothing_is_written(
     ("override", "what", "says"),
     [
         ("policy.model=./nothing", "policy", "is no folder, and has not the form of a hub id"),
-        ("policy.settings.image.side=130", "policy", "must be a multiple of 32"),
+        ("policy.settings.image.side=130", "policy", "must be a multiple of 16"),
         ("policy.lora.target_modules=[q_porj]", "adapters", "Did you mean 'q_proj'?"),
-        ("dataset.options.scene=3", "training set", "has no option 'scene'"),
+        ("dataset.split=trai", "training set", "has no split 'trai'"),
         ("eval.split=valid", "held-out set", "has no split 'valid'"),
         ("executor={family: sam2, model: ./sam.pt}", "segmenter", "is no path that is here"),
         ("executor={family: sam2}", "segmenter", "needs `model`"),
@@ -219,3 +220,25 @@ def test_only_what_is_missing_is_not_here() -> None:
 def test_nothing_is_fetched_within_the_block(offline: None) -> None:
     with nothing_fetched(), pytest.raises(NotFetched, match=r"thing 1\.0 would be fetched"):
         fetch_package_file("thing", "1.0", "a/b", "0" * 64, "wheel")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_weights_of_four_bits_need_an_extra(
+    config: Path,
+    offline: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    installed: bool,
+) -> None:
+    def finding(name: str) -> Any:
+        return installed or None if name == "bitsandbytes" else find_spec(name)
+
+    for module in ("recipes.dry_run.policy", "prompter.quantised"):
+        monkeypatch.setattr(f"{module}.find_spec", finding)
+    code, found = states(capsys, config, "--policy.quantise=nf4")
+    assert code == 0
+    state, says = found["adapters"]
+    if installed:
+        assert state == "ok" and "whose frozen weights are nf4" in says
+    else:
+        assert state == "not here" and "prompter-rl[qlora]" in says

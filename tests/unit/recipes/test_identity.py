@@ -116,6 +116,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Any], list[str]]] = {
     ),
     "prompt": ({"policy__settings": {"think": True}}, lambda: None, ["policy.settings.think was False"]),
     "adapters": ({"policy__lora": {"r": 4}}, lambda: None, ["policy.lora.r was 16 and is now 4"]),
+    "all weights": ({"policy__lora": None}, lambda: None, ["policy.lora.r was 16 and is now None"]),
     "learning rate": (
         {"trainer__learning_rate": 1e-4},
         lambda: None,
@@ -134,6 +135,12 @@ def test_another_run_is_refused_in_a_sentence(case: str, tmp_path: Path) -> None
     assert "\n" not in sentence and str(run.path) in sentence
     for part in expected:
         assert part in sentence
+
+
+def test_adapters_cannot_be_put_on_a_run_of_all_weights(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", policy__lora=None)
+    with pytest.raises(UserError, match=r"policy\.lora was 'none' and is now None"):
+        resume(run)
 
 
 def test_what_only_changes_the_speed_is_said(tmp_path: Path) -> None:

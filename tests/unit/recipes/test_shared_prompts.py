@@ -6,20 +6,15 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from trl.trainer.utils import add_fused_lm_head
 
-from prompter.checkpoint import LORA_TARGETS, Checkpoint, load_weights
-from recipes.training.shared_prompts import log_probabilities, shared_log_probabilities
+from prompter.checkpoint import Checkpoint, load_weights
+from prompter.families import LORA_TARGETS
+from recipes.training.shared_prompts import shared_log_probabilities
+from tests.fixtures.packed_rows import KEPT, batch_of, packed, plainly
 from tests.fixtures.tiny_policy import save_tiny_policy
-
-KEPT = 9
-ASKED = ["all ships", "the largest building", "all ships", "the small tank beside the road"]
-PICTURES = [0, 1, 2, 1]
-"""Questions 0 and 2 have the same words and other images; 1 and 3 the same image and other words."""
 
 
 @pytest.fixture(scope="module")
@@ -34,62 +29,6 @@ def adapted(policy: Checkpoint) -> Any:
     base = load_weights(policy, dtype=torch.float32)
     add_fused_lm_head(base, temperature=0.7, outputs=("log_probs", "entropy"))
     return get_peft_model(base, LoraConfig(r=2, target_modules=LORA_TARGETS, init_lora_weights=False))
-
-
-def batch_of(policy: Checkpoint, prompts: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Rows for the given questions, each with a random completion of 1 to KEPT tokens, in TRL's layout."""
-    pictures = [
-        Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-        for number in range(3)
-    ]
-    texts = [
-        policy.processor.apply_chat_template(
-            policy.messages(ASKED[number]), tokenize=False, add_generation_prompt=True
-        )
-        for number in prompts
-    ]
-    batch = policy.processor(
-        text=texts,
-        images=[pictures[PICTURES[number]] for number in prompts],
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-    )
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, KEPT + 1, (len(prompts), 1), generator=generator)
-    completions = torch.randint(20, 90, (len(prompts), KEPT), generator=generator)
-    mask = (torch.arange(KEPT) < lengths).long()
-    return {
-        "input_ids": torch.cat([batch["input_ids"], completions * mask], 1),
-        "attention_mask": torch.cat([batch["attention_mask"], mask], 1),
-        "mm_token_type_ids": torch.cat([batch["mm_token_type_ids"], torch.zeros_like(mask)], 1),
-        "pixel_values": batch["pixel_values"],
-        "image_grid_thw": batch["image_grid_thw"],
-    }
-
-
-def plainly(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One row per completion, as TRL computes it."""
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    labels[:, :-KEPT] = -100
-    output = model(**batch, labels=labels, fused_lm_head=True)
-    return output.log_probs[:, -KEPT:], output.entropy[:, -KEPT:]
-
-
-def packed(
-    model: Any, batch: dict[str, torch.Tensor], **options: Any
-) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, ...]]]:
-    """Packed rows; also returns the shapes that went through the model."""
-    shapes: list[tuple[int, ...]] = []
-
-    def score(**inputs: Any) -> Any:
-        shapes.append(tuple(inputs["input_ids"].shape))
-        return partial(model, fused_lm_head=True)(**inputs)
-
-    given = dict(batch)
-    ids, mask = given.pop("input_ids"), given.pop("attention_mask")
-    positions = model.get_base_model().model.get_rope_index
-    return *log_probabilities(score, positions, ids, mask, KEPT, **given, **options), shapes
 
 
 @pytest.mark.parametrize("pass_tokens", [1, 400, 8192])

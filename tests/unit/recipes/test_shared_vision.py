@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from prompter.checkpoint import LORA_TARGETS, Checkpoint, load_weights
+from prompter.checkpoint import Checkpoint, load_weights
+from prompter.families import LORA_TARGETS
 from recipes.training.shared_vision import share_vision, sharing_processor
 from tests.fixtures.tiny_policy import save_tiny_policy
 

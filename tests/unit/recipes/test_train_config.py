@@ -222,7 +222,7 @@ def test_every_key_of_a_config_is_listed(smallest: Path) -> None:
     assert written - listed == {"policy.settings"}  # only what was given is written of it
     settings = {name for name in listed if name.startswith("policy.settings.")}
     assert listed - written == settings
-    assert len(settings) == 18
+    assert len(settings) == 19
 
 
 def test_the_listed_default_is_what_a_config_gets(smallest: Path) -> None:

@@ -154,3 +154,41 @@ def test_images_are_encoded_while_the_window_is_sampled_and_nothing_else_changes
     events = {event.phase: event for event in ahead.times.take_events()}
     assert events["encode"].who == "segmenter box" and events["encode"].step == 1
     assert "encode" not in plain.times.take()
+
+
+class PartsSampler(ScriptedSampler):
+    """Hands groups on two by two, the last first, as a pool may whose engines are not equally fast."""
+
+    def sample_in_parts(self, requests, settings, *, logprobs=False):  # type: ignore[no-untyped-def]
+        """See `Sampler.sample_in_parts`."""
+        groups = list(enumerate(self.sample(requests, settings, logprobs=logprobs)))[::-1]
+        for start in range(0, len(groups), 2):
+            yield groups[start : start + 2]
+
+    def counters(self) -> dict[str, int]:
+        """See `Sampler.counters`."""
+        return {"engine_restarts": 7 * len(self.asked)}
+
+
+def test_groups_that_are_scored_as_they_finish_make_the_very_same_window() -> None:
+    """Segmenters drawn per group, prompts drawn again: all that hangs on a group's place."""
+    windows = []
+    for kind in (ScriptedSampler, PartsSampler):
+        loop, _, _ = make_loop("resample", max_resamples=4)
+        loop.sampler = kind(varied)
+        scorer = loop.scorer
+        executors = {name: LocalExecutor(BoxSegmenter(), name=name) for name in ("one", "two", "three")}
+        loop.scorer = RolloutScorer(scorer.policy, executors, scorer.reward, aggregate="draw", seed=1)
+        windows.append(loop.collect([6, 1, 4, 8, 2], step=5))
+    whole, parts = windows
+    assert len(whole.all_groups) > 5 and {one["executor"] for one in whole.rollouts} == set(executors)
+    assert parts.rollouts == whole.rollouts
+    assert [group.index for group in parts.groups] == [group.index for group in whole.groups]
+    assert [group.rewards for group in parts.groups] == [group.rewards for group in whole.groups]
+    assert "sampler" not in whole.metrics
+    assert parts.metrics["sampler"] == {"engine_restarts": 7 * len(loop.sampler.asked), "share_seconds": []}
+    work = {"encode_seconds", "decode_seconds", "cache_hits_memory"}  # an image is looked up once per part
+    for metrics in (whole.metrics, parts.metrics):
+        metrics.pop("sampler", None)
+        metrics["executor"] = {k: v for k, v in metrics["executor"].items() if k not in work}
+    assert parts.metrics == whole.metrics
