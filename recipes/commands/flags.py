@@ -68,8 +68,8 @@ def add_out(
 ) -> None:
     """Declare `--out`, short `-o`, the file or folder that is written; it was `--output` in some commands."""
     parser.add_argument(
-        "-o",
         "--out",
+        "-o",
         type=Path,
         required=required,
         default=default,

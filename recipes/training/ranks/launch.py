@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from recipes.training.ranks.world import process_group_backend
 _POLL_SECONDS = 0.5
 
 
-def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
-    """Train with `ranks.count` ranks, each a worker of Ray Train. Arguments and errors are those of `train`.
+def launch(config: TrainConfig, train: Callable[..., RunFolder], *, resume: bool = False) -> RunFolder:
+    """Train with `ranks.count` ranks, each a worker of Ray Train.
+
+    Args:
+        config: the run.
+        train: what each rank calls, `recipes.grpo.train`, whose other arguments and errors are these.
+        resume: see there.
 
     Raises:
         InfrastructureError: if ranks were lost, or cannot be placed.
@@ -45,7 +51,7 @@ def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     beside.mkdir(parents=True)
     try:
-        stopped = _run(config, resume, beside)
+        stopped = _run(config, train, resume, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     if stopped is not None:
@@ -53,7 +59,7 @@ def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
+def _run(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, beside: Path) -> str | None:
     """Run the ranks to their end; return the name of the signal that ended them early, if any."""
     from recipes.training.ranks.progress import Progress
     from recipes.training.stopping import StopRequest
@@ -62,7 +68,7 @@ def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
 
     def fit() -> None:
         try:
-            outcome.append(_trainer(config, resume, beside).fit())
+            outcome.append(_trainer(config, train, resume, beside).fit())
         except BaseException as error:  # brought to the main thread
             outcome.append(error)
 
@@ -83,7 +89,7 @@ def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
     return outcome[0].return_value
 
 
-def _trainer(config: TrainConfig, resume: bool, beside: Path) -> Any:
+def _trainer(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, beside: Path) -> Any:
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -97,6 +103,7 @@ def _trainer(config: TrainConfig, resume: bool, beside: Path) -> Any:
         run,
         train_loop_config={
             "config": config.model_dump(mode="json"),
+            "train": train,
             "resume": resume,
             "folder": str(Path.cwd()),
             "stop": str(beside / "stop"),
@@ -125,7 +132,6 @@ def _rank(given: dict[str, Any]) -> str | None:
     """What each rank runs, in a thread of Ray Train's. Returns the signal that stopped it, if any."""
     import torch
 
-    from recipes.grpo import train
     from recipes.training.stopping import StopRequest
 
     try:
@@ -138,7 +144,9 @@ def _rank(given: dict[str, Any]) -> str | None:
     config = TrainConfig.model_validate(given["config"])
     torch.set_num_threads(_threads(config))  # counted per thread, and this is a new one
     try:
-        train(config, resume=given["resume"], stop=StopRequest(config.grace_seconds, Path(given["stop"])))
+        given["train"](
+            config, resume=given["resume"], stop=StopRequest(config.grace_seconds, Path(given["stop"]))
+        )
     except RunStopped as stopped:
         return stopped.signal_name
     return None

@@ -88,6 +88,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "predictions",
                 "lmms-task",
                 "audit",
+                "export",
             ),
         },
         ["there"],
