@@ -185,6 +185,27 @@ class RayConfig(StrictModel):
     keys or passwords: those belong into the environment of the nodes."""
 
 
+class RanksConfig(StrictModel):
+    """The processes that train together. One is the command itself; several are started by Ray Train, or by
+    torchrun or accelerate launch, whose number then counts. The first one also samples and evaluates."""
+
+    count: int = Field(default=1, ge=1)
+    """Number of ranks. Each takes `trainer.per_device_train_batch_size` rows at a time, so that a step of the
+    same size takes as many times less."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    """CPU cores that Ray reserves per rank, and threads of a rank that it starts (at least 1)."""
+
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves per rank."""
+
+    backend: Literal["gloo", "nccl"] | None = None
+    """How ranks exchange gradients: null takes NCCL between GPUs and gloo between CPUs."""
+
+    timeout_seconds: float = Field(default=7200, gt=0)
+    """Seconds that a rank waits for another one: as long as a window is sampled, or an evaluation takes."""
+
+
 class GroupConfig(StrictModel):
     """What is done with a prompt's group of completions before the loss."""
 
@@ -246,6 +267,7 @@ class TrainConfig(StrictModel):
 
     sampler: SamplerConfig = SamplerConfig()
     ray: RayConfig = RayConfig()
+    ranks: RanksConfig = RanksConfig()
     rewards: dict[str, float] = Field(default_factory=lambda: {"mask_iou": 1.0}, min_length=1)
     """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 

@@ -9,13 +9,20 @@ groups with spread --TRL--> loss, optimiser, checkpoint --LoRA adapter or all we
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from prompter.errors import RunStopped
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-from recipes.training.checkpoints import newest_checkpoint, save_trained, step_of
+from recipes.training.checkpoints import (
+    check_same_sharding,
+    newest_checkpoint,
+    save_trained,
+    step_of,
+)
 from recipes.training.checks import (
     check_adapted_modules,
     check_overlap,
@@ -27,23 +34,40 @@ from recipes.training.checks import (
     window_steps,
 )
 from recipes.training.quiet import quiet
+from recipes.training.ranks.checks import check_ranks
+from recipes.training.ranks.world import Ranks, no_rank_variables, open_ranks, ranks_by_environment
 
 if TYPE_CHECKING:
     from recipes.training.stopping import StopRequest
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
+def train(config: TrainConfig, *, resume: bool = False, stop: StopRequest | None = None) -> RunFolder:
     """Train a policy as a config says; evaluate before and after; write the run folder.
+
+    With `ranks.count` over 1, Ray Train starts that many processes, which call this again. A process that
+    torchrun or accelerate launch started is a rank already.
 
     Args:
         config: the run.
         resume: continue the run in `config.run_dir` from its newest whole checkpoint.
+        stop: where requests to stop arrive, if not as signals to this process.
 
     Raises:
         UserError: for anything wrong with the config, the data or the run folder, before any work.
         RunStopped: after SIGTERM or SIGINT, with a checkpoint to resume from.
     """
-    RunFolder(config.run_dir).check_usable(resume=resume)
+    if config.ranks.count > 1 and ranks_by_environment()[1] == 1:
+        from recipes.training.ranks.launch import launch
+
+        return launch(config, resume=resume)
+    with open_ranks(config) as ranks:
+        return _train(config, ranks, resume=resume, stop=stop)
+
+
+def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest | None) -> RunFolder:
+    """As `train`, in this process. Whatever only rank 0 does goes through `ranks`, for others to wait."""
+    ranks.first(lambda: RunFolder(config.run_dir).check_usable(resume=resume))
+    check_ranks(config, ranks.count)
     quiet()
     check_trainer_keys(config)
     check_overlap(config)
@@ -53,16 +77,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
 
     from envs.datasets import open_dataset
     from envs.datasets.reading.records import told
-    from envs.executors import open_executors
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
     from prompter.quantised import gap_warning
-    from prompter.sampling import open_sampler
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
     from recipes.training.phases import PhaseTimes
-    from recipes.training.scoring import RolloutScorer
+    from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
     from recipes.training.window import WindowCollector, sampling_settings
@@ -75,50 +97,67 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     check_quantised(config, policy)
     reward = build_reward(config.rewards)
     source = open_dataset(config.dataset.name, config.dataset.split, **config.dataset.options)
-    for line in told(source):
+    for line in told(source) if ranks.leads else ():
         print(line, flush=True)
-    held_out = config.open_held_out()
+    held_out: Any = ranks.first(config.open_held_out)
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
+    check_joined(config, arguments, ranks)
     check_sizes(config, arguments, len(source))
     check_references(config)
-    identity = run_identity(config, policy, arguments, source)
-    if resume:
-        for line in check_same_run(RunFolder(config.run_dir), config, identity, source):
+    identity = ranks.first(lambda: run_identity(config, policy, arguments, source))
+
+    def compare() -> None:
+        for line in check_same_run(RunFolder(config.run_dir), config, identity or {}, source):
             print(line, flush=True)
 
-    # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
-    configs = executor_configs(config)
-    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
-        from prompter.runs.ray_runtime import ensure_ray
+    if resume:
+        ranks.first(compare)
 
-        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
-        executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
-        for executor in executors.values():
-            opened.callback(executor.close)
-        device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+        # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
+        executors: Any = ranks.first(lambda: open_segmenters(config, opened))
+        device = str(arguments.device) if ranks.count > 1 else None
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
         quantise = config.policy.quantise
-        if quantise is not None:
+        if quantise is not None and ranks.leads:
             print(gap_warning(config.sampler.backend), flush=True)
         base = load_weights(policy, dtype=config.policy.dtype, device=device, quantise=quantise)
         model = with_adapters(base, config)
-        rank = None if config.policy.lora is None else config.policy.lora.r
-        sampler = open_sampler(policy, config.sampler, model=model, lora_rank=rank)
-        opened.callback(sampler.close)
+        same_adapters(model, ranks)
+
+        def open_workers() -> tuple[Any, Any]:
+            from prompter.sampling import open_sampler
+            from recipes.training.scoring import RolloutScorer
+
+            rank = None if config.policy.lora is None else config.policy.lora.r
+            # A divided model cannot be sampled from by one rank: transformers then has its own copy.
+            own = model if sharding(config) is None else None
+            sampler = open_sampler(policy, config.sampler, model=own, lora_rank=rank)
+            opened.callback(sampler.close)
+            how = config.group.executors
+            return sampler, RolloutScorer(policy, executors, reward, aggregate=how, seed=config.seed)
+
+        # None on the other ranks, where nothing is sampled or evaluated.
+        sampler, scorer = ranks.first(open_workers) or (cast(Any, None), cast(Any, None))
 
         # 3. The run folder, and where to resume from.
-        folder = RunFolder.create(config.run_dir, resume=resume)
-        checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
-        done = step_of(checkpoint)
-        if resume:
-            folder.truncate_to_step(done)
-            forget_evaluations(folder, done, arguments.max_steps)
-        folder.write_config(config.model_dump(mode="json"))
-        folder.write_identity(identity)
+        def open_folder() -> Path | None:
+            folder = RunFolder.create(config.run_dir, resume=resume)
+            checkpoint = newest_checkpoint(folder.checkpoints_dir) if resume else None
+            check_same_sharding(checkpoint, sharding(config))
+            if resume:
+                folder.truncate_to_step(step_of(checkpoint))
+                forget_evaluations(folder, step_of(checkpoint), arguments.max_steps)
+            folder.write_config(config.model_dump(mode="json"))
+            folder.write_identity(identity or {})
+            return checkpoint
+
+        checkpoint = ranks.tell(open_folder)
+        folder, done = RunFolder(config.run_dir), step_of(checkpoint)
 
         times = PhaseTimes()
-        scorer = RolloutScorer(policy, executors, reward, aggregate=config.group.executors, seed=config.seed)
         collector = WindowCollector(
             policy,
             sampler,
@@ -131,13 +170,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             prefetch=config.overlap.prefetch and config.sampler.backend == "ray",
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
-        stop = opened.enter_context(StopRequest(config.grace_seconds))
-        evaluation = HeldOutEvaluation(folder, held_out, executors, config)
-        with stop.at_once():
-            evaluation.evaluate_policy("before", policy, sampler)
+        stop = opened.enter_context(stop or StopRequest(config.grace_seconds))
+        evaluation: Any = HeldOutEvaluation(folder, held_out, executors, config) if ranks.leads else None
+
+        def at_once(*actions: Callable[[], Any]) -> None:
+            with stop.at_once():
+                for action in actions:
+                    action()
+
+        ranks.first(lambda: at_once(lambda: evaluation.evaluate_policy("before", policy, sampler)))
         # 5. Training: TRL's loop, our rollouts.
-        log = TrainingLog(folder, arguments.max_steps, done)
-        opened.callback(log.close)
+        log = TrainingLog(folder, arguments.max_steps, done) if ranks.leads else None
+        if log is not None:
+            opened.callback(log.close)
         trainer = SegmentationGRPOTrainer(
             model=model,
             args=arguments,
@@ -146,24 +191,62 @@ def train(config: TrainConfig, *, resume: bool = False) -> RunFolder:
             log=log,
             stop=stop,
             staleness=config.overlap.staleness,
+            ranks=ranks,
         )
         opened.callback(trainer.close)
+        check_sharded(config, trainer)
         if checkpoint is not None and config.overlap.staleness:
-            trainer.ahead.restore(checkpoint, source, done + 1)
+            ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps, stop))
-        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments)))
+        trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
         if checkpoint is None or done < arguments.max_steps:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             trainer.restore(checkpoint, done)
         # 6. After, with the sampler on the trained weights.
-        with stop.at_once():
-            trainer.synchronise()
-            evaluation.evaluate_policy("after", policy, sampler)
-            evaluation.evaluate_references()
-        save_trained(trainer.model, policy, folder)
+        ranks.first(lambda: at_once())
+        trainer.synchronise()
+        ranks.first(
+            lambda: at_once(
+                lambda: evaluation.evaluate_policy("after", policy, sampler), evaluation.evaluate_references
+            )
+        )
+        save_trained(
+            trainer.accelerator.unwrap_model(trainer.model),
+            policy,
+            folder,
+            ranks,
+            lambda: load_weights(policy, dtype=config.policy.dtype, device="cpu"),
+        )
     return folder
+
+
+def open_segmenters(config: TrainConfig, opened: ExitStack) -> dict[str, Any]:
+    """The config's segmenters by name, opened until `opened` is closed; Ray is started if a pool needs it."""
+    from envs.executors import open_executors
+
+    configs = executor_configs(config)
+    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
+        from prompter.runs.ray_runtime import ensure_ray
+
+        with no_rank_variables():
+            ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
+    executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
+    for executor in executors.values():
+        opened.callback(executor.close)
+    return executors
+
+
+def same_adapters(model: Any, ranks: Ranks) -> None:
+    """Give all ranks the new adapters of rank 0, whose random numbers may have served others before."""
+    if ranks.count == 1 or not hasattr(model, "peft_config"):
+        return
+    import torch.distributed as dist
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            dist.broadcast(parameter.data, src=0)
 
 
 def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopRequest) -> Any:
@@ -174,28 +257,33 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopReq
     """
     from transformers import TrainerCallback
 
-    def evaluate(step: int) -> None:
-        collector = trainer.collector
+    def evaluate(step: int, *, at_once: bool) -> None:
+        name, collector = f"step-{step:06d}", trainer.collector
+
+        def on_rank_0() -> None:
+            with stop.at_once() if at_once else nullcontext():
+                evaluation.evaluate_policy(name, collector.policy, collector.sampler)
+
         with trainer.apart("evaluate"):
             trainer.synchronise()
-            evaluation.evaluate_policy(f"step-{step:06d}", collector.policy, collector.sampler)
+            trainer.ranks.first(on_rank_0)
 
     class Evaluate(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step = state.global_step
-            if step and step % every == 0 and not evaluation.folder.has_metrics(step, "eval"):
-                with stop.at_once():
-                    evaluate(step)
+            due = step and step % every == 0
+            if due and not trainer.ranks.tell(lambda: evaluation.folder.has_metrics(step, "eval")):
+                evaluate(step, at_once=True)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every or not goes_on:
                 return
             if state.global_step % window_steps(args):
-                evaluate(state.global_step)
+                evaluate(state.global_step, at_once=False)
                 return
-            with suppress(RunStopped), stop.at_once():
-                evaluate(state.global_step)
+            with suppress(RunStopped):
+                evaluate(state.global_step, at_once=True)
 
     return Evaluate()
 

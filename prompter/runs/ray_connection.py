@@ -26,7 +26,7 @@ class RayConnection:
         daemon: path of the Unix socket of this node's daemon, or None where there is none to watch.
 
     Attributes:
-        lost: whether they were found gone; then nothing may be asked of Ray any more.
+        lost: why they count as gone, "" while they do not; then nothing may be asked of Ray any more.
     """
 
     EVERY_SECONDS: ClassVar[float] = 0.2
@@ -36,7 +36,7 @@ class RayConnection:
     GRACE_SECONDS: ClassVar[float] = 20.0
     """How long the head may be silent: one that keeps its state elsewhere (Redis) comes back."""
 
-    lost: ClassVar[bool] = False  # of the process: it is connected to one Ray
+    lost: ClassVar[str] = ""  # of the process: it is connected to one Ray
 
     def __init__(self, head: str | None, daemon: str | None) -> None:
         self._head, self._daemon = head, daemon
@@ -66,10 +66,10 @@ class RayConnection:
         if not (now or self.lost) and moment - self._looked < self.EVERY_SECONDS:
             return
         self._looked = moment
-        if not self.lost and self._daemon is not None and not _listens(self._daemon):
-            self._give_up("its daemon on this machine (raylet) is gone")
         if self.lost:
-            raise InfrastructureError("the connection to Ray is lost")
+            self._give_up(self.lost)
+        if self._daemon is not None and not _listens(self._daemon):
+            self._give_up("its daemon on this machine (raylet) is gone")
         if self._head is None or moment - self._looked_at_head < 10 * self.EVERY_SECONDS:
             return
         self._looked_at_head = moment
@@ -81,7 +81,7 @@ class RayConnection:
             self._give_up(f"its head at {self._head} has not answered for {self.GRACE_SECONDS:g} s")
 
     def _give_up(self, reason: str) -> None:
-        RayConnection.lost = True
+        RayConnection.lost = reason
         raise InfrastructureError(f"the connection to Ray is lost: {reason}")
 
 

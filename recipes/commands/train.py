@@ -73,16 +73,20 @@ def run(args: argparse.Namespace) -> int:
     if args.rollout_only or args.train_only is not None:
         return _half(args, config)
     from recipes.grpo import train
+    from recipes.training.ranks.world import ranks_by_environment
     from recipes.training.report import comparison_lines, write_training_report
 
     try:
         folder = train(config, resume=args.resume)
     except RunStopped as stopped:
-        print(stopped_line(stopped, config.run_dir, args.config))
+        if ranks_by_environment()[0] == 0:
+            print(stopped_line(stopped, config.run_dir, args.config))
         return 0
     except InfrastructureError as error:
         again = f"`prompter train {args.config} --resume` goes on from the last checkpoint"
         raise InfrastructureError(f"{error}. {again}.") from error
+    if ranks_by_environment()[0] > 0:
+        return 0
     report = write_training_report(folder, trust=True)
     print(*comparison_lines(folder), sep="\n")
     print(report)
@@ -95,6 +99,8 @@ def _half(args: argparse.Namespace, config: TrainConfig) -> int:
 
     if args.resume:
         raise UserError("--resume goes on with a whole run, not with --rollout-only or --train-only")
+    if config.ranks.count > 1:
+        raise UserError("--rollout-only and --train-only are one process: leave ranks.count out")
     try:
         if args.train_only is None:
             folder = collect_rollouts(config)

@@ -16,29 +16,58 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prompter.checkpoint import load_weights
+from prompter.errors import UserError
 from prompter.quantised import is_quantised
 from prompter.runs.disk import flush_tree
-from prompter.runs.files import atomic_folder
+from prompter.runs.files import atomic_folder, atomic_write
 from prompter.runs.run_folder import RunFolder
+from recipes.training.ranks.gather import whole_model
+from recipes.training.ranks.world import Ranks
 
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files a checkpoint needs to be resumed; TRL writes `trainer_state.json` last."""
+"""Files that a checkpoint of one rank needs to be resumed; TRL writes `trainer_state.json` last."""
+
+OTHER_OPTIMISERS = ("optimizer.bin", "latest")
+"""What stands in the place of `optimizer.pt`: FSDP2's, and what names DeepSpeed's folder."""
+
+RANKS_FILE = "ranks.json"
+"""What a checkpoint says of the ranks that wrote it: their number, and how the model was divided.
+Older ones of one rank have none."""
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
 
-def save_trained(model: Any, policy: Any, folder: RunFolder) -> Path:
+def save_trained(
+    model: Any,
+    policy: Any,
+    folder: RunFolder,
+    ranks: Ranks | None = None,
+    load: Callable[[], Any] | None = None,
+) -> Path:
     """Write the trained policy, adapters merged, as a checkpoint folder that `prompter eval` opens.
 
     Adapters that were trained on a quantised base are merged into the unquantised one.
+
+    Args:
+        model: what was trained.
+        policy: its protocol.
+        folder: of the run.
+        ranks: where there are several, all call this, and rank 0 writes.
+        load: loads the policy's weights on the CPU, which a sharded model's adapters are merged into.
     """
+    ranks = ranks or Ranks()
     final = folder.checkpoints_dir / "final"
     if is_quantised(model):
-        model = on_unquantised(model, policy)
-    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    with atomic_folder(final) as unfinished:
-        merged.save_pretrained(unfinished)
-        policy.save_protocol(unfinished)
+        merged: Any = ranks.first(lambda: on_unquantised(model, policy).merge_and_unload())
+    else:
+        merged = whole_model(ranks, model, load or (lambda: model))
+
+    def write() -> None:
+        with atomic_folder(final) as unfinished:
+            merged.save_pretrained(unfinished)
+            policy.save_protocol(unfinished)
+
+    ranks.first(write)
     return final
 
 
@@ -49,6 +78,36 @@ def on_unquantised(model: Any, policy: Any) -> Any:
     with TemporaryDirectory(prefix="prompter-adapter-") as adapter:
         model.save_pretrained(adapter, save_embedding_layers=False)
         return PeftModel.from_pretrained(load_weights(policy), adapter)
+
+
+def write_ranks(checkpoint: Path, count: int, sharding: str | None) -> None:
+    """Write into a checkpoint's folder who writes it, before the files that each rank writes.
+
+    Args:
+        checkpoint: its folder.
+        count: of ranks.
+        sharding: "fsdp", "deepspeed", or None where each rank has the whole model.
+    """
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    with atomic_write(checkpoint / RANKS_FILE) as handle:
+        handle.write(json.dumps({"count": count, "sharding": sharding}))
+
+
+def check_same_sharding(checkpoint: Path | None, sharding: str | None) -> None:
+    """Refuse to resume a model that was divided among ranks in another way; their number may differ.
+
+    Raises:
+        UserError: saying how it was.
+    """
+    if checkpoint is None or not (checkpoint / RANKS_FILE).is_file():
+        return
+    saved = json.loads((checkpoint / RANKS_FILE).read_text(encoding="utf-8"))["sharding"]
+    if saved != sharding:
+        was, now = (f"trainer.{one}" if one else "a copy of the model each" for one in (saved, sharding))
+        raise UserError(
+            f"{checkpoint} was written by ranks with {was}, whose optimiser cannot be resumed with {now}: "
+            "set trainer as it was"
+        )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -65,14 +124,17 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(paths, key=step_of)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
-        return False
+def _is_whole(path: Path) -> bool:
     try:
-        json.loads((checkpoint / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
-    except ValueError:
+        json.loads((path / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
+        described = path / RANKS_FILE
+        count = json.loads(described.read_text(encoding="utf-8"))["count"] if described.is_file() else 1
+    except (OSError, ValueError):
         return False
-    return True
+    # Rank 0 may have written its last file while another rank still writes its only one.
+    random = [f"rng_state_{rank}.pth" for rank in range(count)] if count > 1 else [CHECKPOINT_FILES[3]]
+    optimiser = any((path / name).is_file() for name in (CHECKPOINT_FILES[1], *OTHER_OPTIMISERS))
+    return optimiser and all((path / name).is_file() for name in (CHECKPOINT_FILES[2], *random))
 
 
 @contextmanager

@@ -40,6 +40,11 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
         given["num_generations"] = config.group.keep  # TRL sees those that are trained on
     given.setdefault("max_completion_length", max_completion_length)
     given.setdefault("logging_steps", 1)
+    # Ranks differ in how often the model is called in a step, so that nothing may be sent at each call; a
+    # step's rows all have an image, so that no parameter goes unused.
+    given.setdefault("ddp_broadcast_buffers", False)
+    given.setdefault("ddp_find_unused_parameters", False)
+    given.setdefault("ddp_timeout", int(config.ranks.timeout_seconds))
     # One adapter file a checkpoint; the full state is needed to resume, so never `save_only_model`.
     output = str(Path(config.run_dir) / "checkpoints")
     try:
@@ -225,6 +230,13 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             "lower trainer.per_device_train_batch_size"
         )
     window = window_steps(arguments)
+    updates = arguments.steps_per_generation * arguments.num_iterations
+    if updates % arguments.gradient_accumulation_steps:
+        raise UserError(
+            f"a window has {updates} updates (trainer.steps_per_generation times num_iterations), "
+            f"which trainer.gradient_accumulation_steps {arguments.gradient_accumulation_steps} does not "
+            "divide: an optimiser step would begin in one window and end in another"
+        )
     if arguments.save_steps % window:
         raise UserError(
             f"trainer.save_steps must be a multiple of {window}, the optimiser steps of one window of "

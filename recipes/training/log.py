@@ -71,7 +71,7 @@ class TrainingLog:
         self._advance(record)
 
     def _advance(self, record: Mapping[str, Any]) -> None:
-        self._bar.set_postfix_str(_postfix(record), refresh=False)
+        self._bar.set_postfix_str(bar_text(record), refresh=False)
         self._bar.update(1)
 
     def close(self) -> None:
@@ -88,7 +88,8 @@ def _finite(logs: Mapping[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _postfix(record: Mapping[str, Any]) -> str:
+def bar_text(record: Mapping[str, Any]) -> str:
+    """What a progress bar says of a step that was logged."""
     parts = []
     if record.get("reward") is not None:
         parts.append(f"reward {record['reward']:.3f}")

@@ -56,6 +56,7 @@ def shared_log_probabilities(
     attention_mask: Any,
     logits_to_keep: int,
     *args: Any,
+    most_passes: Callable[[int], int] | None = None,
     **options: Any,
 ) -> tuple[Any, Any, None] | None:
     """What TRL's `_get_per_token_logps_and_entropies` returns, with one copy of each prompt.
@@ -63,6 +64,7 @@ def shared_log_probabilities(
     Args:
         accelerator: the trainer's, for its autocast.
         model, input_ids, attention_mask, logits_to_keep, args, options: as TRL calls its method.
+        most_passes: see `log_probabilities`.
 
     Returns:
         Log-probabilities [rows, logits_to_keep], entropies or None, and None (no auxiliary loss); or
@@ -88,6 +90,7 @@ def shared_log_probabilities(
             input_ids,
             attention_mask,
             logits_to_keep,
+            most_passes=most_passes,
             **given,
         )
     return logps, entropies if wanted else None, None
@@ -104,6 +107,7 @@ def log_probabilities(
     image_grid_thw: Tensor,
     mm_token_type_ids: Tensor,
     pass_tokens: int = PASS_TOKENS,
+    most_passes: Callable[[int], int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every token of every completion.
 
@@ -118,6 +122,9 @@ def log_probabilities(
         logits_to_keep: length of the completions, with padding.
         pixel_values, image_grid_thw: of the images, one per row, in the order of the rows.
         pass_tokens: see `PASS_TOKENS`.
+        most_passes: where a model is divided among ranks, each call of it gathers its weights from all:
+            gives the largest of all ranks' numbers of calls, to which every rank fills up with calls whose
+            results count nothing.
 
     Returns:
         Log-probabilities and entropies (without gradient where the head gives none), both
@@ -129,7 +136,9 @@ def log_probabilities(
     shape = (len(input_ids), logits_to_keep)
     places: list[Tensor] = []
     found: list[tuple[Tensor, Tensor]] = []
-    for chosen in _passes(packs, pass_tokens):
+    passes = _passes(packs, pass_tokens)
+    filling = 0 if most_passes is None else most_passes(len(passes)) - len(passes)
+    for number_of_pass, chosen in enumerate(passes + passes[:1] * filling):
         firsts = torch.tensor([pack.rows[0] for pack in chosen], device=input_ids.device)
         prompt_positions, _ = positions(
             input_ids[firsts, :width],
@@ -150,6 +159,10 @@ def log_probabilities(
             image_grid_thw=image_grid_thw[firsts],
             shift_labels=batch_labels,
         )
+        if number_of_pass >= len(passes):
+            # In the graph, so that its backward pass gathers, too; worth nothing.
+            found[0] = (found[0][0] + 0.0 * output.log_probs.sum(), found[0][1])
+            continue
         told = batch_labels != -100
         found.append((output.log_probs[told], output.entropy[told]))
         places += [

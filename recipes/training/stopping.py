@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from transformers import TrainerCallback
 
 from prompter.errors import RunStopped
+from recipes.training.ranks.world import Ranks
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,12 +35,14 @@ class StopRequest:
 
     Args:
         grace_seconds: how long after the first signal a window may still be finished; None is for ever.
+        told: a file into which another process, which hears signals for this one, writes a signal's name.
     """
 
-    def __init__(self, grace_seconds: float | None = None) -> None:
+    def __init__(self, grace_seconds: float | None = None, told: Path | None = None) -> None:
         self.signal_name: str | None = None
         self.grace_seconds = grace_seconds
         self._asked_at: float | None = None
+        self._told = told
         self._at_once = False
         self._before: dict[int, Any] = {}
 
@@ -71,8 +75,14 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise `RunStopped` if a signal came."""
-        if self.signal_name is not None:
-            raise RunStopped(self.signal_name)
+        if (name := self.heard()) is not None:
+            raise RunStopped(name)
+
+    def heard(self) -> str | None:
+        """Name of the signal that came, here or where one listens for this process; None if none did."""
+        if self.signal_name is None and self._told is not None and self._told.is_file():
+            self.signal_name, self._asked_at = self._told.read_text(encoding="utf-8"), time.monotonic()
+        return self.signal_name
 
     @property
     def overdue(self) -> bool:
@@ -99,15 +109,16 @@ class StopRequest:
 
 
 class StopBetweenWindows(TrainerCallback):
-    """Saves a checkpoint and ends training after the step that ends a window, once a signal came.
+    """Saves a checkpoint and ends training after the step that ends a window, once a signal came to a rank.
 
     Args:
         request: listens for it.
         window: optimiser steps of one window.
+        ranks: those that train together, which all stop.
     """
 
-    def __init__(self, request: StopRequest, window: int) -> None:
-        self.request, self.window = request, window
+    def __init__(self, request: StopRequest, window: int, ranks: Ranks | None = None) -> None:
+        self.request, self.window, self.ranks = request, window, ranks or Ranks()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`.
@@ -115,10 +126,15 @@ class StopBetweenWindows(TrainerCallback):
         Raises:
             RunStopped: within a window, when the grace time is over.
         """
-        if self.request.signal_name is not None and state.global_step % self.window == 0:
+        told = self.ranks.collect((self.request.heard(), self.request.overdue))
+        name = next((one for one, _ in told if one is not None), None)
+        if name is None:
+            return
+        self.request.signal_name = name
+        if state.global_step % self.window == 0:
             control.should_save = control.should_training_stop = True
-        else:
-            self.on_substep_end(args, state, control)
+        elif any(overdue for _, overdue in told):
+            self.request.check()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback`.
@@ -126,5 +142,6 @@ class StopBetweenWindows(TrainerCallback):
         Raises:
             RunStopped: when the grace time is over.
         """
-        if self.request.overdue:
+        # Of several ranks none may leave alone: they look after a step, together.
+        if self.ranks.count == 1 and self.request.overdue:
             self.request.check()

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,24 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
 from envs.rollouts import image_key
+from envs.sample import Sample
 from prompter.errors import InfrastructureError, RunStopped
 from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
-from prompter.sampling.base import Sampler
 from prompter.sampling.token_sampler import suppressed_ids
-from prompter.sampling.weights import named_weights
 from recipes.training.ahead import WindowAhead
-from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint
+from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
 from recipes.training.metrics import importance_ratios
 from recipes.training.order import window_indices
+from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
+from recipes.training.ranks.shares import Share, shares_of, take_out_padding
+from recipes.training.ranks.world import RankLost, Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
@@ -55,10 +56,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         model: a PEFT model, or a plain one of which all weights are trained.
         args: TRL's config.
         processor: the policy's processor.
-        collector: samples and scores; its source is the training set, rows are its indices.
-        log: writes metrics and rollouts.
+        collector: samples and scores, on rank 0; its source is the training set on all ranks.
+        log: writes metrics and rollouts; None on other ranks than the first.
         stop: where a request to stop arrives.
         staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
+        ranks: those that train together; alone when None.
 
     Attributes:
         ahead: the window after the one that is trained on; empty with staleness 0.
@@ -71,10 +73,12 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         args: GRPOConfig,
         processor: Any,
         collector: WindowCollector,
-        log: TrainingLog,
+        log: TrainingLog | None,
         stop: StopRequest | None = None,
         staleness: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
         if staleness:
@@ -86,16 +90,15 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         # TRL tokenises prompts together with completions; only left padding keeps them aligned.
         processor.tokenizer.padding_side = "left"
         samples = len(collector.source)
-        prompts = [[{"role": "user", "content": ""}]] * samples
         hand_over = WindowHandOver()
         self._grpo: Any = args
         self._group_size = int(args.num_generations or 1)
-        self._rows = Dataset.from_dict({"prompt": prompts, "index": list(range(samples))})
         super().__init__(
             model=model,
             args=args,
             processing_class=processor,
-            train_dataset=self._rows,
+            # TRL counts rows, epochs and steps by it; which samples a window asks, `window_indices` says.
+            train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
         if is_quantised(model):
@@ -121,19 +124,32 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.vllm_generation: Any = hand_over
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collect a window of rollouts for TRL's rows and let TRL do the rest with those kept."""
+        """Collect the next window of rollouts; TRL's rows only say that one is due."""
         self._optimised(self.state.global_step)
         self._optimise_since = None
-        group_size = self._group_size
-        indices = [row["index"] for row in inputs[::group_size]]
+        return self.train_on(self._window_indices(self.state.global_step))
+
+    def _window_indices(self, done: int) -> list[int]:
+        """Positions in the training set that the window after `done` optimiser steps asks."""
+        return window_indices(
+            seed=int(self.args.seed),
+            window=done // window_steps(self._grpo),
+            samples=len(self.collector.source),
+            prompts=self._grpo.generation_batch_size // self._group_size,
+            shuffle=bool(self._grpo.shuffle_dataset),
+        )
+
+    def train_on(self, indices: list[int]) -> dict[str, Any]:
+        """TRL's batch of this rank for a window that asks `indices`: collected on rank 0, shared by all."""
         step = self.state.global_step + 1
-        window = self._next_window(indices, step)
-        self.run_log.collected(step, window, window.sampler_version)
-        groups = fill_window(window, len(indices), group_size, self._grpo.steps_per_generation)
+        samples: dict[int, Sample] = {}
+        share = self._share(indices, step, samples)
         images: dict[str, Any] = {}
         rows = []
-        for group in groups:
-            sample = window.samples[group.index]
+        for group in share.groups:
+            if group.index not in samples:
+                samples[group.index] = self.collector.source[group.index]
+            sample = samples[group.index]
             key = image_key(sample)
             if key not in images:
                 images[key] = self.collector.policy.model_image(sample.load_image())
@@ -142,55 +158,77 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "image": images[key],
                 "index": group.index,
             }
-            rows += [row] * group_size
-        # After the images of this window were opened: a dataset is read by one thread at a time.
+            rows += [row] * len(group.completions)
+        # After this window's images were opened, which training waits for.
         self._begin_window_after(step)
-        self.vllm_generation.serve(groups)
+        self.vllm_generation.serve(share.groups)
         with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
-        self.run_log.note(importance_ratios(batch))
+        ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
+        if self.run_log is not None:
+            self.run_log.note(ratios)
         self._optimise_since = time.perf_counter()
         return batch
 
-    def _next_window(self, indices: list[int], step: int) -> Window:
-        """The window sampled ahead for this step, or one that is collected now; weights are synchronised."""
-        window = None
-        if self.ahead.step is not None:
-            with self.collector.times("wait", step), self._stoppable(step):
-                window = self.ahead.take(indices, step)
-        with self.collector.times("sync", step), self._stoppable(step):
-            self.synchronise()
-        if window is None:
-            with self._stoppable(step):
-                window = self.collector.collect(indices, step)
-        return window
+    def _without_padding(self, batch: dict[str, Any], share: Share) -> dict[str, float | None]:
+        """Make batch and figures those of the window without padding; return `importance_ratios` of it."""
+        seen, ratios = take_out_padding(
+            batch,
+            share,
+            self.ranks,
+            loss_type=self.loss_type,
+            ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+            metrics=self._metrics["train"],
+        )
+        self.state.num_input_tokens_seen -= seen
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        return ratios
+
+    def _share(self, indices: list[int], step: int, samples: dict[int, Sample]) -> Share:
+        """This rank's rows of the next window, sampled ahead or now; all weights are synchronised.
+
+        On rank 0, `samples` is filled with those that were opened for it. Where a signal stops the
+        collecting, or lost machines end it, a checkpoint of what the weights are now is saved first.
+        """
+
+        def sampled_ahead() -> Window | None:
+            if self.ahead.step is None:
+                return None
+            with self.collector.times("wait", step), self._stop.at_once():
+                return self.ahead.take(indices, step)
+
+        def shares(window: Window | None) -> list[Share]:
+            if window is None:
+                with self._stop.at_once():
+                    window = self.collector.collect(indices, step)
+            samples.update(window.samples)
+            if self.run_log is not None:
+                self.run_log.collected(step, window, window.sampler_version)
+            parts = int(self._grpo.steps_per_generation)
+            groups = fill_window(window, len(indices), self._group_size, parts)
+            return shares_of(groups, self.ranks.count, parts, self._tokenizer.eos_token_id)
+
+        try:
+            ahead = self.ranks.first(sampled_ahead)
+            with self.collector.times("sync", step):
+                # Of several ranks only rank 0 may leave, and only where the others wait for its word.
+                with self._stop.at_once() if self.ranks.count == 1 else nullcontext():
+                    self.synchronise()
+            return self.ranks.tell(lambda: shares(ahead))[self.ranks.rank]
+        except RankLost:
+            raise  # a checkpoint needs them all
+        except (RunStopped, InfrastructureError):
+            folder = Path(str(self.args.output_dir))
+            if self.ranks.tell(lambda: step_of(newest_checkpoint(folder))) != step - 1:
+                self._save_checkpoint(self.model, trial=None)
+            raise
 
     def _begin_window_after(self, step: int) -> None:
         """Begin to collect the window after that of `step`, if windows may be ahead and there is one."""
-        steps = window_steps(self._grpo)
-        if not self._staleness or step + steps > self.state.max_steps:
-            return
-        indices = window_indices(
-            seed=self.args.seed,
-            window=(step - 1) // steps + 1,
-            samples=len(self._rows),
-            prompts=self._grpo.generation_batch_size // self._group_size,
-            shuffle=bool(self._grpo.shuffle_dataset),
-        )
-        self.ahead.start(indices, step + steps)
-
-    @contextmanager
-    def _stoppable(self, step: int) -> Iterator[None]:
-        """Within it a signal stops the run at once, and lost machines end it, after a checkpoint."""
-        try:
-            with self._stop.at_once():
-                yield
-        except (RunStopped, InfrastructureError):
-            newest = newest_checkpoint(Path(str(self.args.output_dir)))
-            if step_of(newest) != step - 1:
-                self._save_checkpoint(self.model, trial=None)
-            raise
+        after = step + window_steps(self._grpo)
+        if self._staleness and self.ranks.leads and after <= self.state.max_steps:
+            self.ahead.start(self._window_indices(after - 1), after)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint that has its name when it is whole, and keep the last `save_total_limit`.
@@ -219,9 +257,21 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
-        if self.accelerator.is_main_process:
+        if self.ranks.leads:
             self.ahead.save(Path(output_dir))
         super()._save_rng_state(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """TRL's, and beside them what resuming with other ranks has to know of those that wrote them."""
+        if self.ranks.leads:
+            shard = next((name for name in ("fsdp", "deepspeed") if getattr(self._grpo, name)), None)
+            write_ranks(Path(output_dir), self.ranks.count, shard)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _calculate_rewards(self, inputs: Any, prompts: list[Any], *args: Any, **options: Any) -> Any:
+        """TRL's rewards; the prompts lose their images here, since TRL then sends them to all ranks."""
+        prompts[:] = [_without_images(prompt) for prompt in prompts]
+        return super()._calculate_rewards(inputs, prompts, *args, **options)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -234,7 +284,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
     ) -> Any:
         """Log-probabilities as TRL's, with one copy of each prompt (`recipes.training.shared_prompts`)."""
         shared = shared_log_probabilities(
-            self.accelerator, model, input_ids, attention_mask, logits_to_keep, *args, **options
+            self.accelerator,
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            *args,
+            most_passes=None if shards(model) is None else lambda mine: max(self.ranks.collect(mine)),
+            **options,
         )
         if shared is not None:
             return shared
@@ -249,20 +306,19 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         """
         self.ahead.wait()
         version = self.state.global_step
-        sampler: Sampler = self.collector.sampler
-        if version == sampler.version:
+        if version == self.sampler_version:
             return
         model = self.accelerator.unwrap_model(self.model)
+        sampler = self.collector.sampler
         if not isinstance(model, PeftModel):
-            sampler.sync_weights(named_weights(model), version)
-            self.sampler_version = sampler.version
+            give_weights(self.ranks, model, lambda weights: sampler.sync_weights(weights, version))
+            self.sampler_version = version
             return
         adapters = Path(self._adapters.name)
         folder = adapters / f"version-{version}"
         with full_disk_told(folder):
-            model.save_pretrained(str(folder), save_embedding_layers=False)
-        sampler.sync_adapter(folder, version)
-        self.sampler_version = sampler.version
+            give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
+        self.sampler_version = version
         # The engine may still read the folder of the version it serves, never an older one.
         for old in adapters.iterdir():
             if old != folder:
@@ -273,7 +329,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._optimised(self.state.global_step)
         own = self._metrics["train"]
         averaged = {key: sum(values) / len(values) for key, values in own.items() if values}
-        self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times)
+        if self.run_log is None:
+            self.collector.times.take()  # nobody else empties them
+            self.collector.times.take_events()
+        else:
+            self.run_log.step(self.state.global_step, {**averaged, **logs}, self.collector.times)
         super().log(logs, start_time)
 
     @contextmanager
@@ -293,23 +353,15 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             self.collector.times.record("optimise", self._optimise_since, now, step)
             self._optimise_since = now
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
-        """TRL's sampler, except that a resumed run sees the epoch's own order, not the first epoch's."""
-        return _EpochRepeatSampler(
-            data_source=self._rows if dataset is None else dataset,
-            mini_repeat_count=self._group_size,
-            batch_size=self._grpo.generation_batch_size // self._group_size,
-            repeat_count=self._grpo.num_iterations * self._grpo.steps_per_generation,
-            shuffle=bool(self._grpo.shuffle_dataset),
-            seed=self.args.seed,
-        )
-
     def restore(self, checkpoint: Path, step: int) -> None:
         """Load the weights of a checkpoint without training, for a run whose training had ended.
 
         TRL's own resumption would go on to the end of the epoch, beyond `max_steps`.
         """
-        self._load_from_checkpoint(str(checkpoint))
+        if self.is_fsdp_enabled:  # transformers loads into a model that is sharded already
+            load_saved(self.model, checkpoint)
+        else:
+            self._load_from_checkpoint(str(checkpoint))
         self.state.global_step = step
 
     def close(self) -> None:
@@ -318,8 +370,18 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._adapters.cleanup()
 
 
-class _EpochRepeatSampler(RepeatSampler):
-    """Shuffles by (seed, epoch); accelerate's loader calls `set_epoch`."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(int(self.seed or 0) + epoch)
+def _without_images(prompt: Any) -> Any:
+    """A chat whose images are only named."""
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {
+            **message,
+            "content": [
+                {"type": "image"} if part.get("type") == "image" else part for part in message["content"]
+            ]
+            if isinstance(message["content"], list)
+            else message["content"],
+        }
+        for message in prompt
+    ]

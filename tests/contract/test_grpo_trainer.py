@@ -108,10 +108,9 @@ class Seam(NamedTuple):
     scorer: ScriptedScorer
 
     def window(self, indices: Sequence[int]) -> dict[str, Any]:
-        """What TRL would train on for rows that ask `indices`, `GROUP_SIZE` rows each, as TRL gives them."""
-        rows = [{"prompt": [], "index": index} for index in indices for _ in range(GROUP_SIZE)]
+        """What TRL would train on for a window that asks `indices`, `GROUP_SIZE` rows each."""
         self.trainer.model.train()
-        return self.trainer._generate_and_score_completions(rows)
+        return self.trainer.train_on(list(indices))
 
     def completions(self, batch: dict[str, Any]) -> list[tuple[int, ...]]:
         """Token ids of each row, padding removed."""
@@ -292,16 +291,18 @@ def test_log_probabilities_are_those_of_trl(policy: Checkpoint, tmp_path: Path) 
         torch.testing.assert_close(mine[kept], theirs[kept], rtol=1e-4, atol=1e-4)
 
 
-def test_an_epoch_has_its_own_order_which_a_resumed_run_repeats(policy: Checkpoint, tmp_path: Path) -> None:
-    sampler = make_seam(policy, tmp_path).trainer._get_train_sampler()
+def test_each_window_asks_what_its_number_says_in_epochs_of_their_own_order(
+    policy: Checkpoint, tmp_path: Path
+) -> None:
+    seam = make_seam(policy, tmp_path)
     orders = []
-    for epoch in (0, 1, 2):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-    assert sorted(set(orders[0])) == list(range(QUESTIONS))
+    for epoch in range(3):
+        asked = []
+        for place in range(QUESTIONS // PROMPTS):
+            asked += seam.trainer._window_indices(epoch * (QUESTIONS // PROMPTS) + place)
+        orders.append(asked)
+        assert sorted(asked) == list(range(QUESTIONS))
     assert orders[0] != orders[1] != orders[2]
-    sampler.set_epoch(1)
-    assert list(sampler) == orders[1]
 
 
 # Whole runs: transformers twice, vLLM once, all of one seed.

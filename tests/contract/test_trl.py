@@ -40,7 +40,7 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
     for name in (
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
-        "_get_train_sampler",
+        "_calculate_rewards",
         "log",
     ):
         assert name in vars(GRPOTrainer), f"GRPOTrainer.{name} is gone. {REMEDY}"
@@ -50,6 +50,8 @@ def test_trl_still_has_the_methods_that_are_overridden_or_called() -> None:
         "inputs",
     ], REMEDY
     assert hasattr(Trainer, "_load_from_checkpoint"), REMEDY
+    saves = list(inspect.signature(Trainer._save_optimizer_and_scheduler).parameters)
+    assert saves == ["self", "output_dir"], REMEDY
     assert "self._save_rng_state(output_dir)" in inspect.getsource(Trainer._save_checkpoint), REMEDY
     given = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert given[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"], REMEDY

@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock; and the process has lost no Ray."""
     now = [1000.0]
     monkeypatch.setattr("prompter.runs.ray_connection.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(RayConnection, "lost", False)
+    monkeypatch.setattr(RayConnection, "lost", "")
 
     def advance(seconds: float) -> None:
         now[0] += seconds
@@ -57,7 +57,7 @@ def test_a_daemon_that_is_gone_is_noticed_at_once_and_for_good(
     with pytest.raises(InfrastructureError, match=r"lost: its daemon on this machine \(raylet\) is gone$"):
         connection.check(now=True)
     assert connection.lost
-    with pytest.raises(InfrastructureError, match=r"the connection to Ray is lost$"):
+    with pytest.raises(InfrastructureError, match=r"lost: its daemon on this machine \(raylet\) is gone$"):
         RayConnection("127.0.0.1:1", None).check()
 
 

@@ -1,0 +1,1 @@
+"""Several processes ("ranks") that train one policy: the first one samples and logs, all of them optimise."""
