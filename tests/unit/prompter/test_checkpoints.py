@@ -16,6 +16,7 @@ from recipes.training.checkpoints import CHECKPOINT_FILES, newest_checkpoint
 from recipes.training.checks import check_sizes, grpo_arguments
 from recipes.training.held_out import check_references, forget_evaluations
 from recipes.training.log import TrainingLog
+from recipes.training.phases import PhaseTimes
 from recipes.training.window import Window
 
 MINIMAL: dict[str, Any] = {
@@ -153,8 +154,10 @@ def test_the_log_joins_a_window_with_trls_figures(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     log = TrainingLog(folder, total_steps=1)
     log.collected(1, window(1), sampler_version=0)
-    log.step(1, {"loss": 0.25, "rewards/mean": 9.0, "entropy": float("nan"), "epoch": 1}, {"sample": 1.0})
-    log.step(1, {"train_runtime": 3.0, "train_loss": 0.25, "epoch": 1}, {})
+    times = PhaseTimes()
+    times.record("sample", 1.0, 2.0, step=1)
+    log.step(1, {"loss": 0.25, "rewards/mean": 9.0, "entropy": float("nan"), "epoch": 1}, times)
+    log.step(1, {"train_runtime": 3.0, "train_loss": 0.25, "epoch": 1}, times)
     step, summary = folder.read_metrics()
     assert (step["step"], step["kind"], step["loss"], step["reward"]) == (1, "train", 0.25, 0.5)
     assert step["entropy"] is None and "rewards/mean" not in step, "TRL's rewards leave out dropped groups"
@@ -167,7 +170,7 @@ def test_the_log_joins_a_window_with_trls_figures(tmp_path: Path) -> None:
 def test_a_run_that_was_asked_to_stop_has_no_summary_yet(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     log = TrainingLog(folder, total_steps=2)
-    log.step(1, {"train_runtime": 3.0}, {})
+    log.step(1, {"train_runtime": 3.0}, PhaseTimes())
     assert folder.read_metrics() == []
 
 
