@@ -18,7 +18,7 @@ from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, write_con
 
 pytestmark = pytest.mark.smoke
 
-DISK = "3m"
+DISK = "6m"
 
 
 def in_own_mounts(script: str) -> list[str]:
