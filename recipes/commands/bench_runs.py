@@ -69,6 +69,11 @@ def run_step(arguments: argparse.Namespace) -> int:
 
     with StepBenchmark(config, steps=arguments.steps, adapter=adapter) as benchmark:
         wanted = ways(config)
+        if wanted[-1].staleness and arguments.steps < 3:
+            raise UserError(
+                f"--steps {arguments.steps} is too few with overlap.staleness: nothing is sampled beside the last "
+                "step, so that one of at least 3 must be typical."
+            )
         if not 0 <= arguments.skip < len(wanted):
             raise UserError(f"--skip {arguments.skip} leaves none of the {len(wanted)} rows: give less.")
         wanted = wanted[arguments.skip :]

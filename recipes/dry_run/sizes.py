@@ -15,6 +15,7 @@ from recipes.planning.parts import GIB
 from recipes.planning.plan import estimate
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from recipes.training.checks import check_overlap, check_sizes, executor_configs, grpo_arguments, window_steps
+from recipes.training.ranks.checks import check_launch, check_ranks
 
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed")
 
@@ -44,6 +45,13 @@ def trainer_arguments(config: TrainConfig, max_completion_length: int) -> Any:
     import torch
 
     check_trainer_keys(config)
+    check_ranks(config, config.ranks.count)
+    if config.ranks.count > 1:
+        check_launch(config)
+        # One process here stands for all ranks: it takes the rows of all.
+        each = config.trainer.get("per_device_train_batch_size", 8)  # TRL's own default
+        rows = {"per_device_train_batch_size": each * config.ranks.count}
+        config = config.model_copy(update={"trainer": {**config.trainer, **rows}})
     if not torch.cuda.is_available() and not config.trainer.get("use_cpu"):
         given = {key: value for key, value in config.trainer.items() if key not in _SHARDED}
         config = config.model_copy(update={"trainer": {**given, "use_cpu": True}})
@@ -90,9 +98,12 @@ def devices(config: TrainConfig) -> str:
         gpus += config.sampler.actors * config.sampler.num_gpus
         cpus += config.sampler.actors * config.sampler.num_cpus
     trains_on_gpu = not config.trainer.get("use_cpu")
-    wanted = f"{gpus:g} GPUs and {cpus:g} cores for the pools" + (
-        ", and a GPU for the trainer" if trains_on_gpu else ""
-    )
+    if config.ranks.count > 1:
+        gpus += config.ranks.count * config.ranks.num_gpus
+        cpus += config.ranks.count * config.ranks.num_cpus
+    who = "the ranks and the pools" if config.ranks.count > 1 else "the pools"
+    own = ", and a GPU for the trainer" if trains_on_gpu and config.ranks.count == 1 else ""
+    wanted = f"{gpus:g} GPUs and {cpus:g} cores for {who}{own}"
     if config.ray.address:
         raise NotHere(f"{wanted}, from the cluster at ray.address {config.ray.address}")
     here, cores = torch.cuda.device_count(), config.ray.num_cpus or os.cpu_count() or 1

@@ -159,7 +159,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 "index": group.index,
             }
             rows += [row] * len(group.completions)
-        # After the images of this window were opened: a dataset is read by one thread at a time.
+        # After this window's images were opened, which training waits for.
         self._begin_window_after(step)
         self.vllm_generation.serve(share.groups)
         with self.collector.times("old_logprobs", step):

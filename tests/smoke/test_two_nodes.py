@@ -28,6 +28,7 @@ SMALL = {
     "policy.settings": "{}",
     "dataset": "{name: synthetic-aerial, options: {scenes: 4, queries_per_scene: 3, size: 128}}",
     "eval": "{samples: 4}",
+    "ranks": "{count: 1}",
     "executor.family": "box",
     "executor.model": "null",
     "executor.dtype": "float32",

@@ -113,6 +113,10 @@ def test_a_machine_computes_and_reads_something() -> None:
     ("words", "said"),
     [
         (["bench", "executor", "--sampler.backend", "hf"], "takes no --sampler.backend"),
+        (
+            ["bench", "step", "--steps", "2", "--sampler.backend", "ray", "--overlap.staleness", "1"],
+            "too few with overlap.staleness",
+        ),
         (["bench", "decoder", "some.yaml"], "takes no some.yaml"),
         (["bench", "step", "--steps", "0"], "--steps must be at least 1"),
         (["bench", "step", "--skip", "9", "--sampler.backend", "hf"], "leaves none of the 4 rows"),

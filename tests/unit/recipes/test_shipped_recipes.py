@@ -54,7 +54,9 @@ def test_the_published_settings_are_those_published(name: str, prompts: int, gro
     assert config.policy.settings.resolved().image.side == 840
     assert config.policy.settings.max_new_tokens == 1024
     assert trainer["num_generations"] == group
-    rows = trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"]
+    rows = (
+        trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"] * config.ranks.count
+    )
     assert rows == prompts * group
     assert abs(trainer["max_steps"] - epochs * 2371 / prompts) < 5
     assert (trainer["beta"], trainer["learning_rate"], trainer["epsilon_high"]) == (0.001, 1e-6, 0.2)
