@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,16 @@ from recipes.training.ranks.world import process_group_backend
 _POLL_SECONDS = 0.5
 
 
-def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
-    """Train with `ranks.count` ranks, each a worker of Ray Train. Arguments and errors are those of `train`.
+Train = Callable[..., RunFolder]
+"""`recipes.grpo.train`, which starts ranks, and which each of them calls."""
+
+
+def launch(train: Train, config: TrainConfig, *, resume: bool = False) -> RunFolder:
+    """Train with `ranks.count` ranks, each a worker of Ray Train.
+
+    Args:
+        train: what each rank calls with the config; `launch` returns and raises what it does.
+        config, resume: as `train` takes them.
 
     Raises:
         InfrastructureError: if ranks were lost, or cannot be placed.
@@ -45,7 +54,7 @@ def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     beside.mkdir(parents=True)
     try:
-        stopped = _run(config, resume, beside)
+        stopped = _run(train, config, resume, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     if stopped is not None:
@@ -53,7 +62,7 @@ def launch(config: TrainConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
+def _run(train: Train, config: TrainConfig, resume: bool, beside: Path) -> str | None:
     """Run the ranks to their end; return the name of the signal that ended them early, if any."""
     from recipes.training.ranks.progress import Progress
     from recipes.training.stopping import StopRequest
@@ -62,7 +71,7 @@ def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
 
     def fit() -> None:
         try:
-            outcome.append(_trainer(config, resume, beside).fit())
+            outcome.append(_trainer(train, config, resume, beside).fit())
         except BaseException as error:  # brought to the main thread
             outcome.append(error)
 
@@ -83,18 +92,22 @@ def _run(config: TrainConfig, resume: bool, beside: Path) -> str | None:
     return outcome[0].return_value
 
 
-def _trainer(config: TrainConfig, resume: bool, beside: Path) -> Any:
+def _trainer(train: Train, config: TrainConfig, resume: bool, beside: Path) -> Any:
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     configs: Any = ray_train  # typed as an older version of itself, without what is given here
-    run: Any = _rank
+
+    def run(given: dict[str, Any]) -> Any:
+        return _rank(train, given)
+
+    each: Any = run
 
     on_gpu = not config.trainer.get("use_cpu", False)
     reserved = {"CPU": config.ranks.num_cpus, **({"GPU": config.ranks.num_gpus} if on_gpu else {})}
     threads = str(_threads(config))
     return TorchTrainer(
-        run,
+        each,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "resume": resume,
@@ -121,11 +134,10 @@ def _threads(config: TrainConfig) -> int:
     return max(1, int(config.ranks.num_cpus))
 
 
-def _rank(given: dict[str, Any]) -> str | None:
+def _rank(train: Train, given: dict[str, Any]) -> str | None:
     """What each rank runs, in a thread of Ray Train's. Returns the signal that stopped it, if any."""
     import torch
 
-    from recipes.grpo import train
     from recipes.training.stopping import StopRequest
 
     try:
