@@ -59,7 +59,7 @@ def train(config: TrainConfig, *, resume: bool = False, stop: StopRequest | None
     if config.ranks.count > 1 and ranks_by_environment()[1] == 1:
         from recipes.training.ranks.launch import launch
 
-        return launch(config, train, resume=resume)
+        return launch(train, config, resume=resume)
     with open_ranks(config) as ranks:
         return _train(config, ranks, resume=resume, stop=stop)
 

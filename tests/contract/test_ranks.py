@@ -5,16 +5,21 @@ The ranks are started as torchrun starts them, once for all runs. `test_ranks_ra
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from prompter.errors import UserError
+from recipes.training.checkpoints import newest_checkpoint, step_of
 from tests.fixtures.compared_runs import Runs, differences, moved, say
 from tests.fixtures.formatted_policy import save_formatted_policy
-from tests.fixtures.ranks import copy_run, run_ranks
+from tests.fixtures.ranks import PROMPTER, copy_run, run_ranks, start_ranks, wait_ranks
 
 STEPS, SAVED = 5, 3  # a run resumed at SAVED goes on within the second epoch, and into a third
 SHARDED = {"use_cpu": False, "fsdp": True}
@@ -144,3 +149,20 @@ def test_what_goes_wrong_on_rank_0_ends_all_ranks_with_its_sentence(two: dict[st
 def test_fsdp_that_would_silently_train_copies_is_refused(two: dict[str, list[str]]) -> None:
     for error in two["silently-copies"]:
         assert error.startswith("UserError: trainer.fsdp is given together with trainer.use_cpu")
+
+
+def test_a_signal_to_one_rank_saves_and_ends_all_with_0(runs: Runs, tmp_path: Path) -> None:
+    """Rank 1 hears it, as from a scheduler that ends one machine; the others learn of it between windows."""
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump(runs.config("stopped", 2, trainer={"max_steps": 200})))
+    ranks = start_ranks(2, *PROMPTER, "train", config)
+    deadline = time.monotonic() + 200
+    while len(runs.metrics("stopped")) < 2:
+        assert time.monotonic() < deadline and all(rank.process.poll() is None for rank in ranks)
+        time.sleep(0.02)
+    ranks[1].process.send_signal(signal.SIGTERM)
+    ended = wait_ranks(ranks)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    saved = step_of(newest_checkpoint(runs.path("stopped") / "checkpoints"))
+    assert 2 <= saved < 200 and saved == len(runs.metrics("stopped"))
+    assert f"SIGTERM: stopped with {saved} optimiser steps saved" in ended[0][1] and ended[1][1] == ""

@@ -25,13 +25,16 @@ from recipes.training.ranks.world import process_group_backend
 _POLL_SECONDS = 0.5
 
 
-def launch(config: TrainConfig, train: Callable[..., RunFolder], *, resume: bool = False) -> RunFolder:
+Train = Callable[..., RunFolder]
+"""`recipes.grpo.train`, which starts ranks, and which each of them calls."""
+
+
+def launch(train: Train, config: TrainConfig, *, resume: bool = False) -> RunFolder:
     """Train with `ranks.count` ranks, each a worker of Ray Train.
 
     Args:
-        config: the run.
-        train: what each rank calls, `recipes.grpo.train`, whose other arguments and errors are these.
-        resume: see there.
+        train: what each rank calls with the config; `launch` returns and raises what it does.
+        config, resume: as `train` takes them.
 
     Raises:
         InfrastructureError: if ranks were lost, or cannot be placed.
@@ -51,7 +54,7 @@ def launch(config: TrainConfig, train: Callable[..., RunFolder], *, resume: bool
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     beside.mkdir(parents=True)
     try:
-        stopped = _run(config, train, resume, beside)
+        stopped = _run(train, config, resume, beside)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     if stopped is not None:
@@ -59,7 +62,7 @@ def launch(config: TrainConfig, train: Callable[..., RunFolder], *, resume: bool
     return folder
 
 
-def _run(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, beside: Path) -> str | None:
+def _run(train: Train, config: TrainConfig, resume: bool, beside: Path) -> str | None:
     """Run the ranks to their end; return the name of the signal that ended them early, if any."""
     from recipes.training.ranks.progress import Progress
     from recipes.training.stopping import StopRequest
@@ -68,7 +71,7 @@ def _run(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, bes
 
     def fit() -> None:
         try:
-            outcome.append(_trainer(config, train, resume, beside).fit())
+            outcome.append(_trainer(train, config, resume, beside).fit())
         except BaseException as error:  # brought to the main thread
             outcome.append(error)
 
@@ -89,21 +92,24 @@ def _run(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, bes
     return outcome[0].return_value
 
 
-def _trainer(config: TrainConfig, train: Callable[..., RunFolder], resume: bool, beside: Path) -> Any:
+def _trainer(train: Train, config: TrainConfig, resume: bool, beside: Path) -> Any:
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     configs: Any = ray_train  # typed as an older version of itself, without what is given here
-    run: Any = _rank
+
+    def run(given: dict[str, Any]) -> Any:
+        return _rank(train, given)
+
+    each: Any = run
 
     on_gpu = not config.trainer.get("use_cpu", False)
     reserved = {"CPU": config.ranks.num_cpus, **({"GPU": config.ranks.num_gpus} if on_gpu else {})}
     threads = str(_threads(config))
     return TorchTrainer(
-        run,
+        each,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "train": train,
             "resume": resume,
             "folder": str(Path.cwd()),
             "stop": str(beside / "stop"),
@@ -128,7 +134,7 @@ def _threads(config: TrainConfig) -> int:
     return max(1, int(config.ranks.num_cpus))
 
 
-def _rank(given: dict[str, Any]) -> str | None:
+def _rank(train: Train, given: dict[str, Any]) -> str | None:
     """What each rank runs, in a thread of Ray Train's. Returns the signal that stopped it, if any."""
     import torch
 
@@ -144,9 +150,7 @@ def _rank(given: dict[str, Any]) -> str | None:
     config = TrainConfig.model_validate(given["config"])
     torch.set_num_threads(_threads(config))  # counted per thread, and this is a new one
     try:
-        given["train"](
-            config, resume=given["resume"], stop=StopRequest(config.grace_seconds, Path(given["stop"]))
-        )
+        train(config, resume=given["resume"], stop=StopRequest(config.grace_seconds, Path(given["stop"])))
     except RunStopped as stopped:
         return stopped.signal_name
     return None

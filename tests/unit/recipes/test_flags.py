@@ -34,6 +34,7 @@ NEEDED = {
     "predictions": ["run", "--out", "x"],
     "lmms-task": ["--out", "x"],
     "audit": [],
+    "export": ["run", "--out", "x"],
 }
 """What else a command has to be given before it can be parsed."""
 
