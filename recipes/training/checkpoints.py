@@ -19,7 +19,7 @@ from prompter.checkpoint import load_weights
 from prompter.errors import UserError
 from prompter.quantised import is_quantised
 from prompter.runs.disk import flush_tree
-from prompter.runs.files import atomic_folder, atomic_write
+from prompter.runs.files import atomic_folder
 from prompter.runs.run_folder import RunFolder
 from recipes.training.ranks.gather import whole_model
 from recipes.training.ranks.world import Ranks
@@ -89,8 +89,7 @@ def write_ranks(checkpoint: Path, count: int, sharding: str | None) -> None:
         sharding: "fsdp", "deepspeed", or None where each rank has the whole model.
     """
     checkpoint.mkdir(parents=True, exist_ok=True)
-    with atomic_write(checkpoint / RANKS_FILE) as handle:
-        handle.write(json.dumps({"count": count, "sharding": sharding}))
+    (checkpoint / RANKS_FILE).write_text(json.dumps({"count": count, "sharding": sharding}), encoding="utf-8")
 
 
 def check_same_sharding(checkpoint: Path | None, sharding: str | None) -> None:

@@ -212,7 +212,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert main(["train", "interrupted/config.yaml", "--resume"]) == 0
     capfd.readouterr()
     resumed, whole = RunFolder("interrupted"), RunFolder("finished")
-    # The trainer has since learned to rule out the tokens that no sampler draws: entropies are a little smaller.
+    # The trainer has since learned to rule out tokens that no sampler draws: entropies are a little smaller.
     agrees(comparable(resumed), comparable(whole), within=1e-3)
     assert [step for step, _ in resumed.step_rollouts()] == [1, 2, 3, 4]
     for (_, ours), (_, theirs) in zip(resumed.step_rollouts(), whole.step_rollouts(), strict=True):

@@ -69,7 +69,8 @@ def flags(run_dir: Path, address: str) -> list[str]:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     environment = {
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray's token of this process is read once, so one that a test before has set stays.
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # both nodes on 127.0.0.1
