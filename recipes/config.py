@@ -276,6 +276,16 @@ class TrainConfig(StrictModel):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's `GRPOConfig`, by TRL's own names."""
 
+    @property
+    def held_out(self) -> DatasetConfig:
+        """The held-out set in the terms of `dataset`, from which comes what `eval` leaves out."""
+        return DatasetConfig(
+            name=self.eval.dataset or self.dataset.name,
+            split=self.eval.split,
+            samples=self.eval.samples,
+            options=self.dataset.options if self.eval.options is None else self.eval.options,
+        )
+
     def open_held_out(self) -> SampleSource:
         """Open the held-out set, as `eval` says; what it leaves out is as in `dataset`.
 
@@ -284,8 +294,8 @@ class TrainConfig(StrictModel):
         """
         from envs.datasets.registry import open_dataset
 
-        options = self.dataset.options if self.eval.options is None else self.eval.options
-        return open_dataset(self.eval.dataset or self.dataset.name, self.eval.split, **options)
+        held_out = self.held_out
+        return open_dataset(held_out.name, held_out.split, **held_out.options)
 
     @field_validator("trainer")
     @classmethod

@@ -19,44 +19,33 @@ from prompter.coords import Frame
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.types import Instance, ParseFailure, PromptSet
-from recipes.config import TrainConfig
+from recipes.config import DatasetConfig
 from recipes.dry_run.findings import NotHere
 
 SAMPLES = 8
 """Samples that are looked at, evenly spaced over the set."""
 
 
-def open_training(config: TrainConfig) -> SampleSource:
-    """The training set of a config.
+def open_here(data: DatasetConfig) -> SampleSource:
+    """A set of a config, if it is on this machine.
 
     Raises:
         NotHere: if it would be fetched, or nobody said where it is.
         UserError: if it cannot be opened.
     """
-    data = config.dataset
-    return first_samples(_open(data.name, data.split, data.options), data.samples)
-
-
-def open_held_out(config: TrainConfig) -> SampleSource:
-    """The held-out set; as `open_training`."""
-    data = config.eval
-    options = config.dataset.options if data.options is None else data.options
-    return first_samples(_open(data.dataset or config.dataset.name, data.split, options), data.samples)
-
-
-def _open(name: str, split: str, options: dict[str, Any]) -> SampleSource:
-    info, root = dataset_info(name), options.get("root")
+    info, root = dataset_info(data.name), data.options.get("root")
     if root is not None and is_hub_id(root):
-        raise NotHere(f"{name}:{split} would be read from the hub ({root})")
+        raise NotHere(f"{data.name}:{data.split} would be read from the hub ({root})")
     try:
         with nothing_fetched():
-            return open_dataset(name, split, **options)
+            source = open_dataset(data.name, data.split, **data.options)
     except UserError as error:
-        folder = default_root(name)
+        folder = default_root(data.name)
         unsaid = root is None and (folder is None or not folder.is_dir())
         if info.needs_files and info.splits and unsaid:
-            raise NotHere(f"{name}:{split} is in no known place: {error}") from None
+            raise NotHere(f"{data.name}:{data.split} is in no known place: {error}") from None
         raise
+    return first_samples(source, data.samples)
 
 
 def check_masks(source: SampleSource, rewards: Iterable[str]) -> None:

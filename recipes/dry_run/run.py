@@ -80,13 +80,13 @@ class _Run:
         return says
 
     def training_set(self) -> str:
-        self._training = data.open_training(self.config)
+        self._training = data.open_here(self.config.dataset)
         data.check_masks(self._training, self.config.rewards)
         return data.counted(self._training, self.config.dataset.name)
 
     def held_out_set(self) -> str:
-        self._held_out = data.open_held_out(self.config)
-        return data.counted(self._held_out, self.config.eval.dataset or self.config.dataset.name)
+        self._held_out = data.open_here(self.config.held_out)
+        return data.counted(self._held_out, self.config.held_out.name)
 
     def training_frame(self) -> str:
         return data.round_trip(_need(self._training, "the training set"), self._policy().policy)

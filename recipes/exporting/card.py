@@ -113,7 +113,7 @@ def _figures(run: RunFolder, config: TrainConfig, step: int | None) -> list[str]
     rows = [["step", *shown]]
     for one in (found[0], found[-1])[: len(found)]:
         rows.append([str(one["step"]), *(_figure(one.get(name)) for name in shown)])
-    where = f"{config.eval.dataset or config.dataset.name}, split {config.eval.split}"
+    where = f"{config.held_out.name}, split {config.eval.split}"
     samples = "all samples" if config.eval.samples is None else f"the first {config.eval.samples:,} samples"
     table = "\n".join(markdown_table(rows))
     return [f"## Figures\n\nGreedy, held out ({where}, {samples}), by the strict protocol:\n\n{table}"]

@@ -64,7 +64,7 @@ class HeldOutEvaluation:
 
     def _evaluate(self, name: str, answerer: Answerer, version: int) -> Mapping[str, Path]:
         identity: dict[str, Any] = {
-            "dataset": self.config.eval.dataset or self.config.dataset.name,
+            "dataset": self.config.held_out.name,
             "split": self.config.eval.split,
             "answerer": name if version < 0 else self.config.policy.model,
             "policy_version": version,

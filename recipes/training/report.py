@@ -23,8 +23,7 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             "module:callable" is imported; without it, the pictures of such a run are drawn on grey.
     """
     config = TrainConfig.model_validate(folder.read_config())
-    dataset = config.eval.dataset or config.dataset.name
-    held_out = config.open_held_out() if may_open(dataset, trust) else None
+    held_out = config.open_held_out() if may_open(config.held_out.name, trust) else None
     references = {
         name: evaluation_files(RunFolder(folder.path / "eval" / name.partition(":")[2]))[0]
         for name in config.eval.references
