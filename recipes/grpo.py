@@ -31,6 +31,7 @@ from recipes.training.checks import (
     check_weights_follow,
     executor_configs,
     grpo_arguments,
+    training_device,
     window_steps,
 )
 from recipes.training.quiet import quiet
@@ -72,7 +73,6 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     check_trainer_keys(config)
     check_overlap(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
-    import torch
     from transformers import set_seed
 
     from envs.datasets import open_dataset
@@ -117,9 +117,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     with ExitStack() as opened:
         # 2. Who works: frozen segmenters, the trained policy, and the engines that sample it.
         executors: Any = ranks.first(lambda: open_segmenters(config, opened))
-        device = str(arguments.device) if ranks.count > 1 else None
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+        device = str(arguments.device) if ranks.count > 1 else training_device(arguments)
         quantise = config.policy.quantise
         if quantise is not None and ranks.leads:
             print(gap_warning(config.sampler.backend), flush=True)

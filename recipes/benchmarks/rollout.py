@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from prompter.sampling import open_sampler
 from prompter.sampling.base import SamplingSettings
 from prompter.types import Completion
 from recipes.benchmarks.limits import synchronise
-from recipes.benchmarks.step import merged_policy
+from recipes.benchmarks.step import with_merged
 from recipes.config import TrainConfig
-from recipes.training.checks import executor_configs, grpo_arguments
-from recipes.training.order import window_indices
+from recipes.training.checks import executor_configs, grpo_arguments, training_device
+from recipes.training.order import window_indices, window_prompts
 from recipes.training.scoring import RolloutScorer
+from recipes.training.window import sampling_settings
 from rewards.registry import build_reward
 
 SAMPLERS = ("hf", "vllm", "ray")
@@ -62,8 +64,7 @@ def bench_rollout(config: TrainConfig, *, rounds: int, adapter: Path | None = No
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prompter-bench-")))
         if adapter is not None:
-            merged = merged_policy(config, adapter, folder / "policy")
-            config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": merged})})
+            config = with_merged(config, adapter, folder / "policy")
         set_seed(config.seed)
         policy = load_policy(config.policy.model, config.policy.setting_overrides())
         dataset = config.dataset
@@ -75,7 +76,7 @@ def bench_rollout(config: TrainConfig, *, rounds: int, adapter: Path | None = No
             config.model_copy(update={"trainer": trainer, "run_dir": str(folder / "run")}),
             policy.settings.max_new_tokens,
         )
-        prompts = arguments.generation_batch_size // arguments.num_generations
+        prompts = window_prompts(arguments)
         if len(source) < prompts:
             raise UserError(f"dataset {dataset.name} gives {len(source)} samples, but a round asks {prompts}")
         windows = [
@@ -83,20 +84,14 @@ def bench_rollout(config: TrainConfig, *, rounds: int, adapter: Path | None = No
             for number in range(rounds + 1)
         ]
         samples = [[source[index] for index in window] for window in windows]
-        settings = SamplingSettings(
-            max_new_tokens=arguments.max_completion_length,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            top_k=arguments.top_k,
-            n=arguments.num_generations,
-            seed=config.seed,
+        settings = replace(
+            sampling_settings(config, arguments), n=arguments.num_generations, seed=config.seed
         )
-        on_gpu = torch.cuda.is_available() and not arguments.use_cpu
-        device = "cuda" if on_gpu else "cpu"
+        device = training_device(arguments)
         rows, answers = _time_samplers(config, policy, samples, settings, device)
         return {
             "environment": {
-                "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
                 "policy": config.policy.model if adapter is None else f"with {adapter.name}",

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import set_seed
 
 from envs.datasets import open_dataset
@@ -29,7 +28,6 @@ from prompter.checkpoint import Checkpoint, load_policy, load_weights
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling import open_sampler
-from prompter.sampling.base import SamplingSettings
 from prompter.sampling.huggingface import HuggingFaceSampler
 from prompter.types import Instance, PromptSet
 from recipes.benchmarks.floor import Floor, floor_of
@@ -38,12 +36,12 @@ from recipes.benchmarks.watch import KeepingLog, Stopwatch
 from recipes.benchmarks.ways import Measured, Way
 from recipes.config import GroupConfig, TrainConfig
 from recipes.grpo import with_adapters
-from recipes.training.checks import check_sizes, executor_configs, grpo_arguments
-from recipes.training.order import window_indices
+from recipes.training.checks import check_sizes, executor_configs, grpo_arguments, training_device
+from recipes.training.order import indices_of_run, window_prompts
 from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
 from recipes.training.trl_trainer import SegmentationGRPOTrainer
-from recipes.training.window import WindowCollector
+from recipes.training.window import WindowCollector, sampling_settings
 from rewards.registry import build_reward
 
 
@@ -64,8 +62,7 @@ class StepBenchmark:
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="prompter-bench-")))
         if adapter is not None:
-            merged = merged_policy(config, adapter, self._folder / "policy")
-            config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": merged})})
+            config = with_merged(config, adapter, self._folder / "policy")
         trainer = {
             **config.trainer,
             "save_strategy": "no",
@@ -85,16 +82,13 @@ class StepBenchmark:
         self.executor = executors[0]
         arguments = self._arguments("checked")
         check_sizes(self.config, arguments, len(self.source))
-        on_gpu = torch.cuda.is_available() and not arguments.use_cpu
-        self.device = "cuda" if on_gpu else "cpu"
+        self.device = training_device(arguments)
         self._steps = steps
-        self._prompts = arguments.generation_batch_size // arguments.num_generations
+        self._prompts = window_prompts(arguments)
         self._order = [
             index
             for window in range(steps + 1)
-            for index in window_indices(
-                seed=config.seed, window=window, samples=len(self.source), prompts=self._prompts
-            )
+            for index in indices_of_run(arguments, window, len(self.source))
         ]
 
     def close(self) -> None:
@@ -218,20 +212,13 @@ class StepBenchmark:
             rank = None if self.config.policy.lora is None else self.config.policy.lora.r
             sampler = open_sampler(self.policy, config, model=model, lora_rank=rank)
             opened.callback(sampler.close)
-            settings = SamplingSettings(
-                max_new_tokens=arguments.max_completion_length,
-                temperature=arguments.temperature,
-                top_p=arguments.top_p,
-                top_k=arguments.top_k,
-                n=arguments.num_generations,
-            )
             collector = WindowCollector(
                 self.policy,
                 sampler,
                 self._scorer(executor),
                 self.source,
                 self.config.group,
-                settings,
+                sampling_settings(self.config, arguments),
                 self.config.seed,
                 PhaseTimes(),
                 prefetch=way.prefetch,
@@ -264,12 +251,12 @@ class StepBenchmark:
         )
 
 
-def merged_policy(config: TrainConfig, adapter: Path, folder: Path) -> str:
-    """Write the config's policy with an adapter merged into it, and return the folder."""
+def with_merged(config: TrainConfig, adapter: Path, folder: Path) -> TrainConfig:
+    """Write the config's policy with an adapter merged into it to a folder; return the config with that."""
     from peft import PeftModel
 
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     model = PeftModel.from_pretrained(load_weights(policy, dtype=config.policy.dtype), str(adapter))
     model.merge_and_unload().save_pretrained(folder)
     policy.save_protocol(folder)
-    return str(folder)
+    return config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(folder)})})

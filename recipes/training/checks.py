@@ -14,6 +14,7 @@ from prompter.families import carries_state, has_experts, lora_targets
 from prompter.quantised import check_nf4
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
+from recipes.training.order import window_prompts
 from recipes.training.selection import SELECTIONS
 
 _VISION = re.compile(
@@ -179,6 +180,13 @@ def matching_modules(given: str | list[str], modules: Mapping[str, Any]) -> list
         ) from None
 
 
+def training_device(arguments: Any) -> str:
+    """Where one rank alone trains by TRL's `GRPOConfig`: "cuda" or "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+
+
 def window_steps(arguments: Any) -> int:
     """Optimiser steps of one window of rollouts, at least 1, by TRL's `GRPOConfig`."""
     updates = arguments.steps_per_generation * arguments.num_iterations
@@ -223,7 +231,7 @@ def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
             raise UserError(f"executor {name!r} is named twice: rewards are told apart by executor name")
     if arguments.max_steps <= 0:
         raise UserError("trainer.max_steps must be given: a run's length is counted in optimiser steps")
-    prompts = arguments.generation_batch_size // arguments.num_generations
+    prompts = window_prompts(arguments)
     if samples < prompts:
         raise UserError(
             f"dataset {config.dataset.name} gives {samples} samples, but a step asks {prompts} prompts: "

@@ -13,7 +13,13 @@ from typing import Any
 
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
-from recipes.training.checks import check_adapted_modules, check_sizes, grpo_arguments, window_steps
+from recipes.training.checks import (
+    check_adapted_modules,
+    check_sizes,
+    grpo_arguments,
+    training_device,
+    window_steps,
+)
 from recipes.training.quiet import quiet
 
 
@@ -48,11 +54,9 @@ class _Asked:
 
     def weights(self, config: TrainConfig) -> Any:
         """The policy's weights on the device that trains."""
-        import torch
-
         from prompter.checkpoint import load_weights
 
-        device = "cuda" if torch.cuda.is_available() and not self.arguments.use_cpu else "cpu"
+        device = training_device(self.arguments)
         return load_weights(self.policy, dtype=config.policy.dtype, device=device)
 
     def folder(self, config: TrainConfig) -> RunFolder:
@@ -72,11 +76,10 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
         UserError: as `recipes.grpo.train`.
         RunStopped: after SIGTERM or SIGINT; the windows written before are whole.
     """
-    from envs.executors import open_executors
     from prompter.sampling import open_sampler
-    from recipes.training.checks import executor_configs
+    from recipes.grpo import open_segmenters
     from recipes.training.log import TrainingLog
-    from recipes.training.order import window_indices
+    from recipes.training.order import indices_of_run
     from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopRequest
@@ -85,15 +88,8 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
 
     asked = _Asked(config)
     reward = build_reward(config.rewards)
-    configs = executor_configs(config)
-    if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
-        from prompter.runs.ray_runtime import ensure_ray
-
-        ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
     with ExitStack() as opened:
-        executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
-        for executor in executors.values():
-            opened.callback(executor.close)
+        executors = open_segmenters(config, opened)
         model = asked.weights(config) if config.sampler.backend == "hf" else None
         sampler = open_sampler(asked.policy, config.sampler, model=model)
         opened.callback(sampler.close)
@@ -116,13 +112,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
         log = TrainingLog(folder, len(asked.steps))
         opened.callback(log.close)
         for number, step in enumerate(asked.steps):
-            indices = window_indices(
-                seed=config.seed,
-                window=number,
-                samples=len(asked.source),
-                prompts=asked.arguments.generation_batch_size // asked.arguments.num_generations,
-                shuffle=bool(asked.arguments.shuffle_dataset),
-            )
+            indices = indices_of_run(asked.arguments, number, len(asked.source))
             with stop.at_once():
                 window = collector.collect(indices, step)
             log.collected(step, window, sampler.version)

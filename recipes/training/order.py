@@ -6,6 +6,8 @@ again: accelerate's `set_epoch` does not reach it through the shards. A function
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def window_indices(*, seed: int, window: int, samples: int, prompts: int, shuffle: bool = True) -> list[int]:
     """Positions in the training set that a window asks, in the order of TRL's `RepeatSampler`.
@@ -35,3 +37,19 @@ def window_indices(*, seed: int, window: int, samples: int, prompts: int, shuffl
 
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
     return [int(index) for index in order[place * prompts : (place + 1) * prompts]]
+
+
+def window_prompts(arguments: Any) -> int:
+    """Questions of one window of rollouts, by TRL's `GRPOConfig`."""
+    return int(arguments.generation_batch_size) // int(arguments.num_generations)
+
+
+def indices_of_run(arguments: Any, window: int, samples: int) -> list[int]:
+    """`window_indices` of a run that has these arguments of TRL's, on a training set of `samples`."""
+    return window_indices(
+        seed=int(arguments.seed),
+        window=window,
+        samples=samples,
+        prompts=window_prompts(arguments),
+        shuffle=bool(arguments.shuffle_dataset),
+    )

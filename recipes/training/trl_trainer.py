@@ -38,7 +38,7 @@ from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
 from recipes.training.metrics import importance_ratios
-from recipes.training.order import window_indices
+from recipes.training.order import indices_of_run
 from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
 from recipes.training.ranks.shares import Share, shares_of, take_out_padding
 from recipes.training.ranks.world import RankLost, Ranks
@@ -131,13 +131,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _window_indices(self, done: int) -> list[int]:
         """Positions in the training set that the window after `done` optimiser steps asks."""
-        return window_indices(
-            seed=int(self.args.seed),
-            window=done // window_steps(self._grpo),
-            samples=len(self.collector.source),
-            prompts=self._grpo.generation_batch_size // self._group_size,
-            shuffle=bool(self._grpo.shuffle_dataset),
-        )
+        return indices_of_run(self._grpo, done // window_steps(self._grpo), len(self.collector.source))
 
     def train_on(self, indices: list[int]) -> dict[str, Any]:
         """TRL's batch of this rank for a window that asks `indices`: collected on rank 0, shared by all."""
