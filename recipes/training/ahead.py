@@ -71,15 +71,15 @@ class WindowAhead:
             self._thread.join()
             self._thread = None
 
-    def take(self, indices: Sequence[int], step: int) -> Window | None:
-        """Wait for the window that was begun and return it; None if none was.
+    def check(self, indices: Sequence[int], step: int) -> None:
+        """Wait for the window that was begun, if one was, and leave it for `take`: until then `save` has it.
 
         Raises:
             RuntimeError: if it was begun for another step or other positions.
             Exception: what collecting it raised.
         """
         if self._asked is None:
-            return None
+            return
         self.wait()
         if self._error is not None:
             raise self._error
@@ -88,6 +88,10 @@ class WindowAhead:
                 f"step {step} asks positions {list(indices)} of the training set, but the window that was "
                 f"sampled ahead is of step {self._asked[1]} and positions {self._asked[0]}"
             )
+
+    def take(self, indices: Sequence[int], step: int) -> Window | None:
+        """Wait for the window that was begun and return it; None if none was. Raises what `check` does."""
+        self.check(indices, step)
         window, self._asked, self._window = self._window, None, None
         return window
 

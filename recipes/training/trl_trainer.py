@@ -46,7 +46,7 @@ from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
 from recipes.training.suppressed_tokens import suppress_tokens
-from recipes.training.window import Window, WindowCollector, fill_window
+from recipes.training.window import WindowCollector, fill_window
 
 
 class SegmentationGRPOTrainer(GRPOTrainer):
@@ -186,13 +186,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         collecting, or lost machines end it, a checkpoint of what the weights are now is saved first.
         """
 
-        def sampled_ahead() -> Window | None:
-            if self.ahead.step is None:
-                return None
-            with self.collector.times("wait", step), self._stop.at_once():
-                return self.ahead.take(indices, step)
+        def wait_for_ahead() -> None:
+            if self.ahead.step is not None:
+                with self.collector.times("wait", step), self._stop.at_once():
+                    self.ahead.check(indices, step)
 
-        def shares(window: Window | None) -> list[Share]:
+        def shares() -> list[Share]:
+            # Not taken before the weights are synchronised: a run that is stopped there saves it.
+            window = self.ahead.take(indices, step)
             if window is None:
                 with self._stop.at_once():
                     window = self.collector.collect(indices, step)
@@ -204,12 +205,12 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             return shares_of(groups, self.ranks.count, parts, self._tokenizer.eos_token_id)
 
         try:
-            ahead = self.ranks.first(sampled_ahead)
+            self.ranks.first(wait_for_ahead)
             with self.collector.times("sync", step):
                 # Of several ranks only rank 0 may leave, and only where the others wait for its word.
                 with self._stop.at_once() if self.ranks.count == 1 else nullcontext():
                     self.synchronise()
-            return self.ranks.tell(lambda: shares(ahead))[self.ranks.rank]
+            return self.ranks.tell(shares)[self.ranks.rank]
         except RankLost:
             raise  # a checkpoint needs them all
         except (RunStopped, InfrastructureError):

@@ -6,6 +6,7 @@ The engines are stood in for by a copy of the policy in this process, which gets
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from prompter.chat import SamplingRequest
 from prompter.checkpoint import Checkpoint
+from prompter.errors import RunStopped
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import SamplingSettings
@@ -199,3 +201,27 @@ def test_windows_ahead_and_a_run_that_is_broken_off_and_resumed(
     assert rollouts(resumed) == rollouts(folder)
     assert not (resumed.checkpoints_dir / f"checkpoint-{STEPS}" / FILE).exists(), "none after the last"
     assert yaml.safe_load(resumed.config_path.read_text())["overlap"]["staleness"] == 1
+
+
+def test_a_run_stopped_while_weights_are_sent_keeps_the_window_that_was_sampled_ahead(
+    unbroken: tuple[RunFolder, list[Elsewhere]],
+    policy: Checkpoint,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(policy, manifest, tmp_path / "stopped", 1, save_steps=1000)
+    plain = Elsewhere.sync_adapter
+
+    def stopped(self: Elsewhere, adapter: Path, version: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        plain(self, adapter, version)
+
+    with monkeypatch.context() as patched, pytest.raises(RunStopped):
+        patched.setattr(Elsewhere, "sync_adapter", stopped)
+        train(config)
+    saved = RunFolder(config.run_dir).checkpoints_dir / "checkpoint-1" / FILE
+    assert next(read_lines(saved))["step"] == 2 and next(read_lines(saved))["sampler_version"] == 0
+    resumed, (whole, _) = train(config, resume=True), unbroken
+    assert told(resumed) == told(whole)
+    assert rollouts(resumed) == rollouts(whole)

@@ -39,6 +39,8 @@ def test_a_window_is_collected_beside_and_taken_once() -> None:
         ahead.start([1], 6)
     go_on.set()
     ahead.wait()
+    ahead.check([6, 1], 5)
+    assert ahead.step == 5, "what was waited for is still there, to be saved where a run is stopped"
     window = ahead.take([6, 1], 5)
     assert window is not None and [group.index for group in window.all_groups] == [6, 1]
     assert threads == [THREAD] and ahead.step is None and ahead.take([6, 1], 5) is None
