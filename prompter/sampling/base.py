@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +52,6 @@ class Sampler(ABC):
         the sampler before the last part is taken, or the iterator closed.
         """
         yield list(enumerate(self.sample(requests, settings, logprobs=logprobs)))
-
-    def sample_as_finished(
-        self, requests: Sequence[SamplingRequest], settings: SamplingSettings, *, logprobs: bool = False
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """The groups of `sample_in_parts` one by one."""
-        for part in self.sample_in_parts(requests, settings, logprobs=logprobs):
-            yield from part
 
     def counters(self) -> dict[str, int]:
         """Faults that were mended since the sampler was opened: name -> how often; empty if none can be."""

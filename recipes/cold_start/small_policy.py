@@ -159,7 +159,6 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
     Any text can be encoded; text that was not in `corpus` only takes more tokens.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -175,8 +174,19 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
     )
     numbers = [str(value) for value in range(LARGEST_COORDINATE + 1)]
     raw.add_tokens([AddedToken(text, normalized=False) for text in (*ANSWER_PIECES, *numbers)])
+    return chat_tokenizer(tokenizer_object=raw)
+
+
+def chat_tokenizer(**source: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer with Qwen's special tokens and our chat template.
+
+    Args:
+        **source: `tokenizer_object=` or `tokenizer_file=`, as transformers takes them.
+    """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
+        **source,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),

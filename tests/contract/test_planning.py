@@ -27,6 +27,7 @@ from recipes.planning.shapes import SHAPES
 from recipes.planning.text import plan_lines
 from recipes.planning.trainer import TRL_DEFAULTS, model_items, step_items
 from tests.fixtures import true_size
+from tests.fixtures.planning import on_gpu
 from tests.fixtures.tiny_policy import save_tiny_policy
 from tests.fixtures.training import write_config
 
@@ -54,21 +55,6 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture
 def small(policy: Checkpoint, tmp_path: Path) -> TrainConfig:
     return load_config(write_config(tmp_path / "config.yaml", Path(policy.source)))
-
-
-def on_gpu(model: str, **sections: Any) -> TrainConfig:
-    """LoRA in bfloat16 on a GPU that also holds segmenter and sampler."""
-    given: dict[str, Any] = {
-        "run_dir": "runs/x",
-        "policy": {"model": model, "dtype": "bfloat16", "settings": {"image": {"side": 840}}},
-        "dataset": {"name": "synthetic-aerial"},
-        "sampler": {"backend": "hf", "batch_size": 16},
-        "executor": {"family": "sam2", "model": "facebook/sam2.1-hiera-small"},
-        **sections,
-    }
-    trainer = {"num_generations": 16, "per_device_train_batch_size": 16, "max_steps": 10}
-    given["trainer"] = {**trainer, **given.get("trainer", {})}
-    return TrainConfig.model_validate(given)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

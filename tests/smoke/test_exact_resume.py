@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from prompter.runs.run_folder import RunFolder
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.states import completions, largest_difference, order, state_differences
-from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, wait_for, write_config
+from tests.fixtures.training import prompter, train_until, write_config
 
 pytestmark = pytest.mark.smoke
 
@@ -64,32 +63,14 @@ def unbroken(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield RunFolder(config.parent / "run")
 
 
-def train_until_half(number: signal.Signals, config: Path) -> tuple[int, int]:
-    """Train, send a signal once half of the steps are logged; return exit status and steps logged then."""
-    metrics, half = RunFolder(config.parent / "run").metrics_path, f'"step":{STEPS // 2},"kind":"train"'
-    process = subprocess.Popen(
-        [*PROMPTER, "train", str(config)],
-        cwd=ROOT,
-        env={**os.environ, **THREADS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(lambda: metrics.exists() and half.encode() in metrics.read_bytes(), process)
-        process.send_signal(number)
-        process.wait(300)
-    finally:
-        process.kill()
-    return process.returncode, len(RunFolder(config.parent / "run").read_metrics("train"))
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_resumed_run_is_the_unbroken_one(
     unbroken: RunFolder, policy: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     config = config_of(tmp_path, policy)
     folder = RunFolder(tmp_path / "run")
-    status, logged = train_until_half(number, config)
+    status, _ = train_until(STEPS // 2, number, config, seconds=300)
+    logged = len(folder.read_metrics("train"))
     saved = step_of(newest_checkpoint(folder.checkpoints_dir))
     lost = logged - saved
     if number == signal.SIGTERM:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from tests.fixtures.formatted_policy import save_formatted_policy
-from tests.fixtures.training import PROMPTER, ROOT, THREADS, prompter, wait_for, write_config
+from tests.fixtures.training import prompter, train_until, write_config
 
 STEPS = 4
 SIGNALLED = 2
@@ -30,20 +28,7 @@ def test_a_run_with_windows_ahead_stops_and_goes_on(tmp_path: Path) -> None:
         trainer={"save_steps": 1000, "max_steps": STEPS},
     )
     folder = RunFolder(tmp_path / "run")
-    process = subprocess.Popen(
-        [*PROMPTER, "train", str(config)],
-        cwd=ROOT,
-        env={**os.environ, **THREADS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    logged = f'"step":{SIGNALLED},"kind":"train"'.encode()
-    try:
-        wait_for(lambda: folder.metrics_path.exists() and logged in folder.metrics_path.read_bytes(), process)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-    finally:
-        process.kill()
+    train_until(SIGNALLED, signal.SIGTERM, config)
     stopped_at = len(folder.read_metrics("train"))
     assert SIGNALLED <= stopped_at <= STEPS
     if stopped_at < STEPS:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from recipes.cli import main
 from recipes.config import load_config
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import save_manifest
-from tests.fixtures.training import PROMPTER, ROOT, STEPS, THREADS, prompter, wait_for, write_config
+from tests.fixtures.training import STEPS, prompter, train_until, write_config
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +115,6 @@ def images_asked_of(folder: RunFolder, record: dict[str, Any]) -> int:
     return len({one["image_id"] for one in rollouts if one["prompts"]})
 
 
-def train_until(number: signal.Signals, config: Path) -> tuple[int, str]:
-    """Train, send a signal once step 2 is logged; return exit status and what the run printed."""
-    metrics = RunFolder(config.parent / "run").metrics_path
-    process = subprocess.Popen(
-        [*PROMPTER, "train", str(config)],
-        cwd=ROOT,
-        env={**os.environ, **THREADS},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(lambda: metrics.exists() and b'"step":2,"kind":"train"' in metrics.read_bytes(), process)
-        process.send_signal(number)
-        printed, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    return process.returncode, printed.decode()
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_signals_and_resume_lose_nothing(
     finished: Finished, policy_folder: Path, tmp_path: Path, number: signal.Signals
@@ -145,7 +124,7 @@ def test_signals_and_resume_lose_nothing(
     trainer = {"save_steps": 1000} if asked else {}
     config = write_config(tmp_path / "train.yaml", policy_folder, trainer=trainer)
     folder = RunFolder(tmp_path / "run")
-    status, printed = train_until(number, config)
+    status, printed = train_until(2, number, config)
     stopped_at = len(folder.read_metrics("train"))
     assert 2 <= stopped_at < STEPS
     if asked:

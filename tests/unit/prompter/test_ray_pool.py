@@ -61,7 +61,7 @@ def test_neither_engines_nor_shares_change_a_sample(engines: int, share: int | N
     wanted = min(share or 3, -(-PROMPTS // engines))
     assert max(sizes) <= wanted and min(sizes) >= wanted - 2
     assert sum(sizes) == PROMPTS + pool.repeated_prompts, "no prompt but a slow one is sampled twice"
-    finished = list(pool.sample_as_finished(requests_of(), settings))
+    finished = [one for part in pool.sample_in_parts(requests_of(), settings) for one in part]
     assert sorted(place for place, _ in finished) == list(range(PROMPTS))
     assert [group for _, group in sorted(finished, key=lambda one: one[0])] == expected
     counters = pool.counters()

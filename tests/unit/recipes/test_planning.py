@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from prompter.errors import UserError
-from recipes.config import TrainConfig, load_config
+from recipes.config import load_config
 from recipes.planning.advice import with_changes
 from recipes.planning.layers import Curve
 from recipes.planning.parts import Item, Part, Request, lay_out
@@ -16,22 +15,8 @@ from recipes.planning.rates import Rates, plan_time, rates_of_run, read_rates
 from recipes.planning.services import segmenter_items, segmenter_size
 from recipes.planning.shapes import SHAPES, known_config, shape_name
 from recipes.planning.trainer import micro_batch
+from tests.fixtures.planning import on_gpu
 from tests.fixtures.training import write_config
-
-
-def on_gpu(model: str, **sections: Any) -> TrainConfig:
-    """LoRA in bfloat16 on a GPU that also holds segmenter and sampler."""
-    given: dict[str, Any] = {
-        "run_dir": "runs/x",
-        "policy": {"model": model, "dtype": "bfloat16", "settings": {"image": {"side": 840}}},
-        "dataset": {"name": "synthetic-aerial"},
-        "sampler": {"backend": "hf", "batch_size": 16},
-        "executor": {"family": "sam2", "model": "facebook/sam2.1-hiera-small"},
-        **sections,
-    }
-    trainer = {"num_generations": 16, "per_device_train_batch_size": 16, "max_steps": 10}
-    given["trainer"] = {**trainer, **given.get("trainer", {})}
-    return TrainConfig.model_validate(given)
 
 
 def test_names_of_known_shapes_are_found_whoever_owns_the_copy() -> None:
