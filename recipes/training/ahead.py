@@ -36,7 +36,10 @@ class WindowAhead:
 
     def __init__(self, collect: Callable[[list[int], int], Window]) -> None:
         self._collect = collect
-        self._thread: threading.Thread | None = None
+        # Waited for in place of the thread: a `join` that a signal's handler breaks off by raising leaves a
+        # thread that is at work marked as ended (CPython up to 3.12).
+        self._idle = threading.Event()
+        self._idle.set()
         self._asked: tuple[list[int], int] | None = None
         self._window: Window | None = None
         self._error: BaseException | None = None
@@ -45,11 +48,6 @@ class WindowAhead:
     def step(self) -> int | None:
         """The first optimiser step of the window that was begun and not taken yet; None without one."""
         return None if self._asked is None else self._asked[1]
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether a window is being collected."""
-        return self._thread is not None and self._thread.is_alive()
 
     def start(self, indices: Sequence[int], step: int) -> None:
         """Begin to collect the window for these positions and this step, and return.
@@ -62,14 +60,12 @@ class WindowAhead:
                 f"the window of step {self.step} was not taken, and that of {step} is asked for"
             )
         self._asked = (list(indices), step)
-        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
-        self._thread.start()
+        self._idle.clear()
+        threading.Thread(target=self._work, name=THREAD, daemon=True).start()
 
     def wait(self) -> None:
         """Return when nothing is in flight: sampler and segmenters are free. What was collected stays."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
 
     def check(self, indices: Sequence[int], step: int) -> None:
         """Wait for the window that was begun, if one was, and leave it for `take`: until then `save` has it.
@@ -130,3 +126,5 @@ class WindowAhead:
             self._window = self._collect(*self._asked)
         except BaseException as error:  # raised on the thread that takes the window
             self._error = error
+        finally:
+            self._idle.set()

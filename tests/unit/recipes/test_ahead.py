@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 
-from prompter.errors import UserError
+from prompter.errors import RunStopped, UserError
 from prompter.sampling.base import SamplingSettings
 from recipes.training.ahead import FILE, THREAD, WindowAhead
 from recipes.training.window import Window
@@ -44,6 +45,29 @@ def test_a_window_is_collected_beside_and_taken_once() -> None:
     window = ahead.take([6, 1], 5)
     assert window is not None and [group.index for group in window.all_groups] == [6, 1]
     assert threads == [THREAD] and ahead.step is None and ahead.take([6, 1], 5) is None
+
+
+def test_a_wait_that_a_signal_breaks_off_leaves_the_window_to_be_saved(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def collect(indices: list[int], step: int) -> Window:
+        assert go_on.wait(timeout=10)
+        return collected(indices, step)
+
+    def heard(number: int, frame: object) -> None:
+        raise RunStopped("SIGALRM")
+
+    ahead, before = WindowAhead(collect), signal.signal(signal.SIGALRM, heard)
+    try:
+        ahead.start([6, 1], 5)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(RunStopped):
+            ahead.check([6, 1], 5)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    threading.Timer(0.1, go_on.set).start()
+    ahead.save(tmp_path)
+    assert (tmp_path / FILE).exists() and ahead.take([6, 1], 5) is not None
 
 
 def test_a_window_for_other_questions_is_never_taken_for_these() -> None:
