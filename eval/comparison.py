@@ -1,4 +1,4 @@
-"""Two evaluations of the same queries side by side: metrics, paired intervals, and where a gain comes from."""
+"""Two evaluations of the same queries side by side: metrics, paired intervals, the parts of a gain."""
 
 from __future__ import annotations
 
@@ -144,13 +144,14 @@ def answered_sentence(found: Comparison) -> str:
     """What changed where both answers name instances, whatever their number; "" where there is no gain."""
     if found.gain is None:
         return ""
-    change = found.gain.both_answered
-    if change.exact is None:
+    change, named = found.gain.both_answered, found.gain.named
+    if named is None:
         return "No query has a target that both answered."
     drawn = "; ".join(f"{points_between(getattr(change, by))} {DRAWN[by]}" for by in found.drawn)
     return (
         f"Where both answered a target, with however many instances ({change.queries} queries): "
-        f"{points(change.value)} points of IoU a query, 95 % {drawn}."
+        f"{points(change.value)} points of IoU a query, 95 % {drawn}; "
+        f"{named[0]:.2f} -> {named[1]:.2f} instances an answer."
     )
 
 

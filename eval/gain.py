@@ -18,9 +18,9 @@ to the difference in gIoU, exactly (they are kept as fractions). Localisation is
 learned about where: what came with readability, with an answer instead of a refusal, or with one more
 instance, is counted elsewhere.
 
-Beside the sum stands **both answered**: the mean change of IoU over the queries with a target for which both
-answers name instances, however many. Its queries are those of count and localisation, its denominator is their
-own number. A localisation that is bought or hidden by naming more or fewer instances shows here.
+Beside the sum stands **both answered**: the mean change of IoU over the queries with a target for which
+both answers name instances, however many. Its queries are those of count and localisation, its denominator is
+their own number. Localisation that is bought or hidden by naming more or fewer instances shows here.
 
 A query whose segmenter failed in one of the evaluations is in no part, because `strict` leaves it out; nor is
 one whose target is a box and no mask, which has no gIoU.
@@ -91,13 +91,15 @@ class Gain:
         queries: the queries that count in both.
         difference: gIoU after minus gIoU before, in [-1, 1].
         parts: a change per part; their `exact` add up to `difference`.
-        both_answered: the mean change where both answers name instances; not a part.
+        both_answered: the mean change where there is a target and both answers name instances; not a part.
+        named: how many instances such an answer names on average, before and after; None without any.
     """
 
     queries: int
     difference: Fraction
     parts: Mapping[Part, Change]
     both_answered: Change
+    named: tuple[float, float] | None
 
     def rounded(self, total: str, decimals: int) -> dict[Part, str]:
         """The parts in points, as text with their sign, rounded so that they add up to the printed total.
@@ -125,7 +127,7 @@ class Gain:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict; the values of `parts` add up to `difference` in their decimals."""
-        total = f"{float(self.difference):+.12f}"
+        total = f"{float(self.difference) + 0.0:+.12f}"
         shares = self.rounded(f"{float(total) * 100:+.10f}", 10)
         return {
             "queries": self.queries,
@@ -134,7 +136,11 @@ class Gain:
                 part: {"value": round(float(shares[part]) / 100, 12), **_json(change)}
                 for part, change in self.parts.items()
             },
-            "both_answered": {"value": self.both_answered.value, **_json(self.both_answered)},
+            "both_answered": {
+                "value": self.both_answered.value,
+                **_json(self.both_answered),
+                "named": None if self.named is None else list(self.named),
+            },
         }
 
 
@@ -208,6 +214,9 @@ def split_gain(before: QueryTable, after: QueryTable, bootstrap: Bootstrap | Non
         difference=sum(moved.tolist(), Fraction(0)) / len(first),
         parts={part: summed(str(part), rows, len(first)) for part, rows in parts.items()},
         both_answered=summed("both answered", answered, int(answered.sum())),
+        named=(float(first.named[answered].mean()), float(second.named[answered].mean()))
+        if answered.any()
+        else None,
     )
 
 

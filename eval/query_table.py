@@ -307,7 +307,7 @@ def build_table(
     judges: Mapping[str, BoxJudge] | None = None,
     tile: Callable[[Rollout], str] = tile_of,
 ) -> QueryTable:
-    """Read rollouts one by one into the table that a `TableBuilder` of these views, judges and tiles makes."""
+    """Read rollouts one by one into the table that a `TableBuilder` with these arguments makes."""
     builder = TableBuilder(views, judges, tile)
     for rollout in rollouts:
         builder.add(rollout)

@@ -1,8 +1,8 @@
 """What tile an image was cut from: windows of one tile overlap or adjoin, so they are not independent.
 
 Intervals that draw images take each for a draw of its own. Where images are windows of larger tiles (or
-frames of one film, scenes of one city), drawing whole tiles is the honest choice. What the tile is, is said by
-the tag `tile` of a sample, else by the set's line in the catalog, else it is the image itself.
+frames of one film, scenes of one city), drawing whole tiles is the honest choice. The tile is named by the
+tag `tile` of a sample, else by what the catalog says of its set, else it is the image itself.
 """
 
 from __future__ import annotations

@@ -110,4 +110,3 @@ def both_scores_text(scores: Mapping[str, Any]) -> str:
             "are left out, because it gains on them by construction.",
         ]
     )
-
