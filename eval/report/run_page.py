@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from eval.bootstrap import Bootstrap, Interval
 from eval.comparison import DRAWN, Comparison, compare_tables, remarks
+from eval.gain import Part
 from eval.mask_views import View
 from eval.metrics import STRICT, summarise
 from eval.protocols import PROTOCOLS
@@ -163,11 +164,28 @@ def _change_tiles(found: Comparison) -> list[Tile]:
             f"points of gIoU, 95 % {points_between(main.by_image)}",
             _tone(main.by_image),
         ),
+        *_part_tiles(found),
         Tile(
             f"{percent(failures.before)} → {percent(failures.after)}",
             "completions that do not parse, per cent",
         ),
         Tile(str(found.queries), f"held-out queries on {found.images} images"),
+    ]
+
+
+def _part_tiles(found: Comparison) -> list[Tile]:
+    """What part of the gain is localisation, and what the other parts are."""
+    if found.gain is None:
+        return []
+    rounded = found.gain.rounded(points(found.metrics["gIoU"].difference), decimals=2)
+    where = found.gain.parts[Part.LOCALISATION].by_image
+    others = ", ".join(f"{part} {text}" for part, text in rounded.items() if part is not Part.LOCALISATION)
+    return [
+        Tile(
+            rounded[Part.LOCALISATION],
+            f"of them by localisation, 95 % {points_between(where)}; {others}",
+            _tone(where),
+        )
     ]
 
 
