@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.masks import Mask, pairwise_iou
+from envs.masks import Mask, symmetric_iou
 from envs.rollout import Rollout
 from prompter.types import ParseFailure
 
@@ -85,7 +85,7 @@ def find_consensus(votes: Sequence[Vote], policies: int, ignore: Mask | None = N
     masks = [mask for vote in votes if (mask := vote.mask) is not None]
     owner = np.array([votes[number].policy for number in given])
     share = 1.0 / np.bincount(owner, minlength=policies)[owner]  # votes: a policy's add up to one
-    ious = _symmetric_iou(masks, ignore)
+    ious = symmetric_iou(masks, ignore)
     centre = int(np.argmax(ious @ share))
     near = ious[centre] >= AGREE
     members = np.zeros(len(votes), dtype=np.bool_)
@@ -106,15 +106,6 @@ def find_consensus(votes: Sequence[Vote], policies: int, ignore: Mask | None = N
         policies=int((agreeing >= 0.5).sum()),
         confidence=_mean(confidences[~np.isnan(confidences)]),
     )
-
-
-def _symmetric_iou(masks: Sequence[Mask], ignore: Mask | None) -> NDArray[np.float64]:
-    """IoU of every pair, float64 [masks, masks]; each pair is counted once."""
-    result = np.eye(len(masks))
-    for row in range(len(masks) - 1):
-        rest = pairwise_iou(masks[row : row + 1], masks[row + 1 :], ignore)[0]
-        result[row, row + 1 :] = result[row + 1 :, row] = rest
-    return result
 
 
 def _mean(values: NDArray[np.float64]) -> float:

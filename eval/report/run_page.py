@@ -17,6 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from eval.bootstrap import Bootstrap, Difference, Interval
+from eval.figures import percent
 from eval.mask_views import View
 from eval.metrics import STRICT, compare, shared_queries, summarise
 from eval.protocols import PROTOCOLS
@@ -25,7 +26,6 @@ from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.html import from_template
 from eval.report.timeline import draw_timeline
-from eval.results import percent
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
