@@ -3,7 +3,8 @@
 Four raw figures, each in [0, 1], higher for a surer answer:
 
 - `agreement`: mean agreement (`Ballot.agreement`) of the answer with the other sampled looks. A look that was
-  not read, or whose segmenter failed, agrees with nothing.
+  not read, or whose segmenter failed, agrees with nothing. A mask that is nobody's own (`vote`) is compared
+  with all of them.
 - `share`: share of the sampled looks that agree to at least `AGREE`, the answer's own among them.
 - `predicted_iou`: the segmenter's own estimate, the mean of the answer's instances. None for "none".
 - `stability`: stability of the mask as SAM defines it (`envs.executors.base.Segmentation`), the mean of the

@@ -74,20 +74,27 @@ def consensus(ballot: Ballot) -> Choice:
     """ "none" if more than half of the voters say so; else the medoid of the largest cluster of masks.
 
     Those that name something are clustered by average linkage at an IoU of `AGREE`
-    (`scipy.cluster.hierarchy`). Of clusters of one size, that with the higher mean agreement inside counts.
+    (`scipy.cluster.hierarchy`). Of clusters of one size, that with the higher mean agreement inside counts,
+    then that with the better mean of own scores.
     """
     decided = _decided_early(ballot)
     if decided is not None:
         return decided
-    naming = np.array(ballot.naming)
+    # Where distances are equal, what is merged first hangs on the order: let it be the masks', not the draws'.
+    naming = np.array(sorted(ballot.naming, key=lambda place: str(ballot.looks[place].prediction)))
     if len(naming) == 1:
         return Choice(int(naming[0]))
     distances = 1 - ballot.agreement[np.ix_(naming, naming)]
     tree = linkage(squareform(distances, checks=False), method="average")
     labels = fcluster(tree, t=1 - AGREE, criterion="distance")
-    clusters = [naming[labels == label].tolist() for label in np.unique(labels)]
-    largest = max(clusters, key=lambda members: (len(members), _tied(_inside(ballot, members)), -members[0]))
-    return Choice(_central(ballot, largest))
+    clusters = [sorted(naming[labels == label].tolist()) for label in np.unique(labels)]
+
+    def weight(members: Sequence[int]) -> tuple[int, float, float, int]:
+        inside = _mean_agreement(ballot, members, members).mean()
+        own = _comparable(ballot.own_scores[list(members)]).mean()
+        return len(members), _tied(inside), _tied(own), -members[0]
+
+    return Choice(_central(ballot, max(clusters, key=weight)))
 
 
 def vote(ballot: Ballot) -> Choice:
@@ -100,7 +107,7 @@ def vote(ballot: Ballot) -> Choice:
         return decided
     naming = ballot.naming
     drawn = [mask for place in naming if (mask := ballot.masks[place]) is not None]
-    mask = np.sum(drawn, axis=0, dtype=np.int32) * 2 > len(drawn)
+    mask: Mask = np.asarray(np.sum(drawn, axis=0, dtype=np.int32) * 2 > len(drawn))
     nearness = np.array([iou(mask, one) for one in drawn])
     return Choice(_highest(ballot, naming, nearness), mask)
 
@@ -115,14 +122,14 @@ def score(ballot: Ballot) -> Choice:
     if decided is not None:
         return decided
     naming = ballot.naming
-    own = np.nan_to_num(ballot.own_scores[naming], nan=-1.0)
+    own = _comparable(ballot.own_scores[naming])
     top = [place for place, value in zip(naming, own, strict=True) if _tied(value) == _tied(own.max())]
     return Choice(_highest(ballot, top, _mean_agreement(ballot, top, naming)))
 
 
 def best(ballot: Ballot) -> Choice:
     """The sample with the highest IoU with the target: what a perfect choice would reach."""
-    return Choice(1 + int(np.argmax(np.nan_to_num(ballot.truth[1:], nan=-1.0))))
+    return Choice(1 + int(np.argmax(_comparable(ballot.truth[1:]))))
 
 
 def _decided_early(ballot: Ballot) -> Choice | None:
@@ -148,16 +155,17 @@ def _mean_agreement(ballot: Ballot, places: Sequence[int], others: Sequence[int]
     return (rows.sum(axis=1) - itself) / (len(others) - 1)
 
 
-def _inside(ballot: Ballot, members: Sequence[int]) -> float:
-    return float(_mean_agreement(ballot, members, members).mean())
-
-
 def _highest(ballot: Ballot, places: Sequence[int], values: NDArray[np.float64]) -> int:
     """The place with the highest value; of equals the best own score, then the first."""
-    own = np.nan_to_num(ballot.own_scores[list(places)], nan=-1.0)
+    own = _comparable(ballot.own_scores[list(places)])
     return max(
         zip(places, values, own, strict=True), key=lambda one: (_tied(one[1]), _tied(one[2]), -one[0])
     )[0]
+
+
+def _comparable(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores with -1 where there is none, float64 of their shape."""
+    return np.nan_to_num(scores, nan=-1.0)
 
 
 def _tied(value: float) -> float:

@@ -124,8 +124,8 @@ def _confidence(
 
     Keys: `queries`; `error` -> `raw`, `calibrated` -> outcome -> expected calibration error, or None;
     `bins`, likewise -> the bins behind it; `risk` -> outcome -> `area` (AURC), `area_best` (in the best
-    order), `at` -> coverage -> metric, `points` ([coverage, risk] …); `sources` -> raw figure -> outcome -> `area`;
-    `abstention` -> `max_risk`, `from`, `coverage`, `risk` (a metric), or None.
+    order), `at` -> coverage -> metric, `points` ([coverage, risk] …); `sources` -> raw figure -> outcome ->
+    `area`; `abstention` -> `max_risk`, `from`, `coverage`, `risk` (a metric), or None.
     """
     outcomes = {EXPECTED_IOU: answers.scores, EXPECTED_HIT: (answers.scores >= HIT).astype(np.float64)}
     raw = answers.figures[source]
