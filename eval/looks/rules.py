@@ -80,7 +80,7 @@ def consensus(ballot: Ballot) -> Choice:
     decided = _decided_early(ballot)
     if decided is not None:
         return decided
-    # Where distances are equal, what is merged first hangs on the order: let it be the masks', not the draws'.
+    # Where distances are equal, the order decides what is merged first: let it be the masks', not the draws'.
     naming = np.array(sorted(ballot.naming, key=lambda place: str(ballot.looks[place].prediction)))
     if len(naming) == 1:
         return Choice(int(naming[0]))

@@ -32,7 +32,12 @@ def looks_lines(looks: Mapping[str, Any]) -> list[str]:
             "  gIoU, per cent; signed: the difference to greedy, with its 95 % interval, drawing images"
         )
     if looks["confidence"] is not None:
-        lines += _confidence_lines(looks)
+        lines += text_table(confidence_rows(looks), numbers=True)
+        lines.append(
+            "  per cent; risk: 1 - IoU, and 1 where IoU >= 0.5 is missed; calibration error in 10 bins"
+        )
+        if (abstention := looks["confidence"]["abstention"]) is not None:
+            lines.append(abstention_sentence(abstention))
     return lines
 
 
@@ -62,7 +67,8 @@ def _signed(metric: Mapping[str, Any]) -> str:
     return f"{sign}{with_interval(metric)}"
 
 
-def _confidence_lines(looks: Mapping[str, Any]) -> list[str]:
+def confidence_rows(looks: Mapping[str, Any]) -> list[list[str]]:
+    """Calibration error and risk: a row per figure, a column per outcome (`OUTCOMES`)."""
     found = looks["confidence"]
     rows = [["confidence", *OUTCOMES.values()]]
     rows += [
@@ -79,11 +85,7 @@ def _confidence_lines(looks: Mapping[str, Any]) -> list[str]:
     for source, areas in found["sources"].items():
         mark = " (used)" if source == looks["source"] else ""
         rows.append([f"  by {source}{mark}", *(percent(areas[name]) for name in OUTCOMES)])
-    lines = text_table(rows, numbers=True)
-    lines.append("  per cent; risk: 1 - IoU, and 1 where IoU >= 0.5 is missed; calibration error in 10 bins")
-    if (abstention := found["abstention"]) is not None:
-        lines.append(abstention_sentence(abstention))
-    return lines
+    return rows
 
 
 def abstention_sentence(abstention: Mapping[str, Any]) -> str:

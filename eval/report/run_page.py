@@ -25,6 +25,7 @@ from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.html import from_template
+from eval.report.looks_page import looks_sections
 from eval.report.timeline import draw_timeline
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
@@ -107,6 +108,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "timeline": draw_timeline(given.timeline, given.metrics),
         "protocols": _protocols(given.results),
         "quirks": _quirks(given.results),
+        "looks": looks_sections(given.results),
         "breakdowns": _breakdowns(before, after),
     }
     picked = pick_cases(before, after)
