@@ -12,6 +12,10 @@ from prompter.types import Reading, reading_from_json, reading_to_json
 
 _LEFT_OUT_EMPTY = ("stability", "confidence")
 
+EXPECTED_IOU, EXPECTED_HIT = "iou", "hit"
+"""Names of the calibrated figures in `Rollout.confidence`: the expected IoU (the reward `mask_iou`), and the
+probability that it reaches 0.5."""
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.masks import Mask, symmetric_iou
-from envs.rollout import Rollout
+from envs.rollout import EXPECTED_IOU, Rollout
 from prompter.types import ParseFailure
 
 AGREE = 0.5
@@ -24,7 +24,8 @@ class Vote:
         policy: number of its policy.
         mask: bool [height, width], empty for "no target"; None where there was no answer to read, or
             the segmenter failed.
-        confidence: the segmenter's own estimate of its IoU; NaN if it gave none.
+        confidence: the calibrated expected IoU where the answer has one, else the segmenter's own estimate;
+            NaN if it gave none.
     """
 
     policy: int
@@ -60,10 +61,10 @@ def vote_of(policy: int, rollout: Rollout) -> Vote:
     """A rollout as a vote. A completion that did not parse says nothing; an empty answer says "no target"."""
     unread = isinstance(rollout.reading, ParseFailure) or rollout.executor_error is not None
     scores = [value for value in rollout.predicted_ious if value is not None]
+    expected = rollout.confidence.get(EXPECTED_IOU)
+    own = float(np.mean(scores)) if scores else float("nan")
     return Vote(
-        policy,
-        None if unread else rollout.prediction_mask,
-        float(np.mean(scores)) if scores else float("nan"),
+        policy, None if unread else rollout.prediction_mask, own if expected is None else float(expected)
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.looks.confidence import EXPECTED_HIT, EXPECTED_IOU
+from envs.rollout import EXPECTED_HIT, EXPECTED_IOU
 from eval.looks.isotonic import Isotonic, fit_isotonic
 from eval.looks.risk import risk_coverage
 from prompter.errors import UserError

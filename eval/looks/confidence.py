@@ -25,10 +25,6 @@ SOURCES = ("agreement", "share", "predicted_iou", "stability")
 
 DEFAULT_SOURCE = "agreement"
 
-EXPECTED_IOU, EXPECTED_HIT = "iou", "hit"
-"""Names of the calibrated figures in `Rollout.confidence`: the expected IoU (the reward `mask_iou`), and the
-probability that it reaches 0.5."""
-
 
 def measure(ballot: Ballot, choice: Choice) -> dict[str, float | None]:
     """The raw figures of an answer, by the names in `SOURCES`; None where one has no value.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.rollout import Rollout
+from envs.rollout import EXPECTED_HIT, EXPECTED_IOU, Rollout
 from eval.bootstrap import Bootstrap, Ratio
 from eval.looks.calibration import HIT, CalibrationFile, fit_calibration
 from eval.looks.combining import read_combined
-from eval.looks.confidence import EXPECTED_HIT, EXPECTED_IOU, SOURCES
+from eval.looks.confidence import SOURCES
 from eval.looks.curve import SHOWN_RULES, curve_of, score_looks
 from eval.looks.records import looks_files
 from eval.looks.risk import best_area, calibration_bins, calibration_error, covered, risk_coverage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from envs.rollout import EXPECTED_HIT, EXPECTED_IOU
 from eval.figures import percent, with_interval
-from eval.looks.confidence import EXPECTED_HIT, EXPECTED_IOU
 from prompter.runs.tables import text_table
 
 OUTCOMES = {EXPECTED_IOU: "IoU", EXPECTED_HIT: "IoU >= 0.5"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eval.looks.confidence import EXPECTED_HIT, EXPECTED_IOU
+from envs.rollout import EXPECTED_HIT, EXPECTED_IOU
 from eval.looks.text import (
     abstention_sentence,
     combined_sentence,

@@ -180,6 +180,14 @@ def test_looks_are_kept_whole(tmp_path: Path) -> None:
         list(read_looks(tmp_path / "box.jsonl"))
 
 
+def test_a_rollout_of_before_opens_and_a_plain_one_is_written_as_before() -> None:
+    plain = look(box_mask(2, 2, 8, 8), score=0.5)
+    line = plain.to_json()
+    assert "confidence" not in line and "stability" not in line and Rollout.from_json(line) == plain
+    rich = answered("medoid", ballot(box_mask(2, 2, 8, 8), NONE))
+    assert Rollout.from_json(rich.to_json()) == rich and rich.confidence
+
+
 def test_the_first_looks_are_what_they_would_be_alone() -> None:
     whole = ballot(*noisy(3, 8))
     whole.first(3)  # what is known of the whole is taken over
