@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.bootstrap import Interval
+from eval.figures import percent
 from eval.metrics import compare
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
-from eval.results import percent
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
 

@@ -12,10 +12,10 @@ import numpy as np
 from envs.datasets.tiles import tile_of
 from envs.rollout import Rollout
 from eval.bootstrap import Bootstrap, Difference, Interval
+from eval.figures import percent, points, points_between
 from eval.gain import Change, Gain, split_gain
 from eval.metrics import compare, shared_answers, shared_queries, tiles
 from eval.query_table import QueryTable, build_table
-from eval.results import percent, points, points_between
 from prompter.runs.tables import text_table
 from rewards.replay import read_rollouts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def summarise(
         rows = covered(protocol, table)
         reported[protocol.name] = {
             "queries": len(rows),
-            "metrics": _with_intervals(apply(protocol, table), rows.images, bootstrap),
+            "metrics": with_intervals(apply(protocol, table), rows.images, bootstrap),
         }
     scores = table.executor_scores[~np.isnan(table.executor_scores)]
     return {
@@ -89,9 +89,16 @@ def summarise(
     }
 
 
-def _with_intervals(
-    ratios: dict[str, Ratio], images: NDArray[np.int64], bootstrap: Bootstrap
+def with_intervals(
+    ratios: Mapping[str, Ratio], images: NDArray[np.int64], bootstrap: Bootstrap | None = None
 ) -> dict[str, dict[str, Any]]:
+    """Metrics over the same queries, JSON-ready: name -> `value`, `by_query` and `by_image` (intervals).
+
+    Args:
+        ratios: metrics by name.
+        images: image of each query, int64 [queries].
+        bootstrap: settings of the intervals.
+    """
     by_query, by_image = intervals(ratios, None, bootstrap), intervals(ratios, images, bootstrap)
     return {
         name: {

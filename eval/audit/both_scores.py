@@ -14,9 +14,9 @@ from eval.audit.predictors import Predictor
 from eval.audit.queue import Entry
 from eval.audit.repair import Repair
 from eval.bootstrap import Bootstrap, interval_json
+from eval.figures import percent, points, points_between
 from eval.metrics import compare
 from eval.query_table import QueryTable, build_table, sample_digest
-from eval.results import percent, points, points_between
 from prompter.runs.tables import text_table
 from rewards.replay import read_rollouts
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from eval.comparison import Comparison, answered_sentence, gain_rows
+from eval.figures import points
 from eval.report.charts import waterfall
-from eval.results import points
 
 
 @dataclass(frozen=True)

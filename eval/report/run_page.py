@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from eval.bootstrap import Bootstrap, Interval
 from eval.comparison import DRAWN, Comparison, compare_tables, remarks
+from eval.figures import percent, points, points_between
 from eval.gain import Part
 from eval.mask_views import View
 from eval.metrics import STRICT, summarise
@@ -26,8 +27,8 @@ from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.gain_section import gain_section
 from eval.report.html import from_template
+from eval.report.looks_page import looks_sections
 from eval.report.timeline import draw_timeline
-from eval.results import percent, points, points_between
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
@@ -107,6 +108,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "timeline": draw_timeline(given.timeline, given.metrics),
         "protocols": _protocols(given.results),
         "quirks": _quirks(given.results),
+        "looks": looks_sections(given.results),
         "breakdowns": _breakdowns(before, after),
     }
     picked = pick_cases(before, after)

@@ -6,6 +6,8 @@
     prompter eval --benchmark reasonseg:val --policy openai:http://127.0.0.1:8000/v1#qwen \\
         --executor mobile-sam --out runs/served
     prompter eval --rescore --protocol lisa,rela --out runs/earthreason
+    prompter eval --benchmark synthetic-aerial:test --policy shipped:small-policy --executor mobile-sam \\
+        --samples 16 --combine consensus --out runs/looks
     prompter eval --invariance --benchmark synthetic-aerial:test --policy shipped:small-policy \\
         --executor mobile-sam --limit 240 --out runs/invariance
 
@@ -31,6 +33,7 @@ from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.looks.rules import RULES
 from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
@@ -46,6 +49,7 @@ from recipes.commands import flags
 from recipes.commands.arguments import open_as_run, open_benchmark, opened, parse_segmenters, run_identity
 from recipes.commands.compare import by_segmenter, print_pairs
 from recipes.commands.invariance import run_invariance
+from recipes.commands.looks import add_look_flags, combine_looks, look_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,9 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with this evaluation of the same questions (see `prompter compare`), also on the page",
     )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
+    add_look_flags(parser)
     parser.epilog = (
         f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}\n\n"
-        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}"
+        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}\n\n"
+        f"rules (--combine):\n{RULES.listing()}"
     )
 
 
@@ -93,8 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate or re-score; print tables and, last, the path of each report. Return 0."""
     protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
     get_protocols(protocols)  # refuses unknown names before anything is loaded
+    looks = look_settings(arguments)
     if arguments.rescore:
         for found in _evaluations(arguments.out):
+            combine_looks(arguments, found)
             print(f"{found.path}\n{results_text(rescore(found, protocols))}")
         return 0
     for name in ("benchmark", "policy", "executor"):
@@ -128,7 +136,10 @@ def run(arguments: argparse.Namespace) -> int:
                 chunk=arguments.chunk,
                 keep_instances=arguments.keep_instances,
                 notes=notes,
+                looks=looks,
             )
+            if looks is not None:
+                combine_looks(arguments, done.folder)
             reports.append(_finish(done, source, text, protocols, against))
     print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
     for report in reports:
