@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from prompter.errors import RunStopped, UserError
 from prompter.runs.run_folder import RunFolder
+from prompter.runs.values import dump_yaml
 from recipes.cli import main
 from recipes.grpo import train
 from recipes.study.config import PlannedRun, load_study, planned_runs
@@ -44,7 +44,7 @@ class Studied:
             "arms": {"plain": {}, "groups-of-4": {"trainer.num_generations": 4}},
             "seeds": [0, 1],
         }
-        self.path.write_text(yaml.safe_dump(self.text))
+        self.path.write_text(dump_yaml(self.text))
         self.study = load_study(self.path)
         self.runs = planned_runs(self.study, self.out)
         self.launched: list[tuple[str, int]] = []
@@ -74,10 +74,6 @@ def test_each_arm_is_trained_with_each_seed_and_its_changes(studied: Studied) ->
 
 
 def test_the_untrained_policy_answers_once_and_every_run_has_its_answers(studied: Studied) -> None:
-    first = studied.runs[0].folder
-    assert any(
-        event["phase"] == "evaluate" or event["step"] == 0 for event in RunFolder(first).read_timeline()
-    )
     answers = [(run.folder / "eval" / "before" / "completions.jsonl").read_bytes() for run in studied.runs]
     assert len(set(answers)) == 1
     # Its figures are logged in each run, as if it had asked them.
@@ -148,10 +144,10 @@ def test_arms_of_unequal_completions_are_refused_or_told(
 ) -> None:
     text = {**studied.text, "arms": {**studied.text["arms"], "longer": {"trainer.max_steps": 6}}}
     path = tmp_path / "unequal.yaml"
-    path.write_text(yaml.safe_dump(text))
+    path.write_text(dump_yaml(text))
     assert main(["study", str(path), "-o", str(tmp_path / "out")]) == 2
     assert "plain 32, but longer 96" in capsys.readouterr().err
-    path.write_text(yaml.safe_dump({**text, "completions": "any"}))
+    path.write_text(dump_yaml({**text, "completions": "any"}))
     assert [run.completions for run in planned_runs(load_study(path), tmp_path)][:3] == [32, 32, 96]
 
 
@@ -169,7 +165,7 @@ def test_mistakes_in_a_study_are_named(
     studied: Studied, tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({**studied.text, **changed}))
+    path.write_text(dump_yaml({**studied.text, **changed}))
     with pytest.raises(UserError, match=message):
         planned_runs(load_study(path), tmp_path)
 

@@ -42,7 +42,7 @@ def test_equal_seeds_pool_to_the_interval_of_one_and_seeds_that_differ_widen_it(
     found = pooled_difference(unlike, IMAGES)
     assert found.difference == pytest.approx(0.1)
     assert found.by_seed == pytest.approx((0.0, 0.1, 0.2))
-    # These seeds are known exactly whatever the images; other seeds may be anything from the worst to the best.
+    # These seeds are known exactly whatever the images are; other seeds may be like the worst or the best.
     assert found.by_image is not None and found.by_seed_and_image is not None
     assert found.by_image.to_json() == pytest.approx([0.1, 0.1])
     assert found.by_seed_and_image.low < 0.04 and found.by_seed_and_image.high > 0.16
