@@ -214,6 +214,22 @@ def check_overlap(config: TrainConfig) -> None:
         )
 
 
+def check_average(config: TrainConfig) -> None:
+    """Refuse to average weights that are divided among ranks.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    if config.average.decay is None:
+        return
+    for key in ("fsdp", "deepspeed"):
+        if config.trainer.get(key):
+            raise UserError(
+                f"average.decay and trainer.{key} are given: weights that are divided among ranks are not "
+                "averaged here. Leave one of them out"
+            )
+
+
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:
     """Refuse what TRL would accept and then do something else with.
 
