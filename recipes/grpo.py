@@ -32,6 +32,7 @@ from recipes.training.checks import (
     check_weights_follow,
     executor_configs,
     grpo_arguments,
+    merges,
     training_device,
     window_steps,
 )
@@ -133,7 +134,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             from prompter.sampling import open_sampler
             from recipes.training.scoring import RolloutScorer
 
-            rank = None if config.policy.lora is None else config.policy.lora.r
+            rank = None if config.policy.lora is None or merges(config) else config.policy.lora.r
             # A divided model cannot be sampled from by one rank: transformers then has its own copy.
             own = model if sharding(config) is None else None
             sampler = open_sampler(policy, config.sampler, model=own, lora_rank=rank)
@@ -196,6 +197,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             group=config.group,
             order=WindowOrder(config.order, arguments, len(source)),
             average=WeightAverage(config.average.decay, window_steps(arguments)),
+            merged=merges(config),
             ranks=ranks,
         )
         opened.callback(trainer.close)

@@ -31,6 +31,7 @@ from prompter.errors import InfrastructureError, RunStopped
 from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
 from prompter.sampling.token_sampler import suppressed_ids
+from prompter.sampling.weights import merged_weights
 from recipes.config import GroupConfig, OrderConfig
 from recipes.training.ahead import WindowAhead
 from recipes.training.average import WeightAverage
@@ -66,6 +67,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         group: what is done with advantages.
         order: which questions a window asks; None has each once in a pass.
         average: of the trained weights, told after each window and written into checkpoints.
+        merged: whether the sampler is given all weights with the adapters merged, and not the adapters.
         ranks: those that train together; alone when None.
 
     Attributes:
@@ -85,6 +87,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         group: GroupConfig | None = None,
         order: WindowOrder | None = None,
         average: WeightAverage | None = None,
+        merged: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
@@ -104,6 +107,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self._group_size = int(args.num_generations or 1)
         self._group = group or GroupConfig()
         self.order = order or WindowOrder(OrderConfig(), args, samples)
+        self._merged = merged
         self.average = average or WeightAverage(None, window_steps(args))
         super().__init__(
             model=model,
@@ -325,6 +329,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         sampler = self.collector.sampler
         if not isinstance(model, PeftModel):
             give_weights(self.ranks, model, lambda weights: sampler.sync_weights(weights, version))
+            self.sampler_version = version
+            return
+        if self._merged:
+            self.ranks.first(lambda: sampler.sync_weights(merged_weights(model), version))
             self.sampler_version = version
             return
         adapters = Path(self._adapters.name)

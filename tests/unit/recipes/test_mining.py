@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +48,7 @@ def test_without_mining_the_order_is_that_of_every_run() -> None:
 def test_the_first_pass_asks_every_question_once_and_mining_begins_after_it() -> None:
     found = asked(order_of(), range(PASS))
     assert found == asked(order_of(OrderConfig()), range(PASS))
-    assert max(Counter(sum(found, [])).values()) == 1
+    assert max(Counter(chain.from_iterable(found)).values()) == 1
 
 
 def test_what_teaches_is_asked_more_often_and_the_rest_now_and_then() -> None:
@@ -55,7 +56,7 @@ def test_what_teaches_is_asked_more_often_and_the_rest_now_and_then() -> None:
     asked(order, range(PASS))
     later = asked(order, range(PASS, PASS + 120))
     assert all(len(set(window)) == PROMPTS for window in later)
-    counts = Counter(sum(later, []))
+    counts = Counter(chain.from_iterable(later))
     teaching = [index for index in range(SAMPLES) if index % 3 == 0 and index]
     others = [index for index in range(SAMPLES) if index % 3]
     # Three of four are mined, of 8 questions; the fourth is of all that were not drawn.
