@@ -98,7 +98,7 @@ def check_takes_weights(config: SamplerConfig) -> None:
     """Raise UserError if a config's engines cannot be given new weights while they run."""
     if config.backend != "hf" and config.tensor_parallel_size > 1:
         raise UserError(
-            "all weights go to the engines (policy.lora is null, or sampler.sync merged), but one of "
-            f"sampler.tensor_parallel_size {config.tensor_parallel_size} cannot be given new ones: take 1, or "
-            "send adapters"
+            "all weights go to the engines (policy.lora is null, or sampler.sync merged), but one of sampler."
+            f"tensor_parallel_size {config.tensor_parallel_size} cannot be given new ones: take 1, or send "
+            "adapters"
         )
