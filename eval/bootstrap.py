@@ -129,8 +129,8 @@ class Difference:
 
     Args:
         before, after, difference: the metric and its change.
-        by_query, by_image: bootstrap intervals of the difference, drawing single queries or whole
-            images; both runs see the same draw.
+        by_query, by_image, by_tile: bootstrap intervals of the difference, drawing single queries, whole
+            images or whole tiles; both runs see the same draw. `by_tile` is None without tiles, too.
     """
 
     before: float | None
@@ -138,16 +138,39 @@ class Difference:
     difference: float | None
     by_query: Interval | None
     by_image: Interval | None
+    by_tile: Interval | None = None
+
+    def to_json(self) -> dict[str, float | list[float] | None]:
+        """Return a JSON-ready dict; `by_tile` is left out where there is none."""
+        data: dict[str, float | list[float] | None] = {
+            "before": self.before,
+            "after": self.after,
+            "difference": self.difference,
+            "by_query": interval_json(self.by_query),
+            "by_image": interval_json(self.by_image),
+        }
+        return data if self.by_tile is None else {**data, "by_tile": interval_json(self.by_tile)}
+
+
+def interval_json(interval: Interval | None) -> list[float] | None:
+    """Return [low, high], or None."""
+    return None if interval is None else interval.to_json()
 
 
 def paired_difference(
-    before: Ratio, after: Ratio, images: NDArray[np.int64], settings: Bootstrap | None = None
+    before: Ratio,
+    after: Ratio,
+    images: NDArray[np.int64],
+    settings: Bootstrap | None = None,
+    tiles: NDArray[np.int64] | None = None,
 ) -> Difference:
     """Compare a metric of two runs query by query.
 
     Args:
         before, after: the metric over the same queries in the same order.
         images: image of each query, int64 [queries].
+        settings: see `Bootstrap`.
+        tiles: tile of each query, int64 [queries]; None draws none.
 
     Raises:
         ValueError: if the two have different numbers of queries.
@@ -158,8 +181,9 @@ def paired_difference(
             f"a paired comparison needs the same queries, "
             f"but got {len(before.numerator)} and {len(after.numerator)}"
         )
-    found = {}
-    for name, clusters in (("query", None), ("image", images)):
+    found: dict[str, Interval | None] = {"tile": None}
+    drawn = {"query": None, "image": images} | ({} if tiles is None else {"tile": tiles})
+    for name, clusters in drawn.items():
         first, second = _grouped(before, clusters), _grouped(after, clusters)
         parts = [
             second.values(weights) - first.values(weights)
@@ -168,7 +192,7 @@ def paired_difference(
         found[name] = _percentiles(parts, settings)
     values = (before.value(), after.value())
     change = None if values[0] is None or values[1] is None else values[1] - values[0]
-    return Difference(values[0], values[1], change, found["query"], found["image"])
+    return Difference(values[0], values[1], change, found["query"], found["image"], found["tile"])
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,9 @@ COMMANDS: dict[str, Command] = {
     "audit": Command(
         "recipes.commands.audit", "find wrong labels by what predictions agree on; repair a split"
     ),
+    "compare": Command(
+        "recipes.commands.compare", "compare runs on the same questions, and say where a gain comes from"
+    ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),
     "export": Command(
