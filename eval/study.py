@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.ablation import interval_text
-from eval.bootstrap import Bootstrap, Interval, pooled_difference
-from eval.metrics import STRICT, score_file, shared_queries
+from eval.bootstrap import Bootstrap, Interval, PooledDifference, Ratio, pooled_difference
+from eval.gain import Part, parts_of
+from eval.metrics import STRICT, score_file, shared_queries, tiles
 from eval.protocols import apply, covered
+from eval.protocols.base import parsed
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
 from eval.results import percent
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
-from prompter.types import PromptSet
-from rewards.replay import read_rollouts
 
 METRICS = ("gIoU", "P@0.5", "box-acc@0.5", "parse-failures", "N-acc", "T-acc")
 """Held-out figures of an arm, protocol `strict`; the first is the one that is compared."""
@@ -33,7 +34,6 @@ class SeedResult:
     Args:
         seed: of the run.
         before, after: its held-out queries by the untrained and by the trained policy.
-        instances: that an answer names on average, after training, of those that parse; None if none does.
         completions: sampled, those that were not trained on included.
         minutes: at work on training, evaluations left out.
     """
@@ -41,7 +41,6 @@ class SeedResult:
     seed: int
     before: QueryTable
     after: QueryTable
-    instances: float | None
     completions: int
     minutes: float
 
@@ -68,7 +67,9 @@ class Arm:
         from_start: gIoU against each run's own start.
         against: gIoU against the reference arm with the same seeds; None for that arm, and while the two
             share no finished seed.
-        instances, completions, minutes: means over seeds; see `SeedResult`.
+        parts: what `from_start` is made of: form, refusal, count, localisation (`eval.gain`).
+        instances: that an answer names after training, of those that parse; mean over seeds.
+        completions, minutes: means over seeds; see `SeedResult`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Arm:
     before: float | None
     from_start: Change
     against: Change | None
+    parts: Mapping[str, Change]
     instances: float | None
     completions: float
     minutes: float
@@ -89,8 +91,7 @@ def seed_result(seed: int, before: Path, after: Path, *, completions: int, minut
         UserError: if one cannot be read or holds no rollout.
     """
     first, last = (score_file(path, [STRICT]) for path in (before, after))
-    counts = [len(one.reading) for one in read_rollouts(after) if isinstance(one.reading, PromptSet)]
-    return SeedResult(seed, first, last, float(np.mean(counts)) if counts else None, completions, minutes)
+    return SeedResult(seed, first, last, completions, minutes)
 
 
 def compare_arms(
@@ -121,7 +122,8 @@ def compare_arms(
                 _mean([_values(run.before)["gIoU"] for run in runs]),
                 _change([(run.before, run.after) for run in runs], bootstrap),
                 _change(shared, bootstrap) if shared and name != reference else None,
-                _mean([run.instances for run in runs]),
+                _parts([(run.before, run.after) for run in runs], bootstrap),
+                _mean([_instances(run.after) for run in runs]),
                 float(np.mean([run.completions for run in runs])),
                 float(np.mean([run.minutes for run in runs])),
             )
@@ -130,13 +132,49 @@ def compare_arms(
 
 
 def _change(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None) -> Change:
+    """gIoU of each pair's second table against its first, pooled."""
+    aligned, clusters = _aligned(pairs)
+    gious = [tuple(STRICT.metrics(table)["gIoU"] for table in pair) for pair in aligned]
+    return _json(pooled_difference([(one[0], one[1]) for one in gious], clusters, bootstrap))
+
+
+def _parts(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None) -> dict[str, Change]:
+    """What `_change` of the same pairs is made of (`eval.gain`); the four differences add up to it."""
+    aligned, clusters = _aligned(pairs)
+    found = {}
+    for part in Part:
+        ratios = []
+        for before, after in aligned:
+            moved = np.where(parts_of(before, after)[part], after.scores - before.scores, 0.0)
+            ratios.append((Ratio.of(np.zeros(len(moved)), 1.0), Ratio.of(moved, 1.0)))
+        found[str(part)] = _json(pooled_difference(ratios, clusters, bootstrap))
+    return found
+
+
+def _aligned(
+    pairs: Sequence[tuple[QueryTable, QueryTable]],
+) -> tuple[list[tuple[QueryTable, QueryTable]], NDArray[np.int64]]:
+    """All tables with the queries that count in each, in one order; and what is drawn together.
+
+    The latter is int64 [queries]. One order makes a draw of images the same draw for every seed. Tiles of one scene are drawn together.
+    """
     tables = [covered(STRICT, table) for pair in pairs for table in pair]
+    tables = [table.select(table.has_mask) for table in tables]
     first = tables[0]
     for table in tables[1:]:
         first, _ = shared_queries(first, table)
-    # All in one order, so that a draw of images is the same draw for every seed.
-    ratios = [STRICT.metrics(shared_queries(first, table)[1])["gIoU"] for table in tables]
-    found = pooled_difference(list(zip(ratios[::2], ratios[1::2], strict=True)), first.images, bootstrap)
+    same = [shared_queries(first, table)[1] for table in tables]
+    coarser = tiles(first)
+    return list(zip(same[::2], same[1::2], strict=True)), first.images if coarser is None else coarser
+
+
+def _instances(table: QueryTable) -> float | None:
+    """Instances that an answer names, on average of those that parse."""
+    named = table.named[parsed(table)]
+    return float(named.mean()) if len(named) else None
+
+
+def _json(found: PooledDifference) -> Change:
     return Change(found.difference, found.by_seed, _pair(found.by_image), _pair(found.by_seed_and_image))
 
 
@@ -177,8 +215,9 @@ def write_study(out: Path, arms: Sequence[Arm], reference: str, title: str) -> P
 def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of a study, its heading first; shares in per cent, differences in points."""
     heading = ["arm", "seeds", "gIoU before", "after"]
-    for what in ("from its start", "against reference"):
+    for what in ("from its start", "of it localisation", "against reference"):
         heading += [what, "95 % images", "95 % seeds, images", "each seed"]
+    heading += [part for part in Part if part is not Part.LOCALISATION]
     heading += [*METRICS[1:], "instances", "completions", "minutes"]
     rows = [heading]
     for arm in arms:
@@ -189,7 +228,9 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
                 percent(arm.before),
                 percent(arm.metrics["gIoU"]),
                 *_cells(arm.from_start),
+                *_cells(arm.parts[Part.LOCALISATION]),
                 *_cells(arm.against),
+                *(_cells(arm.parts[part])[0] for part in Part if part is not Part.LOCALISATION),
                 *(percent(arm.metrics[name]) for name in METRICS[1:]),
                 "-" if arm.instances is None else f"{arm.instances:.2f}",
                 f"{arm.completions:,.0f}",
@@ -214,8 +255,8 @@ def _cells(change: Change | None) -> list[str]:
 
 NOTE = (
     "Held-out figures after training by protocol strict, in per cent, means over seeds. Differences are of "
-    "gIoU, in points, by query, averaged over seeds. 95 % images: bootstrap drawing images, for these "
-    "very seeds; 95 % seeds, images: drawing seeds, too. The reference arm is {reference}, compared seed by "
-    "seed. "
+    "gIoU, in points, paired by query, averaged over seeds; form, refusal, count and localisation add up to "
+    "that from the start. 95 % images: bootstrap drawing images (of tiles, whole scenes) for these very "
+    "seeds; 95 % seeds, images: drawing seeds, too. The reference arm is {reference}, compared seed by seed. "
     "Minutes are those of training, evaluations left out."
 )

@@ -41,9 +41,7 @@ def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "baseline:oracle-box-point + box" in (tmp_path / "board" / "leaderboard.md").read_text()
 
 
-def test_runs_are_compared_and_the_gain_is_split(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_are_compared_and_the_gain_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("centre-point", "oracle-box", "no-target"):
         words = ("--benchmark", BENCHMARK, "--executor", "box", "--limit", 24, "--out", tmp_path / name)
         assert command(eval_command, *words, "--policy", f"baseline:{name}") == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.bootstrap import Bootstrap, Ratio, paired_difference, pooled_difference
-from eval.query_table import build_table
+from eval.query_table import QueryTable, build_table
 from eval.study import SeedResult, compare_arms, study_rows, write_study
 from tests.unit.eval.test_metrics import rollout
 
@@ -74,7 +74,7 @@ def result(seed: int, before: int, after: int) -> SeedResult:
     tables = [
         build_table([rollout(number, (0, 0, width, 4)) for number in range(6)]) for width in (before, after)
     ]
-    return SeedResult(seed, *tables, instances=1.0, completions=64, minutes=2.0)
+    return SeedResult(seed, *tables, completions=64, minutes=2.0)
 
 
 def test_arms_are_compared_with_their_start_and_seed_by_seed_with_the_reference(tmp_path: Path) -> None:
@@ -105,6 +105,33 @@ def test_arms_are_compared_with_their_start_and_seed_by_seed_with_the_reference(
 def test_the_same_queries_in_another_order_change_nothing() -> None:
     straight = [rollout(number, (0, 0, 1 + number % 4, 4)) for number in range(8)]
     tables = [build_table(straight), build_table(straight[::-1])]
-    first = SeedResult(0, tables[0], tables[0], 1.0, 1, 1.0)
-    turned = SeedResult(0, tables[0], tables[1], 1.0, 1, 1.0)
+    first = SeedResult(0, tables[0], tables[0], 1, 1.0)
+    turned = SeedResult(0, tables[0], tables[1], 1, 1.0)
     assert compare_arms({"a": [first]}, "a")[0].from_start == compare_arms({"a": [turned]}, "a")[0].from_start
+
+
+def test_the_parts_of_a_gain_add_up_seed_by_seed_and_localisation_has_its_own_interval() -> None:
+    """Of six queries one becomes readable, one is about nothing and then declined, two sit better."""
+    nothing = np.zeros((8, 10), dtype=bool)
+
+    def table(width: int, trained: bool) -> QueryTable:
+        return build_table(
+            [
+                rollout(0, (0, 0, 4, 4), failed=not trained),
+                rollout(1, None if trained else (0, 0, 4, 4), target=nothing),
+                *(rollout(number, (0, 0, width, 4)) for number in (2, 3)),
+                *(rollout(number, (0, 0, 2, 4)) for number in (4, 5)),
+            ]
+        )
+
+    runs = [SeedResult(seed, table(1, False), table(2 + seed, True), 64, 1.0) for seed in (0, 1)]
+    (arm,) = compare_arms({"plain": runs}, "plain")
+    for seed in (0, 1):
+        parts = [change.by_seed[seed] or 0.0 for change in arm.parts.values()]
+        assert sum(parts) == pytest.approx(arm.from_start.by_seed[seed])
+    assert arm.parts["form"].difference == pytest.approx(1 / 6) == arm.parts["refusal"].difference
+    assert arm.parts["count"].difference == 0.0
+    where = arm.parts["localisation"]
+    assert where.by_seed == pytest.approx((2 * 0.25 / 6, 2 * 0.5 / 6))
+    assert where.by_seed_and_image is not None and where.by_seed_and_image[0] >= 0.0
+    assert arm.instances == pytest.approx(5 / 6)
