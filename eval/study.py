@@ -156,7 +156,8 @@ def _aligned(
 ) -> tuple[list[tuple[QueryTable, QueryTable]], NDArray[np.int64]]:
     """All tables with the queries that count in each, in one order; and what is drawn together.
 
-    The latter is int64 [queries]. One order makes a draw of images the same draw for every seed. Tiles of one scene are drawn together.
+    The latter is int64 [queries], and whole scenes where images are tiles. One order makes a draw of images
+    the same draw for every seed.
     """
     tables = [covered(STRICT, table) for pair in pairs for table in pair]
     tables = [table.select(table.has_mask) for table in tables]
