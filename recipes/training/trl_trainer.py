@@ -117,6 +117,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
+        if self.ref_model is not None:  # of all weights, with `beta`; adapters are switched off instead
+            reference = self.accelerator.unwrap_model(self.ref_model).requires_grad_(False)
+            share_vision(reference)
+            suppress_tokens(reference, suppressed_ids(processor.tokenizer))
         if is_quantised(model):
             # TRL turns the adapters of a quantised model into bfloat16, where a number changes by two parts
             # in a thousand or not at all: most of a step of GRPO's size would be rounded away.
