@@ -67,13 +67,19 @@ def test_kl_is_to_the_policy_that_training_began_with(
 
 
 def run_of(policy: Checkpoint, folder: Path, manifest: Path, **sections: Any) -> RunFolder:
-    trainer = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    trainer = {
+        "beta": 0.01,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": None,
+    }
     return train(config_of(policy, folder / "run", manifest, trainer=trainer, **sections))
 
 
 @pytest.fixture(scope="module")
 def mined(policy: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Six windows, four of them mined, and an average over all."""
+    """Six windows, four of them mined, with a KL penalty and an average over all."""
     folder = tmp_path_factory.mktemp("mined")
     manifest = save_manifest(folder / "data", QUESTIONS)
     return run_of(policy, folder, manifest, order={"mining": "spread"}, average={"decay": 0.5})
