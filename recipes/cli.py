@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),
+    "study": Command("recipes.commands.study", "train variants of a config with several seeds; compare them"),
     "ceiling": Command(
         "recipes.commands.ceiling", "how far a segmenter could go, by oracle prompts; no policy"
     ),
