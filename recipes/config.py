@@ -226,6 +226,17 @@ class GroupConfig(StrictModel):
     `extremes` (half of the worst, half of the best), `best`, `first` (at random), or "module:function" for
     one of your own (see `recipes/training/selection.py`)."""
 
+    shape: str | None = None
+    """What rewards are turned into before that: `quantile` (of the window, Dr. Seg), `rank` (in the group),
+    or "module:function" for one of your own (see `recipes/training/advantages.py`); null leaves them."""
+
+    objective: Literal["grpo", "best-of-n"] = "grpo"
+    """What is trained on a group: advantages (`grpo`), or the likelihood of its best completion alone
+    (`best-of-n`: distillation, the baseline of GRPO)."""
+
+    floor: float = 0.5
+    """With `best-of-n`, what the best completion has to earn more than, to be imitated."""
+
     executors: Literal["mean", "min", "draw"] = "mean"
     """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
     segmenter per group, drawn at random (`draw`)."""

@@ -190,6 +190,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             stop=stop,
             staleness=config.overlap.staleness,
             ranks=ranks,
+            imitates=config.group.objective == "best-of-n",
         )
         opened.callback(trainer.close)
         check_sharded(config, trainer)

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.masks import pairwise_iou
 from envs.rollout import Rollout
 from prompter.errors import UserError
 from prompter.types import ParseFailure
 from rewards.mask import mask_iou
 from rewards.matching import matched_mean
+
+Worth = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""What IoUs earn: float64 of any shape in [0, 1] -> the same shape, in [0, 1]."""
 
 
 def needs_instances(reward: Callable[[Rollout], float | None]) -> Callable[[Rollout], float | None]:
@@ -38,12 +44,21 @@ def instance_mask_iou(rollout: Rollout) -> float | None:
         UserError: if the set has boxes and no masks, or the rollout was made without one mask per
             instance.
     """
-    failed = isinstance(rollout.reading, ParseFailure) or rollout.executor_error is not None
-    if failed or rollout.target is None or not rollout.instances:
-        return mask_iou(rollout)
+    return matched_instances(rollout, lambda ious: ious)
+
+
+def matched_instances(rollout: Rollout, worth: Worth) -> float | None:
+    """The rule behind `instance_mask_iou`, with what an IoU earns; see there.
+
+    Args:
+        rollout: made with one mask per instance.
+        worth: maps IoUs [objects found, objects wanted]; the matching maximises the sum of the result.
+    """
     wanted = [mask for mask in rollout.instance_masks if mask.any()]
-    if not wanted:
-        return mask_iou(rollout)
+    failed = isinstance(rollout.reading, ParseFailure) or rollout.executor_error is not None
+    if failed or rollout.target is None or not wanted:
+        iou = mask_iou(rollout)
+        return None if iou is None else float(worth(np.array(iou)))
     assert not isinstance(rollout.reading, ParseFailure)
     if len(rollout.predicted_instances) != len(rollout.reading):
         raise UserError(
@@ -51,4 +66,4 @@ def instance_mask_iou(rollout: Rollout) -> float | None:
             f"masks for {len(rollout.reading)} instances; make rollouts with keep_instances=True."
         )
     found = rollout.predicted_instance_masks
-    return matched_mean(pairwise_iou(found, wanted, rollout.ignore_mask), len(found), len(wanted))
+    return matched_mean(worth(pairwise_iou(found, wanted, rollout.ignore_mask)), len(found), len(wanted))

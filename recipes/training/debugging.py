@@ -159,6 +159,7 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
             collector=collector,
             log=log,
             stop=stop,
+            imitates=config.group.objective == "best-of-n",
         )
         opened.callback(trainer.close)
         trainer.add_callback(StopBetweenWindows(stop, window_steps(asked.arguments)))

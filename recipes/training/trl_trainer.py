@@ -35,6 +35,7 @@ from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver
+from recipes.training.imitation import forget_ratios, imitate
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
 from recipes.training.metrics import importance_ratios
@@ -61,6 +62,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         stop: where a request to stop arrives.
         staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
         ranks: those that train together; alone when None.
+        imitates: whether the best completions are imitated (`recipes.training.imitation`).
 
     Attributes:
         ahead: the window after the one that is trained on; empty with staleness 0.
@@ -77,8 +79,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         stop: StopRequest | None = None,
         staleness: int = 0,
         ranks: Ranks | None = None,
+        imitates: bool = False,
     ) -> None:
-        self.ranks = ranks or Ranks()
+        self.ranks, self._imitates = ranks or Ranks(), imitates
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
         if staleness:
@@ -159,9 +162,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
+        if self._imitates:
+            imitate(batch, share.groups)
         ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
         if self.run_log is not None:
             self.run_log.note(ratios)
+        if self._imitates:
+            forget_ratios(batch)
         self._optimise_since = time.perf_counter()
         return batch
 
