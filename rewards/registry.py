@@ -29,6 +29,9 @@ REWARDS: Registry[Reward | GroupReward] = Registry(
         "instance_mask_iou": Entry(
             "rewards.instances:instance_mask_iou", "mean mask IoU of objects matched one to one"
         ),
+        "disjoint_mask_iou": Entry(
+            "rewards.instances:disjoint_mask_iou", "mask IoU, less for pixels that several instances cover"
+        ),
         "tiered_mask_iou": Entry("rewards.tiers:tiered_mask_iou", "mask IoU in the steps of SAM-R1"),
         "tiered_instance_iou": Entry(
             "rewards.tiers:tiered_instance_iou", "objects matched one to one, mask IoU in the steps of StAR"

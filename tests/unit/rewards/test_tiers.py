@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from envs.masks import encode_rle
 from envs.rollout import Rollout
+from prompter.errors import UserError
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
-from rewards.instances import instance_mask_iou
+from rewards.instances import disjoint_mask_iou, instance_mask_iou
 from rewards.mask import mask_iou
 from rewards.registry import build_reward
 from rewards.tiers import SAM_R1, STAR, in_tiers, tiered_instance_iou, tiered_mask_iou
@@ -77,11 +79,40 @@ def test_steps_lie_within_one_step_of_the_continuous_reward(
     assert matched - 0.3 - 1e-9 <= steps <= matched + 0.1 + 1e-9
 
 
+@given(st.lists(MASKS, min_size=1, max_size=4), MASKS, st.none() | MASKS)
+@settings(max_examples=60, deadline=None)
+def test_what_is_covered_again_counts_against_an_answer(
+    found: list[np.ndarray], wanted: np.ndarray, ignored: np.ndarray | None
+) -> None:
+    ignore = None if ignored is None else encode_rle(ignored)
+    rollout = replace(answer(found, [wanted]), instances=(), ignore=ignore)
+    counted = np.ones_like(wanted) if ignored is None else ~ignored
+    both = either = 0
+    for y, x in np.argwhere(counted):
+        times = sum(int(mask[y, x]) for mask in found)
+        both += int(times > 0 and wanted[y, x])
+        either += max(times, int(wanted[y, x]))
+    score, union = disjoint_mask_iou(rollout), mask_iou(rollout)
+    assert score is not None and union is not None
+    assert score == pytest.approx(both / either if either else 1.0)
+    again = sum((mask & counted).astype(int) for mask in found)
+    assert score == pytest.approx(union) if np.max(again) <= 1 else score <= union
+    if union and (found[0] & counted).any():
+        doubled = replace(answer([*found, found[0]], [wanted]), instances=(), ignore=ignore)
+        assert mask_iou(doubled) == union and disjoint_mask_iou(doubled) < score  # type: ignore[operator]
+
+
 def test_the_rules_of_the_continuous_rewards_hold() -> None:
+    empty = encode_rle(NOTHING)
+    assert disjoint_mask_iou(made_rollout(FAILURE)) == 0.0
+    assert disjoint_mask_iou(made_rollout(prediction=None, executor_error="the actor died")) is None
+    assert disjoint_mask_iou(made_rollout(PromptSet(), target=empty, prediction=empty)) == 1.0
+    assert disjoint_mask_iou(made_rollout(target=empty)) == 0.0
+    with pytest.raises(UserError, match="keep_instances"):
+        disjoint_mask_iou(made_rollout())
     for reward in (tiered_mask_iou, tiered_instance_iou):
         assert reward(made_rollout(FAILURE)) == 0.0
         assert reward(made_rollout(prediction=None, executor_error="the actor died")) is None
-        empty = encode_rle(NOTHING)
         assert reward(made_rollout(PromptSet(), target=empty, prediction=empty)) == 1.0
         assert reward(made_rollout(target=empty)) == 0.0
         assert reward(made_rollout()) == 1.0, "a set that does not tell objects apart"
