@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.bootstrap import Bootstrap
+from eval.bootstrap import Bootstrap, Interval
 from eval.metrics import score_file, summarise
 from eval.protocols import get_protocols
 from prompter.errors import UserError
@@ -81,6 +81,19 @@ def read_results(folder: RunFolder) -> dict[str, Any]:
 def percent(value: float | None) -> str:
     """A share as per cent with two decimals, or a dash where there is no value."""
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares as points with their sign and two decimals, or a dash."""
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def points_between(interval: Interval | Sequence[float] | None) -> str:
+    """An interval of a difference, (low, high) in shares, in points; or a dash."""
+    if interval is None:
+        return "-"
+    low, high = interval.to_json() if isinstance(interval, Interval) else interval
+    return f"{points(low)} to {points(high)}"
 
 
 def with_interval(metric: Mapping[str, Any], by: str = "by_image") -> str:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from prompter.errors import UserError
-from recipes.config import TrainConfig
+from recipes.config import GroupConfig, TrainConfig
 from recipes.training.scoring import ScoredGroup
 
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo")
@@ -66,16 +66,19 @@ def describe_imitated(groups: Sequence[ScoredGroup]) -> dict[str, float | int | 
     return {"imitated": len(rewards), "imitated_reward": sum(rewards) / len(rewards) if rewards else None}
 
 
-def imitate(batch: MutableMapping[str, Any], groups: Sequence[ScoredGroup]) -> None:
-    """Put the weights of completions in the place of their advantages.
+def imitate(batch: MutableMapping[str, Any], groups: Sequence[ScoredGroup], config: GroupConfig) -> None:
+    """Where the best is imitated, put the weights of completions in the place of their advantages.
 
     Args:
         batch: what TRL's `_generate_and_score_completions` returns, rows in the order of `groups`; changed.
-        groups: of this rank, with weights.
+        groups: of this rank.
+        config: says whether.
 
     Raises:
-        UserError: if they have none: they were sampled for another objective.
+        UserError: if they have no weights: they were sampled for another objective.
     """
+    if config.objective != "best-of-n":
+        return
     if any(group.weights is None for group in groups):
         raise UserError(
             "these rollouts were sampled for another objective: group.objective best-of-n trains on windows "
@@ -85,8 +88,11 @@ def imitate(batch: MutableMapping[str, Any], groups: Sequence[ScoredGroup]) -> N
     batch["advantages"] = batch["advantages"].new_tensor(weights)
 
 
-def forget_ratios(batch: MutableMapping[str, Any]) -> None:
-    """Make every ratio of TRL's loss 1: to the policy before the first update, and to the sampler's."""
+def forget_ratios(batch: MutableMapping[str, Any], config: GroupConfig) -> None:
+    """Where the best is imitated, make every ratio of TRL's loss 1: to the policy before the first update,
+    and to the sampler's."""
+    if config.objective != "best-of-n":
+        return
     # Without them TRL takes the policy as it is at each update.
     batch.pop("old_per_token_logps", None)
     if "importance_sampling_ratio" in batch:

@@ -102,6 +102,20 @@ def read_window(path: Path, source: SampleSource, *, step: int, advice: str) -> 
         ) from None
 
 
+def window_rewards(path: Path) -> list[tuple[int, list[float | None]]]:
+    """Of each group of a window's file its position in the training set and its rewards.
+
+    Raises:
+        UserError: if the file is no window.
+    """
+    records = list(read_lines(path))
+    try:
+        count = records[0]["all_groups"]
+        return [(record["index"], record["rewards"]) for record in records[1 : 1 + count]]
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{path} is no window of rollouts ({type(error).__name__}: {error}).") from None
+
+
 def _group(record: Mapping[str, Any]) -> ScoredGroup:
     completions = [
         Completion(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompter.errors import UserError
-from recipes.config import TrainConfig
+from recipes.config import GroupConfig, TrainConfig
 from recipes.training.imitation import check_objective, describe_imitated, forget_ratios, imitate, weighed
 from recipes.training.ranks.shares import shares_of
 from recipes.training.scoring import ScoredGroup
@@ -58,12 +58,18 @@ def test_a_batch_that_imitates_has_weights_for_advantages_and_no_ratios() -> Non
         "old_per_token_logps": torch.zeros(3, 2),
         "importance_sampling_ratio": torch.full((3, 2), 1.7),
     }
-    imitate(batch, [weighed(one := group_of([0.1, 0.9, None]), one, 0.5)])
-    forget_ratios(batch)
+    groups = [weighed(one := group_of([0.1, 0.9, None]), one, 0.5)]
+    imitate(batch, groups, GroupConfig())
+    assert batch["advantages"].tolist() == pytest.approx([-0.4, 0.4, 0.0])
+    best = GroupConfig(objective="best-of-n")
+    imitate(batch, groups, best)
+    forget_ratios(batch, GroupConfig())
+    assert "old_per_token_logps" in batch
+    forget_ratios(batch, best)
     assert batch["advantages"].tolist() == [0.0, 1.0, 0.0]
     assert "old_per_token_logps" not in batch and bool((batch["importance_sampling_ratio"] == 1).all())
     with pytest.raises(UserError, match="sampled for another objective"):
-        imitate(batch, [group_of([0.1, 0.9, None])])
+        imitate(batch, [group_of([0.1, 0.9, None])], best)
 
 
 def test_a_loss_that_is_no_likelihood_is_refused() -> None:
