@@ -29,6 +29,17 @@ class GroupConfig(StrictModel):
     `extremes` (half of the worst, half of the best), `best`, `first` (at random), or "module:function" for
     one of your own (see `recipes/training/selection.py`)."""
 
+    shape: str | None = None
+    """What rewards are turned into before that: `quantile` (of the window, Dr. Seg), `rank` (in the group),
+    or "module:function" for one of your own (see `recipes/training/advantages.py`); null leaves them."""
+
+    objective: Literal["grpo", "best-of-n"] = "grpo"
+    """What is trained on a group: advantages (`grpo`), or the likelihood of its best completion alone
+    (`best-of-n`: distillation, the baseline of GRPO)."""
+
+    floor: float = 0.5
+    """With `best-of-n`, what the best completion has to earn more than, to be imitated."""
+
     balance: Literal["none", "kind"] = "none"
     """`kind` divides the advantages of questions that something in the image answers, and of those that
     nothing does, each by their root mean square over the window, after `trainer.scale_rewards`. Where nothing

@@ -14,6 +14,8 @@ from prompter.families import carries_state, has_experts, lora_targets
 from prompter.quantised import check_nf4
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
+from recipes.training.advantages import SHAPES
+from recipes.training.imitation import check_objective
 from recipes.training.order import window_prompts
 from recipes.training.selection import SELECTIONS
 
@@ -225,6 +227,9 @@ def check_overlap(config: TrainConfig) -> None:
             "take sampler.backend ray, or overlap.staleness 0"
         )
     SELECTIONS.resolve(config.group.select)
+    if config.group.shape is not None:
+        SHAPES.resolve(config.group.shape)
+    check_objective(config)
     sampled, keep = config.trainer["num_generations"], config.group.keep
     if keep is not None and keep > sampled:
         raise UserError(

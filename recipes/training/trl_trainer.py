@@ -35,6 +35,7 @@ from recipes.training.average import WeightAverage
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.hand_over import WindowHandOver, without_images
+from recipes.training.imitation import forget_ratios, imitate
 from recipes.training.kinds import is_targeted, weighed_by_kind
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
@@ -62,7 +63,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         log: writes metrics and rollouts; None on other ranks than the first.
         stop: where a request to stop arrives.
         staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
-        group: what is done with advantages.
+        group: what of a group is trained on, and with which weights.
         order: which questions a window asks; None has each once in a pass.
         average: of the trained weights, told after each window and written into checkpoints.
         merged: whether the sampler is given all weights with the adapters merged, and not the adapters.
@@ -178,11 +179,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
         self.vllm_generation.serve(None)
+        imitate(batch, share.groups, self._group)
         targeted = [is_targeted(samples[group.index]) for group in share.groups for _ in group.completions]
         batch["advantages"] = weighed_by_kind(batch["advantages"], targeted, self._group, self.ranks.collect)
         ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
         if self.run_log is not None:
             self.run_log.note(ratios)
+        forget_ratios(batch, self._group)
         self._optimise_since = time.perf_counter()
         return batch
 
