@@ -23,6 +23,7 @@ from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
 from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
 from recipes.shipped import config_path
+from recipes.training.alarms import AlarmsConfig
 
 if TYPE_CHECKING:
     from envs.sample import SampleSource
@@ -262,6 +263,7 @@ class TrainConfig(StrictModel):
     policy: PolicyConfig
     dataset: DatasetConfig
     eval: EvalConfig = EvalConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     executor: ExecutorConfig | list[ExecutorConfig] = ExecutorConfig()
     """The frozen segmenter, or a list of them."""
 

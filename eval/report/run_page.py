@@ -38,6 +38,8 @@ _TRAIN_CHARTS = (
     ("completion_tokens", "Completion length, tokens"),
     ("completions/mean_length", "Completion length, tokens"),
     ("empty_answers", 'Answers that say "no target"'),
+    ("refusals", "Questions with a target answered with nothing"),
+    ("drift", "Distance from the first policy, nats a token"),
     ("instances_per_answer", "Instances per answer"),
     ("sampling/sampling_logp_difference/mean", "Sampler against trainer, |log-probability gap|"),
     ("entropy", "Entropy of the policy"),
@@ -64,6 +66,7 @@ class ReportInput:
         results: executor -> summary, as `eval.results.rescore` returns it, to print all protocols.
         config: the run's resolved configuration.
         note: one paragraph under the heading.
+        alarms: what went wrong while training, a sentence each.
     """
 
     title: str
@@ -76,6 +79,7 @@ class ReportInput:
     results: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    alarms: Sequence[str] = ()
 
 
 def write_report(folder: RunFolder, given: ReportInput, bootstrap: Bootstrap | None = None) -> Path:
@@ -118,6 +122,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "run.html",
         title=given.title,
         note=given.note,
+        alarms=given.alarms,
         config=config,
         groups=groups,
         colours=COLOURS,
@@ -247,7 +252,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "line",
             "#2563eb",
         ),
-        Series("held-out gIoU", _points_of(evaluations, "gIoU"), "marks", "#ea580c"),
+        _held_out(evaluations),
     ]
     main = line_chart(series, title="Reward while training, and gIoU on held-out queries")
     small: dict[str, Markup] = {}
@@ -256,6 +261,14 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             small[title] = _small_chart(title, [Series(title, _points_of(train, key))])
     small["phases"] = _small_chart("Seconds per phase", _phases(train))
     return {"curve": main, "small_curves": [chart for chart in small.values() if chart]}
+
+
+def _held_out(evaluations: Sequence[Mapping[str, Any]]) -> Series:
+    """The held-out curve, by step: a run that was resumed, or went back to its best, may log out of order."""
+    ordered = sorted(evaluations, key=lambda line: line["step"])
+    found = [line.get("gIoU_interval") for line in ordered if "gIoU" in line]
+    limits = [None if one is None else (float(one[0]), float(one[1])) for one in found]
+    return Series("held-out gIoU", _points_of(ordered, "gIoU"), "marks", "#ea580c", limits)
 
 
 def _small_chart(title: str, series: Sequence[Series]) -> Markup:

@@ -39,15 +39,17 @@ def run(args: argparse.Namespace) -> int:
     from recipes.commands.train import stopped_line
     from recipes.config import load_config
     from recipes.grpo import train
+    from recipes.training.alarms import alarm_lines
     from recipes.training.report import comparison_lines, write_training_report
 
     try:
-        folder = train(load_config(CONFIG, [*args.overrides, f"run_dir={run_dir}"]))
+        config = load_config(CONFIG, [*args.overrides, f"run_dir={run_dir}"])
+        folder = train(config)
     except RunStopped as stopped:
         print(stopped_line(stopped, run_dir, run_dir / "config.yaml"))
         return 0
     report = write_training_report(folder, "A small policy learns to prompt a frozen MobileSAM", trust=True)
-    print(*comparison_lines(folder), sep="\n")
+    print(*alarm_lines(folder.read_metrics(), config.alarms), *comparison_lines(folder), sep="\n")
     print(f"took {(time.time() - started) / 60:.1f} minutes")
     print(report)
     return 0

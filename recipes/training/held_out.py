@@ -13,7 +13,8 @@ from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
 from eval.answerers.checkpoint import SamplerAnswerer
-from eval.metrics import STRICT, score_file
+from eval.bootstrap import intervals
+from eval.metrics import STRICT, compare, score_file
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import Policy
@@ -51,7 +52,30 @@ class HeldOutEvaluation:
         answerer = SamplerAnswerer(policy, sampler, settings)
         files = self._evaluate(name, answerer, sampler.version)
         if not self.folder.has_metrics(sampler.version, "eval"):
-            self.folder.log_metrics(sampler.version, _figures(files), kind="eval")
+            figures = _figures(files)
+            if (against := self._against_best(sampler.version, files)) is not None:
+                figures["against_best"] = against
+            self.folder.log_metrics(sampler.version, figures, kind="eval")
+
+    def _against_best(self, version: int, files: Mapping[str, Path]) -> dict[str, Any] | None:
+        """gIoU by the first executor minus that of the best earlier evaluation, on the same queries.
+
+        Returns:
+            The step of that one, the difference, and the limits of its paired 95 % interval, drawing images
+            (None where there is none); None if there is no earlier evaluation.
+        """
+        logged = [one for one in self.folder.read_metrics("eval") if one["step"] < version]
+        known = [(one["gIoU"], -one["step"]) for one in logged if one.get("gIoU") is not None]
+        name, file = next(iter(files.items()))
+        if not known:
+            return None
+        best = -max(known)[1]
+        before = RunFolder(self.folder.path / "eval" / evaluation_name(best)).rollouts_path(name)
+        if not before.is_file():
+            return None
+        found = compare(score_file(before, [STRICT]), score_file(file, [STRICT]), metrics=["gIoU"])["gIoU"]
+        low, high = (None, None) if found.by_image is None else found.by_image.to_json()
+        return {"step": best, "difference": found.difference, "low": low, "high": high}
 
     def evaluate_references(self) -> None:
         """Evaluate the configured baselines, such as the floor and the ceiling of this set."""
@@ -80,6 +104,11 @@ class HeldOutEvaluation:
             chunk=CHUNK,
             step=version,
         ).rollouts
+
+
+def evaluation_name(step: int) -> str:
+    """Folder under `eval/` of the policy after so many optimiser steps, before training ends."""
+    return f"step-{step:06d}" if step else "before"
 
 
 def check_references(config: TrainConfig) -> None:
@@ -115,11 +144,14 @@ def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:
 
 
 def _figures(files: Mapping[str, Path]) -> dict[str, Any]:
-    """Strict figures of the first executor, and each executor's gIoU."""
+    """Strict figures of the first executor with the 95 % interval of its gIoU, and each executor's gIoU."""
     tables = {name: score_file(path, [STRICT]) for name, path in files.items()}
-    figures = {
-        name: {metric: ratio.value() for metric, ratio in STRICT.metrics(table).items()}
-        for name, table in tables.items()
+    ratios = {name: STRICT.metrics(table) for name, table in tables.items()}
+    values = {name: {metric: one.value() for metric, one in by.items()} for name, by in ratios.items()}
+    first = next(iter(files))
+    limits = intervals({"gIoU": ratios[first]["gIoU"]}, tables[first].images)["gIoU"]
+    return {
+        **values[first],
+        "gIoU_interval": None if limits is None else limits.to_json(),
+        "by_executor": {name: one["gIoU"] for name, one in values.items()},
     }
-    first = next(iter(figures.values()))
-    return {**first, "by_executor": {name: values["gIoU"] for name, values in figures.items()}}

@@ -11,6 +11,7 @@ from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
+from recipes.training.alarms import alarm_lines
 
 
 def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
@@ -39,6 +40,7 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             timeline=folder.read_timeline(),
             references=references,
             config=folder.read_config(),
+            alarms=alarm_lines(folder.read_metrics(), config.alarms),
         ),
     )
 

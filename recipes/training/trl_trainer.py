@@ -34,6 +34,7 @@ from prompter.sampling.token_sampler import suppressed_ids
 from recipes.training.ahead import WindowAhead
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
+from recipes.training.drift import drift_from_base
 from recipes.training.hand_over import WindowHandOver
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
@@ -61,6 +62,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         stop: where a request to stop arrives.
         staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
         ranks: those that train together; alone when None.
+        measure_drift: whether a window's figures say how far the policy has come (`recipes.training.drift`).
 
     Attributes:
         ahead: the window after the one that is trained on; empty with staleness 0.
@@ -77,8 +79,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         stop: StopRequest | None = None,
         staleness: int = 0,
         ranks: Ranks | None = None,
+        measure_drift: bool = False,
     ) -> None:
-        self.ranks = ranks or Ranks()
+        self.ranks, self._measure_drift = ranks or Ranks(), measure_drift
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
         if staleness:
@@ -158,6 +161,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.vllm_generation.serve(share.groups)
         with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
+            if self._measure_drift and self.run_log is not None:
+                self.run_log.note({"drift": drift_from_base(self, batch, self._group_size)})
         self.vllm_generation.serve(None)
         ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
         if self.run_log is not None:
