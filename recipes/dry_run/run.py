@@ -92,7 +92,11 @@ class _Run:
 
     def held_out_set(self) -> str:
         self._held_out = data.open_here(self.config.held_out)
-        return data.counted(self._held_out, self.config.held_out.name)
+        said = [data.counted(self._held_out, self.config.held_out.name)]
+        for one in self.config.eval.others:
+            other = self.config.other_set(one)
+            said.append(f"{one.name}: {data.counted(data.open_here(other), other.name)}")
+        return "; ".join(said)
 
     def training_frame(self) -> str:
         return data.round_trip(_need(self._training, "the training set"), self._policy().policy)

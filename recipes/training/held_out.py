@@ -21,7 +21,7 @@ from prompter.policy import Policy
 from prompter.registry import is_import
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
-from recipes.config import TrainConfig
+from recipes.config import DatasetConfig, TrainConfig
 
 CHUNK = 60
 """Queries answered and segmented at a time."""
@@ -35,6 +35,7 @@ class HeldOutEvaluation:
         held_out: samples training never sees.
         executors: the segmenters training uses, by name; their embeddings stay cached.
         config: the run.
+        others: `eval.others`, opened, by name.
     """
 
     def __init__(
@@ -43,19 +44,32 @@ class HeldOutEvaluation:
         held_out: SampleSource,
         executors: Mapping[str, Executor],
         config: TrainConfig,
+        others: Mapping[str, SampleSource] | None = None,
     ) -> None:
         self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
+        self.others = others or {}
 
     def evaluate_policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version greedily; log its gIoU under that step."""
-        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
-        answerer = SamplerAnswerer(policy, sampler, settings)
+        answerer = self._answerer(policy, sampler)
         files = self._evaluate(name, answerer, sampler.version)
         if not self.folder.has_metrics(sampler.version, "eval"):
             figures = _figures(files)
             if (against := self._against_best(sampler.version, files)) is not None:
                 figures["against_best"] = against
             self.folder.log_metrics(sampler.version, figures, kind="eval")
+
+    def evaluate_others(self, name: str, policy: Policy, sampler: Sampler) -> None:
+        """Evaluate the sampler's present version on the further sets, into `eval/NAME-SET` each."""
+        answerer = self._answerer(policy, sampler)
+        for one in self.config.eval.others:
+            asked = self.config.other_set(one)
+            folder, source = other_name(name, one.name), self.others[one.name]
+            self._evaluate(folder, answerer, sampler.version, source, asked)
+
+    def _answerer(self, policy: Policy, sampler: Sampler) -> SamplerAnswerer:
+        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+        return SamplerAnswerer(policy, sampler, settings)
 
     def _against_best(self, version: int, files: Mapping[str, Path]) -> dict[str, Any] | None:
         """gIoU by the first executor minus that of the best earlier evaluation, on the same queries.
@@ -86,21 +100,30 @@ class HeldOutEvaluation:
             finally:
                 answerer.close()
 
-    def _evaluate(self, name: str, answerer: Answerer, version: int) -> Mapping[str, Path]:
+    def _evaluate(
+        self,
+        name: str,
+        answerer: Answerer,
+        version: int,
+        source: SampleSource | None = None,
+        asked: DatasetConfig | None = None,
+    ) -> Mapping[str, Path]:
+        """Evaluate into `eval/NAME` on the held-out set, or on another source."""
+        asked = asked or self.config.held_out
         identity: dict[str, Any] = {
-            "dataset": self.config.held_out.name,
-            "split": self.config.eval.split,
+            "dataset": asked.name,
+            "split": asked.split,
             "answerer": name if version < 0 else self.config.policy.model,
             "policy_version": version,
             "executors": list(self.executors),
         }
         return evaluate(
-            self.held_out,
+            self.held_out if source is None else source,
             answerer,
             self.executors,
             self.folder.path / "eval" / name,
             config=identity,
-            limit=self.config.eval.samples,
+            limit=asked.samples,
             chunk=CHUNK,
             step=version,
         ).rollouts
@@ -109,6 +132,11 @@ class HeldOutEvaluation:
 def evaluation_name(step: int) -> str:
     """Folder under `eval/` of the policy after so many optimiser steps, before training ends."""
     return f"step-{step:06d}" if step else "before"
+
+
+def other_name(name: str, other: str) -> str:
+    """Folder under `eval/` of a further set, evaluated `before` or `after` training."""
+    return f"{name}-on-{other}"
 
 
 def check_references(config: TrainConfig) -> None:
@@ -139,7 +167,8 @@ def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:
     for path in (folder.path / "eval").glob("*"):
         run = RunFolder(path)
         version = run.read_config().get("policy_version") if run.config_path.exists() else None
-        if isinstance(version, int) and (version > done or (path.name == "after" and version < last)):
+        is_after = path.name == "after" or path.name.startswith(other_name("after", ""))
+        if isinstance(version, int) and (version > done or (is_after and version < last)):
             shutil.rmtree(path)
 
 

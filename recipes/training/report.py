@@ -12,6 +12,7 @@ from eval.results import evaluation_files
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
 from recipes.training.alarms import alarm_lines
+from recipes.training.held_out import other_name
 
 
 def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
@@ -39,6 +40,10 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             metrics=folder.read_metrics(),
             timeline=folder.read_timeline(),
             references=references,
+            others={
+                one.name: (_rollouts(folder, "before", one.name)[0], _rollouts(folder, "after", one.name)[0])
+                for one in config.eval.others
+            },
             config=folder.read_config(),
             alarms=alarm_lines(folder.read_metrics(), config.alarms),
         ),
@@ -46,13 +51,22 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
 
 
 def comparison_lines(folder: RunFolder) -> list[str]:
-    """One line per executor: greedy held-out gIoU before and after, with the paired 95 % interval."""
+    """A line per executor and set: greedy gIoU before and after, with the paired 95 % interval."""
+    lines = _compared(folder, "", "held-out queries")
+    for other in TrainConfig.model_validate(folder.read_config()).eval.others:
+        lines += _compared(folder, other.name, f"queries of {other.name}")
+    return lines
+
+
+def _compared(folder: RunFolder, other: str, what: str) -> list[str]:
     lines = []
-    for before, after in zip(_rollouts(folder, "before"), _rollouts(folder, "after"), strict=True):
+    for before, after in zip(
+        _rollouts(folder, "before", other), _rollouts(folder, "after", other), strict=True
+    ):
         table = score_file(after, [STRICT])
         found = compare(score_file(before, [STRICT]), table)["gIoU"]
         images = len(set(table.images.tolist()))
-        lines.append(f"{after.stem}: {len(table)} held-out queries on {images} images, {_says(found)}")
+        lines.append(f"{after.stem}: {len(table)} {what} on {images} images, {_says(found)}")
     return lines
 
 
@@ -67,5 +81,6 @@ def _says(found: Difference) -> str:
     return text
 
 
-def _rollouts(folder: RunFolder, name: str) -> list[Path]:
-    return evaluation_files(RunFolder(folder.path / "eval" / name))
+def _rollouts(folder: RunFolder, name: str, other: str = "") -> list[Path]:
+    """Rollouts before or after training, of the held-out set or of one of `eval.others`."""
+    return evaluation_files(RunFolder(folder.path / "eval" / (other_name(name, other) if other else name)))
