@@ -24,6 +24,7 @@ from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.html import from_template
+from eval.report.other_sets import other_sets
 from eval.report.timeline import draw_timeline
 from eval.results import percent
 from eval.runner import Samples
@@ -108,7 +109,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "failures": int((after.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "queries": len(after),
         "changes": changes,
-        "others": _others(given.others, bootstrap),
+        "others": other_sets(given.others, bootstrap),
         "references": _references(given, before, after, bootstrap),
         **_curves(given.metrics),
         "timeline": draw_timeline(given.timeline, given.metrics),
@@ -217,18 +218,6 @@ def _tone(interval: Interval | None) -> str:
     if interval is None or interval.low <= 0 <= interval.high:
         return ""
     return "good" if interval.low > 0 else "bad"
-
-
-def _others(others: Mapping[str, tuple[Path, Path]], bootstrap: Bootstrap | None) -> list[list[str]]:
-    """A table of the further sets: gIoU before and after, and the paired difference; empty without any."""
-    rows = [["set", "queries", "images", "gIoU before", "after", "difference", "95 %, drawing images"]]
-    for name, files in others.items():
-        first, second = (build_table(read_rollouts(path), [View.NATIVE]) for path in files)
-        found = compare(first, second, ["gIoU"], bootstrap=bootstrap)["gIoU"]
-        counted = [str(len(second)), str(len(np.unique(second.images)))]
-        values = [percent(found.before), percent(found.after), _points(found.difference)]
-        rows.append([name, *counted, *values, _signed(found.by_image)])
-    return rows if others else []
 
 
 def _references(
