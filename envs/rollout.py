@@ -86,6 +86,11 @@ class Rollout:
         """The executor's union mask, bool [height, width]; None when parsing or the executor failed."""
         return self._decoded(self.prediction)
 
+    @property
+    def has_target(self) -> bool:
+        """Whether there is something to find: a pixel of the target, or, in box-only sets, a box."""
+        return bool(self.boxes) if self.target_mask is None else bool(self.target_mask.any())
+
     @cached_property
     def ignore_mask(self) -> Mask | None:
         """Pixels that no metric counts, bool [height, width]; or None."""

@@ -205,7 +205,7 @@ class TableBuilder:
             view: Counts(0, 0, 0, 0) if pair is None else count(pair, view)
             for view in {*self._views, View.NATIVE}
         }
-        has_target = bool(rollout.boxes) if pair is None else bool(pair.target.any())
+        has_target = rollout.has_target
         score = np.nan
         if pair is not None and outcome is not Outcome.EXECUTOR_FAILED:
             native = counts[View.NATIVE]

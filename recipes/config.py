@@ -24,6 +24,7 @@ from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
 from recipes.config_learning import AverageConfig, GroupConfig, OrderConfig
 from recipes.shipped import config_path
+from recipes.training.alarms import AlarmsConfig
 
 if TYPE_CHECKING:
     from envs.sample import SampleSource
@@ -148,6 +149,35 @@ class DatasetConfig(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
     """The set's own options, as in `--dataset.options.root FOLDER`."""
 
+    def open(self) -> SampleSource:
+        """Open the split; `samples` is not applied.
+
+        Raises:
+            UserError: if it cannot be opened.
+        """
+        from envs.datasets.registry import open_dataset
+
+        return open_dataset(self.name, self.split, **self.options)
+
+
+class OtherSet(StrictModel):
+    """One more set that is evaluated before and after training, and not in between."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """What it is called in the run folder and the report."""
+
+    dataset: str | None = None
+    """Name of the set; null is the training set's."""
+
+    split: str = "test"
+    """One of its splits."""
+
+    samples: int | None = Field(default=None, ge=1)
+    """The first so many of it; null is all."""
+
+    options: dict[str, Any] | None = None
+    """The set's own options; null is the training set's, or none if it is another set."""
+
 
 class EvalConfig(StrictModel):
     """Greedy evaluation before and after training, on samples that training never sees."""
@@ -170,6 +200,18 @@ class EvalConfig(StrictModel):
 
     every_steps: int = Field(default=0, ge=0)
     """Evaluate during training too, every so many optimiser steps; 0 does not."""
+
+    others: list[OtherSet] = Field(default_factory=list)
+    """Further sets, evaluated before and after training, such as other places than the one adapted to."""
+
+    @field_validator("others")
+    @classmethod
+    def _check_others(cls, value: list[OtherSet]) -> list[OtherSet]:
+        names = [one.name for one in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sets are called {name!r}: each needs a folder of its own")
+        return value
 
 
 class RayConfig(StrictModel):
@@ -244,6 +286,7 @@ class TrainConfig(StrictModel):
     policy: PolicyConfig
     dataset: DatasetConfig
     eval: EvalConfig = EvalConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     executor: ExecutorConfig | list[ExecutorConfig] = ExecutorConfig()
     """The frozen segmenter, or a list of them."""
 
@@ -270,16 +313,23 @@ class TrainConfig(StrictModel):
             options=self.dataset.options if self.eval.options is None else self.eval.options,
         )
 
+    def other_set(self, other: OtherSet) -> DatasetConfig:
+        """A set of `eval.others` in the terms of `dataset`."""
+        same = other.dataset in (None, self.dataset.name)
+        return DatasetConfig(
+            name=other.dataset or self.dataset.name,
+            split=other.split,
+            samples=other.samples,
+            options=other.options if other.options is not None else self.dataset.options if same else {},
+        )
+
     def open_held_out(self) -> SampleSource:
         """Open the held-out set, as `eval` says; what it leaves out is as in `dataset`.
 
         Raises:
             UserError: if it cannot be opened.
         """
-        from envs.datasets.registry import open_dataset
-
-        held_out = self.held_out
-        return open_dataset(held_out.name, held_out.split, **held_out.options)
+        return self.held_out.open()
 
     @field_validator("trainer")
     @classmethod

@@ -84,6 +84,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from prompter.checkpoint import load_policy, load_weights
     from prompter.quantised import gap_warning
     from recipes.training.average import WeightAverage
+    from recipes.training.early_stop import EarlyStop, EndedAlready, check_alarms, forget_copies, watch_run
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
@@ -105,11 +106,13 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     for line in told(source) if ranks.leads else ():
         print(line, flush=True)
     held_out: Any = ranks.first(config.open_held_out)
+    others: Any = ranks.first(lambda: {one.name: config.other_set(one).open() for one in config.eval.others})
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_joined(config, arguments, ranks)
     check_sizes(config, arguments, len(source))
     check_references(config)
+    check_alarms(config)
     identity = ranks.first(lambda: run_identity(config, policy, arguments, source))
 
     def compare() -> None:
@@ -153,6 +156,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             if resume:
                 folder.truncate_to_step(step_of(checkpoint))
                 forget_evaluations(folder, step_of(checkpoint), arguments.max_steps)
+                forget_copies(folder, step_of(checkpoint))
             folder.write_config(config.model_dump(mode="json"))
             folder.write_identity(identity or {})
             return checkpoint
@@ -174,14 +178,22 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         )
         # 4. Before. From here on a signal ends the run with nothing lost.
         stop = opened.enter_context(stop or StopRequest(config.grace_seconds))
-        evaluation: Any = HeldOutEvaluation(folder, held_out, executors, config) if ranks.leads else None
+        evaluation: Any = None
+        if ranks.leads:
+            evaluation = HeldOutEvaluation(folder, held_out, executors, config, others)
 
         def at_once(*actions: Callable[[], Any]) -> None:
             with stop.at_once():
                 for action in actions:
                     action()
 
-        ranks.first(lambda: at_once(lambda: evaluation.evaluate_policy("before", policy, sampler)))
+        watch = watch_run(folder, config) if ranks.leads else None
+
+        def evaluate(name: str) -> None:
+            evaluation.evaluate_policy(name, policy, sampler)
+            evaluation.evaluate_others(name, policy, sampler)
+
+        ranks.first(lambda: at_once(lambda: evaluate("before")))
         # 5. Training: TRL's loop, our rollouts.
         log = TrainingLog(folder, arguments.max_steps, done) if ranks.leads else None
         if log is not None:
@@ -199,6 +211,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             average=WeightAverage(config.average.decay, window_steps(arguments)),
             merged=merges(config),
             ranks=ranks,
+            measure_drift=config.alarms.drift is not None,
         )
         opened.callback(trainer.close)
         check_sharded(config, trainer)
@@ -209,20 +222,23 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))
         if config.eval.every_steps:
             trainer.add_callback(evaluating_callback(trainer, evaluation, config.eval.every_steps, stop))
+        early = EarlyStop(trainer, folder, config, watch, arguments, ranks)
+        trainer.add_callback(early)
         trainer.add_callback(StopBetweenWindows(stop, window_steps(arguments), ranks))
-        if checkpoint is None or done < arguments.max_steps:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if checkpoint is None or (done < arguments.max_steps and not early.ending(done)):
+            with suppress(EndedAlready):
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             trainer.restore(checkpoint, done)
-        # 6. After, with the sampler on the trained weights, or their average.
+        # 6. After, with the sampler on the trained weights: the last ones or their average, or, where training
+        # ended early, those of the best evaluation.
         ranks.first(lambda: at_once())
-        trainer.average.put_into(model)
+        if ended := early.ending(trainer.state.global_step):
+            early.take_best(ended, lambda step: evaluate_during(trainer, evaluation, step, stop))
+        else:
+            trainer.average.put_into(model)
         trainer.synchronise()
-        ranks.first(
-            lambda: at_once(
-                lambda: evaluation.evaluate_policy("after", policy, sampler), evaluation.evaluate_references
-            )
-        )
+        ranks.first(lambda: at_once(lambda: evaluate("after"), evaluation.evaluate_references))
         save_trained(
             trainer.accelerator.unwrap_model(trainer.model),
             policy,
@@ -266,35 +282,39 @@ def evaluating_callback(trainer: Any, evaluation: Any, every: int, stop: StopReq
     """
     from transformers import TrainerCallback
 
-    def evaluate(step: int, *, at_once: bool) -> None:
-        name, collector = f"step-{step:06d}", trainer.collector
-
-        def on_rank_0() -> None:
-            with stop.at_once() if at_once else nullcontext():
-                evaluation.evaluate_policy(name, collector.policy, collector.sampler)
-
-        with trainer.apart("evaluate"):
-            trainer.synchronise()
-            trainer.ranks.first(on_rank_0)
-
     class Evaluate(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step = state.global_step
             due = step and step % every == 0
             if due and not trainer.ranks.tell(lambda: evaluation.folder.has_metrics(step, "eval")):
-                evaluate(step, at_once=True)
+                evaluate_during(trainer, evaluation, step, stop)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             goes_on = state.global_step < state.max_steps and not control.should_training_stop
             if state.global_step % every or not goes_on:
                 return
             if state.global_step % window_steps(args):
-                evaluate(state.global_step, at_once=False)
+                evaluate_during(trainer, evaluation, state.global_step, None)
                 return
             with suppress(RunStopped):
-                evaluate(state.global_step, at_once=True)
+                evaluate_during(trainer, evaluation, state.global_step, stop)
 
     return Evaluate()
+
+
+def evaluate_during(trainer: Any, evaluation: Any, step: int, stop: StopRequest | None) -> None:
+    """Evaluate the policy as it is after `step` optimiser steps; with `stop`, a signal breaks it off."""
+    from recipes.training.held_out import evaluation_name
+
+    def on_rank_0() -> None:
+        with nullcontext() if stop is None else stop.at_once():
+            evaluation.evaluate_policy(
+                evaluation_name(step), trainer.collector.policy, trainer.collector.sampler
+            )
+
+    with trainer.apart("evaluate"):
+        trainer.synchronise()
+        trainer.ranks.first(on_rank_0)
 
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:

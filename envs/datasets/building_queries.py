@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 AREA_RATIO = 1.25
@@ -142,7 +142,11 @@ _EMPTY_KINDS = ("all", "largest", "smallest", "central", "northernmost", "top_le
 
 
 def building_queries(
-    buildings: Buildings, side: int, limit: int, generator: random.Random
+    buildings: Buildings,
+    side: int,
+    limit: int,
+    generator: random.Random,
+    kinds: Collection[str] | None = None,
 ) -> list[BuildingQuery]:
     """Draw up to `limit` questions of different kinds about one window.
 
@@ -151,14 +155,18 @@ def building_queries(
         side: the window's side in pixels.
         limit: most questions to return; a window without buildings gets at most two.
         generator: decides which kinds and wordings are taken; the same state gives the same result.
+        kinds: of `KINDS`, those that may be asked; None is all.
 
     Returns:
         Questions with clear answers; an empty list when there are none.
     """
     if not buildings:
-        kinds = generator.sample(_EMPTY_KINDS, min(limit, 2))
-        return [_query(kind, (), generator) for kind in kinds]
-    answers = {kind: rule(buildings, side) for kind, rule in _RULES.items()}
+        possible = [kind for kind in _EMPTY_KINDS if kinds is None or kind in kinds]
+        return [
+            _query(kind, (), generator) for kind in generator.sample(possible, min(limit, 2, len(possible)))
+        ]
+    rules = {kind: rule for kind, rule in _RULES.items() if kinds is None or kind in kinds}
+    answers = {kind: rule(buildings, side) for kind, rule in rules.items()}
     clear = [kind for kind, answer in answers.items() if answer is not None]
     empty = [kind for kind in clear if not answers[kind]]
     if empty:  # at most one question without a target beside those that have one
@@ -374,3 +382,6 @@ _RULES: dict[str, Callable[[Buildings, int], Choice]] = {
     "bottom_left": _quarter(False, True),
     "bottom_right": _quarter(True, True),
 }
+
+KINDS: tuple[str, ...] = tuple(_RULES)
+"""Every kind of question."""

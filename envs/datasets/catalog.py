@@ -86,6 +86,15 @@ _SETS = (
         tile=r"(\d+)_x\d+_y\d+",
     ),
     DatasetInfo(
+        name="spacenet-chip",
+        title="real 0.5 m satellite windows of one wooded suburb, buildings asked about by their geometry",
+        factory="envs.datasets.spacenet_chip:open_spacenet_chip",
+        splits=("train", "test"),
+        source="test data of the Python package solaris 0.4.0, fetched by name",
+        licence="Apache-2.0 package, SpaceNet imagery CC BY-SA 4.0: do not redistribute here",
+        needs_files=False,
+    ),
+    DatasetInfo(
         name="manifest",
         title="your own data: one JSONL file, one question a line",
         factory="envs.datasets.manifest:open_manifest",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -28,12 +28,14 @@ class Series:
         points: (x, y), by x; a y of None is a gap.
         style: "line", "faint" (thin, pale line), or "marks" (dots joined by a dashed line).
         colour: CSS colour; by position when empty.
+        limits: an interval for each of the points, or None; drawn as a whisker where marks are.
     """
 
     name: str
     points: Sequence[tuple[float, float | None]]
     style: Literal["line", "faint", "marks"] = "line"
     colour: str = ""
+    limits: Sequence[tuple[float, float] | None] = ()
 
 
 def smoothed(values: Sequence[float | None], window: int) -> list[float | None]:
@@ -75,6 +77,7 @@ def line_chart(
         return Markup()
     xs = [x for one in shown for x, y in one.points if y is not None]
     ys = [y for one in shown for _, y in one.points if y is not None]
+    ys += [limit for one in shown for limits in one.limits if limits is not None for limit in limits]
     low, high = y_range or (min(ys), max(ys))
     y_ticks = ticks(low, high if high > low else low + max(abs(low) * 0.1, 1e-6))
     x_low, x_high = min(xs), max(xs)
@@ -115,8 +118,9 @@ def line_chart(
 def _marks(one: Series, place: Callable[[float, float], tuple[float, float]]) -> dict[str, Any]:
     """The path of a series (with gaps) and its dots with what they stand for, if it has any."""
     path, pen = [], "M"
-    dots = []
-    for x, y in one.points:
+    dots: list[tuple[float, float, str]] = []
+    whiskers: list[tuple[float, float, float]] = []
+    for (x, y), limits in zip_longest(one.points, one.limits):
         if y is None:
             pen = "M"
             continue
@@ -124,8 +128,10 @@ def _marks(one: Series, place: Callable[[float, float], tuple[float, float]]) ->
         path.append(f"{pen}{px:.1f} {py:.1f}")
         pen = "L"
         if one.style == "marks":
-            dots.append((px, py, f"{x:g}: {y:.4g}"))
-    return {"name": one.name, "path": "".join(path), "dots": dots}
+            dots.append((px, py, f"{x:g}: {y:.4g}" + (" [{:.4g}, {:.4g}]".format(*limits) if limits else "")))
+            if limits is not None:
+                whiskers.append((px, place(x, limits[0])[1], place(x, limits[1])[1]))
+    return {"name": one.name, "path": "".join(path), "dots": dots, "whiskers": whiskers}
 
 
 def waterfall(before: float, parts: Sequence[tuple[str, float, str]], after: float, *, title: str) -> Markup:

@@ -28,6 +28,7 @@ from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
 from eval.report.gain_section import gain_section
 from eval.report.html import from_template
 from eval.report.looks_page import looks_sections
+from eval.report.other_sets import other_sets
 from eval.report.timeline import draw_timeline
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
@@ -41,6 +42,8 @@ _TRAIN_CHARTS = (
     ("completion_tokens", "Completion length, tokens"),
     ("completions/mean_length", "Completion length, tokens"),
     ("empty_answers", 'Answers that say "no target"'),
+    ("refusals", "Questions with a target answered with nothing"),
+    ("drift", "Distance from the first policy, nats a token"),
     ("instances_per_answer", "Instances per answer"),
     ("sampling/sampling_logp_difference/mean", "Sampler against trainer, |log-probability gap|"),
     ("entropy", "Entropy of the policy"),
@@ -66,7 +69,9 @@ class ReportInput:
             (centre point) and the ceiling (oracle boxes).
         results: executor -> summary, as `eval.results.rescore` returns it, to print all protocols.
         config: the run's resolved configuration.
+        others: name -> rollouts of a further set before and after training.
         note: one paragraph under the heading.
+        alarms: what went wrong while training, a sentence each.
     """
 
     title: str
@@ -78,7 +83,9 @@ class ReportInput:
     references: Mapping[str, Path] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     note: str = ""
+    alarms: Sequence[str] = ()
 
 
 def write_report(folder: RunFolder, given: ReportInput, bootstrap: Bootstrap | None = None) -> Path:
@@ -103,6 +110,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "drawn": [] if found is None else [DRAWN[by] for by in found.drawn],
         "remarks": [] if found is None else remarks(found),
         "gain": None if found is None else gain_section(found),
+        "others": other_sets(given.others, bootstrap),
         "references": _references(given, before, after, bootstrap),
         **_curves(given.metrics),
         "timeline": draw_timeline(given.timeline, given.metrics),
@@ -120,6 +128,7 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
         "run.html",
         title=given.title,
         note=given.note,
+        alarms=given.alarms,
         config=config,
         groups=groups,
         colours=COLOURS,
@@ -256,7 +265,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "line",
             "#2563eb",
         ),
-        Series("held-out gIoU", _points_of(evaluations, "gIoU"), "marks", "#ea580c"),
+        _held_out(evaluations),
     ]
     main = line_chart(series, title="Reward while training, and gIoU on held-out queries")
     small: dict[str, Markup] = {}
@@ -265,6 +274,14 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             small[title] = _small_chart(title, [Series(title, _points_of(train, key))])
     small["phases"] = _small_chart("Seconds per phase", _phases(train))
     return {"curve": main, "small_curves": [chart for chart in small.values() if chart]}
+
+
+def _held_out(evaluations: Sequence[Mapping[str, Any]]) -> Series:
+    """The held-out curve, by step: a run that was resumed, or went back to its best, may log out of order."""
+    ordered = sorted(evaluations, key=lambda line: line["step"])
+    found = [line.get("gIoU_interval") for line in ordered if "gIoU" in line]
+    limits = [None if one is None else (float(one[0]), float(one[1])) for one in found]
+    return Series("held-out gIoU", _points_of(ordered, "gIoU"), "marks", "#ea580c", limits)
 
 
 def _small_chart(title: str, series: Sequence[Series]) -> Markup:

@@ -16,7 +16,7 @@ so rollouts are handed over as dicts (`envs.rollout.Rollout.to_json`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RunFolder:
         self.checkpoints_dir = self.path / "checkpoints"
         self.report_path = self.path / "report.html"
         self._logged: set[tuple[int, str]] | None = None
+        self._watchers: list[Callable[[Mapping[str, Any]], None]] = []
 
     @classmethod
     def create(cls, path: Path | str, *, resume: bool = False) -> RunFolder:
@@ -148,8 +149,15 @@ class RunFolder:
                 raise ValueError(f"values must not hold {name!r}: it is an argument of log_metrics")
         if self.has_metrics(step, kind):
             raise ValueError(f"metrics of kind {kind!r} were logged for step {step} before")
-        append_lines(self.metrics_path, [{"step": step, "kind": kind, **values}])
+        line = {"step": step, "kind": kind, **values}
+        append_lines(self.metrics_path, [line])
         self._known_metrics().add((step, kind))
+        for watcher in self._watchers:
+            watcher(line)
+
+    def watch_metrics(self, watcher: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have a function called with each line that this object writes to `metrics.jsonl` from now on."""
+        self._watchers.append(watcher)
 
     def has_metrics(self, step: int, kind: str = "train") -> bool:
         """Whether metrics of this kind were logged for this step."""

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rollout_only or args.train_only is not None:
         return _half(args, config)
     from recipes.grpo import train
+    from recipes.training.alarms import alarm_lines
     from recipes.training.ranks.world import ranks_by_environment
     from recipes.training.report import comparison_lines, write_training_report
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if ranks_by_environment()[0] > 0:
         return 0
     report = write_training_report(folder, trust=True)
-    print(*comparison_lines(folder), sep="\n")
+    print(*alarm_lines(folder.read_metrics(), config.alarms), *comparison_lines(folder), sep="\n")
     print(report)
     return 0
 

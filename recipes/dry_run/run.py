@@ -15,6 +15,7 @@ from recipes.dry_run.findings import Finding, NotHere, checked
 from recipes.dry_run.policy import KnownPolicy, adapters_found, known_policy, weights_follow
 from recipes.dry_run.presence import executor_weights
 from recipes.training.checks import executor_configs
+from recipes.training.early_stop import check_alarms
 from recipes.training.held_out import check_references
 from rewards.registry import build_reward
 
@@ -34,6 +35,7 @@ def dry_run(config: TrainConfig, *, resume: bool = False) -> list[Finding]:
             ("run folder", partial(sizes.run_folder, config, resume)),
             ("rewards", run.rewards),
             ("references", run.references),
+            ("alarms", run.alarms),
             ("policy", run.policy),
             *[("segmenter", partial(_segmenter, one)) for one in executor_configs(config)],
             ("training set", run.training_set),
@@ -70,6 +72,10 @@ class _Run:
         check_references(self.config)
         return ", ".join(self.config.eval.references) or "none"
 
+    def alarms(self) -> str:
+        check_alarms(self.config)
+        return f"ends early: {self.config.alarms.stop}"
+
     def policy(self) -> str:
         self._known = known = self._opened.enter_context(known_policy(self.config))
         image = known.policy.settings.image
@@ -86,7 +92,11 @@ class _Run:
 
     def held_out_set(self) -> str:
         self._held_out = data.open_here(self.config.held_out)
-        return data.counted(self._held_out, self.config.held_out.name)
+        said = [data.counted(self._held_out, self.config.held_out.name)]
+        for one in self.config.eval.others:
+            other = self.config.other_set(one)
+            said.append(f"{one.name}: {data.counted(data.open_here(other), other.name)}")
+        return "; ".join(said)
 
     def training_frame(self) -> str:
         return data.round_trip(_need(self._training, "the training set"), self._policy().policy)

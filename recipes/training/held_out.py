@@ -13,14 +13,15 @@ from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
 from eval.answerers.checkpoint import SamplerAnswerer
-from eval.metrics import STRICT, score_file
+from eval.bootstrap import intervals
+from eval.metrics import STRICT, compare, score_file
 from eval.runner import evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.policy import Policy
 from prompter.registry import is_import
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
-from recipes.config import TrainConfig
+from recipes.config import DatasetConfig, TrainConfig
 
 CHUNK = 60
 """Queries answered and segmented at a time."""
@@ -34,6 +35,7 @@ class HeldOutEvaluation:
         held_out: samples training never sees.
         executors: the segmenters training uses, by name; their embeddings stay cached.
         config: the run.
+        others: `eval.others`, opened, by name.
     """
 
     def __init__(
@@ -42,16 +44,52 @@ class HeldOutEvaluation:
         held_out: SampleSource,
         executors: Mapping[str, Executor],
         config: TrainConfig,
+        others: Mapping[str, SampleSource] | None = None,
     ) -> None:
         self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
+        self.others = others or {}
 
     def evaluate_policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version greedily; log its gIoU under that step."""
-        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
-        answerer = SamplerAnswerer(policy, sampler, settings)
+        answerer = self._answerer(policy, sampler)
         files = self._evaluate(name, answerer, sampler.version)
         if not self.folder.has_metrics(sampler.version, "eval"):
-            self.folder.log_metrics(sampler.version, _figures(files), kind="eval")
+            figures = _figures(files)
+            if (against := self._against_best(sampler.version, files)) is not None:
+                figures["against_best"] = against
+            self.folder.log_metrics(sampler.version, figures, kind="eval")
+
+    def evaluate_others(self, name: str, policy: Policy, sampler: Sampler) -> None:
+        """Evaluate the sampler's present version on the further sets, into `eval/NAME-SET` each."""
+        answerer = self._answerer(policy, sampler)
+        for one in self.config.eval.others:
+            asked = self.config.other_set(one)
+            folder, source = other_name(name, one.name), self.others[one.name]
+            self._evaluate(folder, answerer, sampler.version, source, asked)
+
+    def _answerer(self, policy: Policy, sampler: Sampler) -> SamplerAnswerer:
+        settings = SamplingSettings(max_new_tokens=policy.settings.max_new_tokens, temperature=0.0, n=1)
+        return SamplerAnswerer(policy, sampler, settings)
+
+    def _against_best(self, version: int, files: Mapping[str, Path]) -> dict[str, Any] | None:
+        """gIoU by the first executor minus that of the best earlier evaluation, on the same queries.
+
+        Returns:
+            The step of that one, the difference, and the limits of its paired 95 % interval, drawing images
+            (None where there is none); None if there is no earlier evaluation.
+        """
+        logged = [one for one in self.folder.read_metrics("eval") if one["step"] < version]
+        known = [(one["gIoU"], -one["step"]) for one in logged if one.get("gIoU") is not None]
+        name, file = next(iter(files.items()))
+        if not known:
+            return None
+        best = -max(known)[1]
+        before = RunFolder(self.folder.path / "eval" / evaluation_name(best)).rollouts_path(name)
+        if not before.is_file():
+            return None
+        found = compare(score_file(before, [STRICT]), score_file(file, [STRICT]), metrics=["gIoU"])["gIoU"]
+        low, high = (None, None) if found.by_image is None else found.by_image.to_json()
+        return {"step": best, "difference": found.difference, "low": low, "high": high}
 
     def evaluate_references(self) -> None:
         """Evaluate the configured baselines, such as the floor and the ceiling of this set."""
@@ -62,24 +100,43 @@ class HeldOutEvaluation:
             finally:
                 answerer.close()
 
-    def _evaluate(self, name: str, answerer: Answerer, version: int) -> Mapping[str, Path]:
+    def _evaluate(
+        self,
+        name: str,
+        answerer: Answerer,
+        version: int,
+        source: SampleSource | None = None,
+        asked: DatasetConfig | None = None,
+    ) -> Mapping[str, Path]:
+        """Evaluate into `eval/NAME` on the held-out set, or on another source."""
+        asked = asked or self.config.held_out
         identity: dict[str, Any] = {
-            "dataset": self.config.held_out.name,
-            "split": self.config.eval.split,
+            "dataset": asked.name,
+            "split": asked.split,
             "answerer": name if version < 0 else self.config.policy.model,
             "policy_version": version,
             "executors": list(self.executors),
         }
         return evaluate(
-            self.held_out,
+            self.held_out if source is None else source,
             answerer,
             self.executors,
             self.folder.path / "eval" / name,
             config=identity,
-            limit=self.config.eval.samples,
+            limit=asked.samples,
             chunk=CHUNK,
             step=version,
         ).rollouts
+
+
+def evaluation_name(step: int) -> str:
+    """Folder under `eval/` of the policy after so many optimiser steps, before training ends."""
+    return f"step-{step:06d}" if step else "before"
+
+
+def other_name(name: str, other: str) -> str:
+    """Folder under `eval/` of a further set, evaluated `before` or `after` training."""
+    return f"{name}-on-{other}"
 
 
 def check_references(config: TrainConfig) -> None:
@@ -110,16 +167,20 @@ def forget_evaluations(folder: RunFolder, done: int, last: int) -> None:
     for path in (folder.path / "eval").glob("*"):
         run = RunFolder(path)
         version = run.read_config().get("policy_version") if run.config_path.exists() else None
-        if isinstance(version, int) and (version > done or (path.name == "after" and version < last)):
+        is_after = path.name == "after" or path.name.startswith(other_name("after", ""))
+        if isinstance(version, int) and (version > done or (is_after and version < last)):
             shutil.rmtree(path)
 
 
 def _figures(files: Mapping[str, Path]) -> dict[str, Any]:
-    """Strict figures of the first executor, and each executor's gIoU."""
+    """Strict figures of the first executor with the 95 % interval of its gIoU, and each executor's gIoU."""
     tables = {name: score_file(path, [STRICT]) for name, path in files.items()}
-    figures = {
-        name: {metric: ratio.value() for metric, ratio in STRICT.metrics(table).items()}
-        for name, table in tables.items()
+    ratios = {name: STRICT.metrics(table) for name, table in tables.items()}
+    values = {name: {metric: one.value() for metric, one in by.items()} for name, by in ratios.items()}
+    first = next(iter(files))
+    limits = intervals({"gIoU": ratios[first]["gIoU"]}, tables[first].images)["gIoU"]
+    return {
+        **values[first],
+        "gIoU_interval": None if limits is None else limits.to_json(),
+        "by_executor": {name: one["gIoU"] for name, one in values.items()},
     }
-    first = next(iter(figures.values()))
-    return {**first, "by_executor": {name: values["gIoU"] for name, values in figures.items()}}

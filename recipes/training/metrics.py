@@ -32,6 +32,7 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     answers = [rollout.reading for rollout in rollouts if isinstance(rollout.reading, PromptSet)]
     instances = [instance for answer in answers for instance in answer.instances]
     drawn = [rollout for rollout in rollouts if rollout.target is not None]
+    targeted = [rollout for rollout in rollouts if rollout.has_target]
     ious = [iou for rollout in drawn if (iou := mask_iou(rollout)) is not None]
     return {
         "reward": _mean(rewards),
@@ -54,6 +55,9 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
         **({"answers_mended": dict(mended)} if mended else {}),
         "executor_failures": sum(rollout.executor_error is not None for rollout in rollouts),
         "unscored_completions": sum(reward is None for group in groups for reward in group.rewards),
+        "refusals": _mean(
+            [float(isinstance(one.reading, PromptSet) and one.reading.is_empty) for one in targeted]
+        ),
         "empty_answers": _mean([float(answer.is_empty) for answer in answers]),
         "instances_per_answer": _mean([float(len(answer)) for answer in answers]),
         "share_with_box": _mean([float(instance.box is not None) for instance in instances]),

@@ -12,6 +12,8 @@ from eval.results import evaluation_files
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.tables import text_table
 from recipes.config import TrainConfig
+from recipes.training.alarms import alarm_lines
+from recipes.training.held_out import other_name
 
 
 def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
@@ -39,23 +41,36 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             metrics=folder.read_metrics(),
             timeline=folder.read_timeline(),
             references=references,
+            others={
+                one.name: (_rollouts(folder, "before", one.name)[0], _rollouts(folder, "after", one.name)[0])
+                for one in config.eval.others
+            },
             config=folder.read_config(),
+            alarms=alarm_lines(folder.read_metrics(), config.alarms),
         ),
     )
 
 
 def comparison_lines(folder: RunFolder) -> list[str]:
-    """What a run changed, greedy on its held-out queries, per executor.
+    """What a run changed, greedy, per executor and set: the held-out queries, then each of `eval.others`.
 
     Returns:
-        Per executor a line with gIoU before and after and the paired 95 % interval; below it, indented, the
-        four parts of the difference (`eval.gain`), which add up to it.
+        Per executor and set a line with gIoU before and after and the paired 95 % interval; below it,
+        indented, the four parts of the difference (`eval.gain`), which add up to it.
     """
+    lines = _compared(folder, "", "held-out queries")
+    for other in TrainConfig.model_validate(folder.read_config()).eval.others:
+        lines += _compared(folder, other.name, f"queries of {other.name}")
+    return lines
+
+
+def _compared(folder: RunFolder, other: str, what: str) -> list[str]:
     lines = []
-    for before, after in zip(_rollouts(folder, "before"), _rollouts(folder, "after"), strict=True):
+    for before, after in zip(
+        _rollouts(folder, "before", other), _rollouts(folder, "after", other), strict=True
+    ):
         found = compare_files(before, after)
-        counted = f"{found.queries} held-out queries on {found.images} images"
-        lines.append(f"{after.stem}: {counted}, {_says(found)}")
+        lines.append(f"{after.stem}: {found.queries} {what} on {found.images} images, {_says(found)}")
         lines += [f"  {line}" for line in [*_parts(found), *remarks(found)]]
     return lines
 
@@ -102,5 +117,6 @@ def _limits(interval: Interval | None) -> str:
     return "" if interval is None else f"[{_points(interval.low)}, {_points(interval.high)}]"
 
 
-def _rollouts(folder: RunFolder, name: str) -> list[Path]:
-    return evaluation_files(RunFolder(folder.path / "eval" / name))
+def _rollouts(folder: RunFolder, name: str, other: str = "") -> list[Path]:
+    """Rollouts before or after training, of the held-out set or of one of `eval.others`."""
+    return evaluation_files(RunFolder(folder.path / "eval" / (other_name(name, other) if other else name)))

@@ -34,6 +34,7 @@ from recipes.training.ahead import WindowAhead
 from recipes.training.average import WeightAverage
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
+from recipes.training.drift import drift_from_base
 from recipes.training.hand_over import WindowHandOver, without_images
 from recipes.training.imitation import forget_ratios, imitate
 from recipes.training.kinds import is_targeted, weighed_by_kind
@@ -68,6 +69,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         average: of the trained weights, told after each window and written into checkpoints.
         merged: whether the sampler is given all weights with the adapters merged, and not the adapters.
         ranks: those that train together; alone when None.
+        measure_drift: whether a window's figures say how far the policy has come (`recipes.training.drift`).
 
     Attributes:
         ahead: the window after the one that is trained on; empty with staleness 0.
@@ -88,8 +90,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         average: WeightAverage | None = None,
         merged: bool = False,
         ranks: Ranks | None = None,
+        measure_drift: bool = False,
     ) -> None:
-        self.ranks = ranks or Ranks()
+        self.ranks, self._measure_drift = ranks or Ranks(), measure_drift
         # A step's rows show few distinct images: process and encode each once.
         processor = sharing_processor(processor)
         if staleness:
@@ -178,6 +181,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         self.vllm_generation.serve(share.groups)
         with self.collector.times("old_logprobs", step):
             batch = super()._generate_and_score_completions(rows)
+            if self._measure_drift and self.run_log is not None:
+                self.run_log.note({"drift": drift_from_base(self, batch, self._group_size)})
         self.vllm_generation.serve(None)
         imitate(batch, share.groups, self._group)
         targeted = [is_targeted(samples[group.index]) for group in share.groups for _ in group.completions]

@@ -15,7 +15,7 @@ from envs.datasets.vrsbench import percent_box
 from envs.masks import decode_rle, encode_rle
 from envs.sample import Sample, SampleSource
 from prompter.errors import UserError
-from tests.fixtures.layouts import FIXTURES, build_lasers, lisa_file, write_parquet
+from tests.fixtures.layouts import FETCHED, FIXTURES, build_lasers, lisa_file, write_parquet
 from tests.fixtures.refer_layouts import build_rrsis_d
 from tests.fixtures.scenes import HEIGHT, WIDTH, make_scene, write_json
 
@@ -352,7 +352,7 @@ class TestHubTables:
         assert source[0].tags["target"] == "none"
 
 
-@pytest.mark.parametrize("key", [key for key in FIXTURES if key not in {"manifest", "aerial-buildings"}])
+@pytest.mark.parametrize("key", [key for key in FIXTURES if key not in {"manifest", *FETCHED}])
 def test_a_set_that_is_missing_says_where_it_was_looked_for(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from recipes.shipped import shipped_recipes
 
 pytestmark = pytest.mark.smoke
 
-LOCAL = {"synthetic-aerial", "aerial-buildings"}
+LOCAL = {"synthetic-aerial", "aerial-buildings", "adapt-area"}
 """These are run in full elsewhere."""
 
 

@@ -46,6 +46,8 @@ class SyntheticAerial:
         split: "train", "val" or "test"; no scene is in two splits.
         scenes: how many scenes.
         queries_per_scene: how many questions about each.
+        first_query: leave out so many of a scene's questions: with what another source asks as
+            `queries_per_scene`, other questions about the same scenes, which may mean the same objects.
         size: side of the square images in pixels.
         seed: of the whole dataset.
         min_objects, max_objects: how many objects a scene holds.
@@ -62,21 +64,22 @@ class SyntheticAerial:
         *,
         scenes: int,
         queries_per_scene: int = 6,
+        first_query: int = 0,
         size: int = 256,
         seed: int = 0,
         min_objects: int = 2,
         max_objects: int = 6,
     ) -> None:
-        if scenes < 1 or queries_per_scene < 1:
+        if scenes < 1 or queries_per_scene < 1 or first_query < 0:
             raise UserError(
-                "synthetic-aerial needs scenes >= 1 and queries_per_scene >= 1, "
-                f"but got scenes={scenes} and queries_per_scene={queries_per_scene}."
+                "synthetic-aerial needs scenes >= 1, queries_per_scene >= 1 and first_query >= 0, but got "
+                f"scenes={scenes}, queries_per_scene={queries_per_scene} and first_query={first_query}."
             )
         check_options(size=size, min_objects=min_objects, max_objects=max_objects)
         scene_generators(split, 0, seed)
         self.split: str = split
         self.scenes = scenes
-        self.queries_per_scene = queries_per_scene
+        self.queries_per_scene, self.first_query = queries_per_scene, first_query
         self._options = (size, seed, min_objects, max_objects)
 
     def __len__(self) -> int:
@@ -92,7 +95,8 @@ class SyntheticAerial:
         if not 0 <= position < len(self):
             raise IndexError(f"synthetic-aerial {self.split} has {len(self)} samples, but got index {index}")
         scene, number = divmod(position, self.queries_per_scene)
-        query = _asked(self.split, scene, *self._options, self.queries_per_scene)[number]
+        number += self.first_query
+        query = _asked(self.split, scene, *self._options, self.first_query + self.queries_per_scene)[number]
         size = self._options[0]
         image_id = f"{self.split}-{scene:06d}"
         return Sample(

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from envs.datasets import open_dataset
-from envs.datasets.aerial_buildings import TILES, window_starts
-from envs.datasets.building_queries import VisibleBuilding, building_queries
+from envs.datasets.aerial_buildings import TILES
+from envs.datasets.building_queries import KINDS, VisibleBuilding, building_queries
+from envs.datasets.building_windows import kinds_by_place, window_starts
+from envs.datasets.spacenet_chip import IMAGE
 from envs.masks import decode_rle, union
 from prompter.errors import UserError
-from tests.fixtures.aerial import build_aerial_tiles
+from tests.fixtures.aerial import build_aerial_tiles, build_spacenet_chip
 
 SIDE = 128
 
@@ -84,6 +87,85 @@ def test_a_tile_with_broken_outlines_is_named(tmp_path):
     path.write_text('{"objects": [{"class": 1}]}')
     with pytest.raises(UserError, match=r"967\.json: the key 'polygon' is missing"):
         open_dataset("aerial-buildings", "test", root=root, window=SIDE)
+
+
+def kinds_asked(source):
+    """Place -> the kinds of questions that are asked about it."""
+    found = {}
+    for sample in source:
+        found.setdefault(sample.image_id.partition("_x")[0], set()).add(sample.tags["kind"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aerial-buildings", {"window": SIDE, "stride": 60}),
+        ("spacenet-chip", {"window": 64, "stride": 32}),
+    ],
+)
+def test_held_out_questions_are_others_about_the_same_places(tmp_path, name, options):
+    build = build_aerial_tiles if name == "aerial-buildings" else build_spacenet_chip
+    options = {**options, "root": build(tmp_path), "queries_per_window": 30}
+    asked, held, everything = (
+        open_dataset(name, "train", questions=questions, **options)
+        for questions in ("asked", "held-out", "all")
+    )
+    kinds, others = kinds_asked(asked), kinds_asked(held)
+    assert kinds.keys() == others.keys()
+    assert all(not kinds[place] & others[place] for place in kinds)
+    # What is held out on one place is asked about another, and both are about the same images.
+    assert set().union(*others.values()) & set().union(*kinds.values())
+    assert {sample.image_id for sample in held} <= {sample.image_id for sample in everything}
+    assert len(held) < len(asked)
+    with pytest.raises(UserError, match=r"'questions' of dataset .* cannot be 'some'"):
+        open_dataset(name, "train", questions="some", **options)
+    with pytest.raises(UserError, match=r"'held_out_share' of dataset .* must leave some kinds"):
+        open_dataset(name, "train", questions="asked", held_out_share=1.0, **options)
+
+
+def test_every_kind_is_held_out_somewhere_and_asked_elsewhere():
+    held = kinds_by_place("set", 4, "held-out", 0.25, seed=0)
+    asked = kinds_by_place("set", 4, "asked", 0.25, seed=0)
+    assert set().union(*held) == set().union(*asked) == set(KINDS)
+    assert all(one | other == set(KINDS) and not one & other for one, other in zip(held, asked, strict=True))
+    assert kinds_by_place("set", 3, "all", 0.25, seed=0) == [None] * 3
+    assert held == kinds_by_place("set", 4, "held-out", 0.25, seed=0)
+    assert held != kinds_by_place("set", 4, "held-out", 0.25, seed=1)
+
+
+def test_only_some_tiles_of_a_split(root):
+    chosen = open_dataset("aerial-buildings", "train", root=root, window=SIDE, tiles=[998, 966])
+    assert set(kinds_asked(chosen)) == {"966", "998"}
+    with pytest.raises(UserError, match=r"'tiles' .* must name tiles of split train"):
+        open_dataset("aerial-buildings", "train", root=root, tiles=[967])
+
+
+def test_outlines_in_map_coordinates_lie_on_the_buildings(tmp_path):
+    """The fixture's buildings are bright: a wrong tie point, size or direction of rows would show."""
+    root = build_spacenet_chip(tmp_path)
+    places = {}
+    for split in ("train", "test"):
+        source = open_dataset("spacenet-chip", split, root=root, window=64, stride=32)
+        for sample in source:
+            bright = sample.image_array()[..., 0] > 150
+            target = sample.target_mask()
+            assert not target.any() or bright[target].mean() > 0.95
+            places.setdefault(sample.image_id.partition("_x")[0], set()).add(sample.load_image.window)
+    assert sorted(places) == ["north-east", "north-west", "south-east", "south-west"]
+    corners = {name: {(x < 128, y < 128) for x, y, *_ in windows} for name, windows in places.items()}
+    assert all(len(found) == 1 for found in corners.values()), "windows stay in their quarter"
+    edges = [
+        (x2 <= 128 or x1 >= 128) and (y2 <= 128 or y1 >= 128)
+        for windows in places.values()
+        for x1, y1, x2, y2 in windows
+    ]
+    assert all(edges)
+    with pytest.raises(UserError, match="half the image"):
+        open_dataset("spacenet-chip", "test", root=root)
+    Image.new("L", (256, 256)).save(root / IMAGE)
+    with pytest.raises(UserError, match="no pixel scale and tie point"):
+        open_dataset("spacenet-chip", "test", root=root, window=64)
 
 
 @given(st.integers(16, 700), st.integers(16, 700), st.integers(1, 300))

@@ -78,6 +78,16 @@ def test_splits_seeds_and_scenes_never_repeat_an_image() -> None:
     assert len(set(images)) == len(images)
 
 
+def test_questions_from_a_later_one_on_are_others_about_the_same_scenes() -> None:
+    asked = SyntheticAerial("train", scenes=5, queries_per_scene=6, size=96)
+    held = SyntheticAerial("train", scenes=5, queries_per_scene=3, first_query=6, size=96)
+    every = SyntheticAerial("train", scenes=5, queries_per_scene=9, size=96)
+    assert len(held) == 15 and [*held][3:6] == [*every][15:18]
+    ids = [{(sample.image_id, sample.query) for sample in source} for source in (asked, held)]
+    assert not ids[0] & ids[1]
+    assert {sample.image_id for sample in asked} == {sample.image_id for sample in held}
+
+
 def test_fewer_queries_per_scene_ask_the_first_of_them() -> None:
     few = SyntheticAerial("train", scenes=5, queries_per_scene=2, size=96)
     many = SyntheticAerial("train", scenes=5, queries_per_scene=9, size=96)
@@ -303,6 +313,7 @@ def test_left_and_right_wing_are_the_pilots() -> None:
     [
         ({"scenes": 0}, "scenes"),
         ({"scenes": 1, "queries_per_scene": 0}, "queries_per_scene"),
+        ({"scenes": 1, "first_query": -1}, "first_query"),
         ({"scenes": 1, "size": 16}, "size"),
         ({"scenes": 1, "min_objects": 4, "max_objects": 3}, "max_objects"),
         ({"scenes": 1, "min_objects": 0}, "min_objects"),

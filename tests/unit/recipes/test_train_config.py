@@ -267,7 +267,12 @@ def test_each_shipped_config_loads_and_names_things_that_exist(path: Path) -> No
     build_reward(config.rewards)
     assert config.dataset.split in dataset_info(config.dataset.name).splits
     assert config.eval.split in dataset_info(config.eval.dataset or config.dataset.name).splits
-    assert config.eval.split != config.dataset.split
+    if config.eval.split == config.dataset.split:  # the same images, but other questions about them
+        asked, held_out = (one.options["questions"] for one in (config.dataset, config.held_out))
+        assert (asked, held_out) == ("asked", "held-out")
+    for other in map(config.other_set, config.eval.others):
+        assert other.split in dataset_info(other.name).splits
+        assert (other.name, other.split) != (config.dataset.name, config.dataset.split)
 
 
 @pytest.mark.parametrize("path", COLD_STARTS, ids=lambda path: path.stem)
