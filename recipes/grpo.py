@@ -230,7 +230,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             trainer.restore(checkpoint, done)
-        # 6. After, with the sampler on the trained weights: the last ones or their average, or, where training
+        # 6. After, with the sampler on the trained weights: the last ones, their average, or, where training
         # ended early, those of the best evaluation.
         ranks.first(lambda: at_once())
         if ended := early.ending(trainer.state.global_step):
