@@ -116,8 +116,8 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             reward_funcs=[hand_over.reward],
         )
         if "ref" in getattr(model, "peft_config", ()):
-            # TRL's copy of the adapters for `beta`. New ones change nothing, so that without the copy TRL takes
-            # the model without adapters; with it transformers would resume the copy and not what was trained.
+            # TRL's copy of the adapters for `beta`. New adapters change nothing, so without it TRL takes the
+            # plain model. With it transformers would resume the copy alone, and not what was trained.
             model.delete_adapter("ref")
         if self.ref_model is not None:
             reference = self.accelerator.unwrap_model(self.ref_model).requires_grad_(False)
