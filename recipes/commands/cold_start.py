@@ -10,7 +10,6 @@ schedule and loop are transformers' Trainer.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from prompter.errors import UserError
@@ -38,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     output = Path(config.output_dir)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output_dir {output} is not empty: name a new folder or remove it")
-    cold_start(config, " ".join(["prompter", *sys.argv[1:]]))
+    cold_start(config, args.typed)
     return 0

@@ -33,12 +33,14 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def test_a_cold_start_exports_a_policy_with_its_card(tmp_path: Path) -> None:
-    assert main(["cold-start", str(write_config(tmp_path)), "--seed", "5"]) == 0
+    config = write_config(tmp_path)
+    assert main(["cold-start", str(config), "--seed", "5"]) == 0
     output = tmp_path / "policy"
     policy = load_policy(output)
     assert policy.settings.image.side == SIZE.image_side
     card = (output / "README.md").read_text(encoding="utf-8")
-    for part in ("- command: `prompter ", "- commit: ", "synthetic-aerial (train), seed 5", "| 2 | 12 |"):
+    command = f"- command: `prompter cold-start {config} --seed 5`"
+    for part in (command, "- commit: ", "synthetic-aerial (train), seed 5", "| 2 | 12 |"):
         assert part in card
     # It answers, whatever it says.
     from PIL import Image
