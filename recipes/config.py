@@ -23,6 +23,7 @@ from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
 from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
 from recipes.config_learning import AverageConfig, GroupConfig, OrderConfig
+from recipes.config_sets import DatasetConfig, EvalConfig, OtherSet
 from recipes.shipped import config_path
 from recipes.training.alarms import AlarmsConfig
 
@@ -134,86 +135,6 @@ class PolicyConfig(StrictModel):
         return self._given_settings(self.settings)
 
 
-class DatasetConfig(StrictModel):
-    """The training set."""
-
-    name: str
-    """A name that `prompter data ls` lists, or one of your own as "module:callable"."""
-
-    split: str = "train"
-    """One of the set's splits."""
-
-    samples: int | None = Field(default=None, ge=1)
-    """The first so many of it; null is all."""
-
-    options: dict[str, Any] = Field(default_factory=dict)
-    """The set's own options, as in `--dataset.options.root FOLDER`."""
-
-    def open(self) -> SampleSource:
-        """Open the split; `samples` is not applied.
-
-        Raises:
-            UserError: if it cannot be opened.
-        """
-        from envs.datasets.registry import open_dataset
-
-        return open_dataset(self.name, self.split, **self.options)
-
-
-class OtherSet(StrictModel):
-    """One more set that is evaluated before and after training, and not in between."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    """What it is called in the run folder and the report."""
-
-    dataset: str | None = None
-    """Name of the set; null is the training set's."""
-
-    split: str = "test"
-    """One of its splits."""
-
-    samples: int | None = Field(default=None, ge=1)
-    """The first so many of it; null is all."""
-
-    options: dict[str, Any] | None = None
-    """The set's own options; null is the training set's, or none if it is another set."""
-
-
-class EvalConfig(StrictModel):
-    """Greedy evaluation before and after training, on samples that training never sees."""
-
-    dataset: str | None = None
-    """Name of the set; null is the training set's."""
-
-    split: str = "val"
-    """Held-out split."""
-
-    samples: int | None = Field(default=200, ge=1)
-    """The first so many of it; null is all."""
-
-    options: dict[str, Any] | None = None
-    """The set's own options; null is the training set's."""
-
-    references: list[str] = Field(default_factory=list)
-    """Baselines (`eval.answerers.baselines`, such as `baseline:oracle-box`) evaluated on the same samples,
-    to set the policy between a floor and a ceiling."""
-
-    every_steps: int = Field(default=0, ge=0)
-    """Evaluate during training too, every so many optimiser steps; 0 does not."""
-
-    others: list[OtherSet] = Field(default_factory=list)
-    """Further sets, evaluated before and after training, such as other places than the one adapted to."""
-
-    @field_validator("others")
-    @classmethod
-    def _check_others(cls, value: list[OtherSet]) -> list[OtherSet]:
-        names = [one.name for one in value]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two sets are called {name!r}: each needs a folder of its own")
-        return value
-
-
 class RayConfig(StrictModel):
     """The Ray that pools of actors run on."""
 
@@ -313,15 +234,21 @@ class TrainConfig(StrictModel):
             options=self.dataset.options if self.eval.options is None else self.eval.options,
         )
 
-    def other_set(self, other: OtherSet) -> DatasetConfig:
-        """A set of `eval.others` in the terms of `dataset`."""
-        same = other.dataset in (None, self.dataset.name)
-        return DatasetConfig(
-            name=other.dataset or self.dataset.name,
-            split=other.split,
-            samples=other.samples,
-            options=other.options if other.options is not None else self.dataset.options if same else {},
-        )
+    @property
+    def other_sets(self) -> dict[str, DatasetConfig]:
+        """The sets of `eval.others` by name, in the terms of `dataset`."""
+        found = {}
+        for name, given in self.eval.others.items():
+            other = OtherSet.model_validate(given)
+            same = other.dataset in (None, self.dataset.name)
+            options = other.options if other.options is not None else self.dataset.options if same else {}
+            found[name] = DatasetConfig(
+                name=other.dataset or self.dataset.name,
+                split=other.split,
+                samples=other.samples,
+                options=options,
+            )
+        return found
 
     def open_held_out(self) -> SampleSource:
         """Open the held-out set, as `eval` says; what it leaves out is as in `dataset`.

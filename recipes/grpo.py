@@ -106,7 +106,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     for line in told(source) if ranks.leads else ():
         print(line, flush=True)
     held_out: Any = ranks.first(config.open_held_out)
-    others: Any = ranks.first(lambda: {one.name: config.other_set(one).open() for one in config.eval.others})
+    others: Any = ranks.first(lambda: {name: one.open() for name, one in config.other_sets.items()})
     source = first_samples(source, config.dataset.samples)
     arguments = grpo_arguments(config, policy.settings.max_new_tokens)
     check_joined(config, arguments, ranks)

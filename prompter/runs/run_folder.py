@@ -7,6 +7,7 @@
     rollouts/*.jsonl     one file per optimiser step in training, one per segmenter in evaluation
     windows/*.jsonl      of training, one file per window: token ids, log-probabilities and rewards by group
     checkpoints/         whatever the trainer writes there; an evaluation has none
+    best/step-*/         of training that may end early, the weights of its best evaluations
     report.html          the page to look at
 
 This is the only module that writes these files. It imports neither torch nor the other packages,

@@ -19,7 +19,7 @@ from prompter.coords import Frame
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.types import Instance, ParseFailure, PromptSet
-from recipes.config import DatasetConfig
+from recipes.config_sets import DatasetConfig
 from recipes.dry_run.findings import NotHere
 
 SAMPLES = 8

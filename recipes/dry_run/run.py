@@ -93,9 +93,8 @@ class _Run:
     def held_out_set(self) -> str:
         self._held_out = data.open_here(self.config.held_out)
         said = [data.counted(self._held_out, self.config.held_out.name)]
-        for one in self.config.eval.others:
-            other = self.config.other_set(one)
-            said.append(f"{one.name}: {data.counted(data.open_here(other), other.name)}")
+        for name, other in self.config.other_sets.items():
+            said.append(f"{name}: {data.counted(data.open_here(other), other.name)}")
         return "; ".join(said)
 
     def training_frame(self) -> str:

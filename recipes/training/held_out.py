@@ -21,7 +21,8 @@ from prompter.policy import Policy
 from prompter.registry import is_import
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
-from recipes.config import DatasetConfig, TrainConfig
+from recipes.config import TrainConfig
+from recipes.config_sets import DatasetConfig
 
 CHUNK = 60
 """Queries answered and segmented at a time."""
@@ -62,9 +63,8 @@ class HeldOutEvaluation:
     def evaluate_others(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version on the further sets, into `eval/NAME-SET` each."""
         answerer = self._answerer(policy, sampler)
-        for one in self.config.eval.others:
-            asked = self.config.other_set(one)
-            folder, source = other_name(name, one.name), self.others[one.name]
+        for other, asked in self.config.other_sets.items():
+            folder, source = other_name(name, other), self.others[other]
             self._evaluate(folder, answerer, sampler.version, source, asked)
 
     def _answerer(self, policy: Policy, sampler: Sampler) -> SamplerAnswerer:

@@ -42,8 +42,8 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             timeline=folder.read_timeline(),
             references=references,
             others={
-                one.name: (_rollouts(folder, "before", one.name)[0], _rollouts(folder, "after", one.name)[0])
-                for one in config.eval.others
+                name: (_rollouts(folder, "before", name)[0], _rollouts(folder, "after", name)[0])
+                for name in config.eval.others
             },
             config=folder.read_config(),
             alarms=alarm_lines(folder.read_metrics(), config.alarms),
@@ -60,7 +60,7 @@ def comparison_lines(folder: RunFolder) -> list[str]:
     """
     lines = _compared(folder, "", "held-out queries")
     for other in TrainConfig.model_validate(folder.read_config()).eval.others:
-        lines += _compared(folder, other.name, f"queries of {other.name}")
+        lines += _compared(folder, other, f"queries of {other}")
     return lines
 
 

@@ -16,6 +16,7 @@ from recipes.training.alarms import END, KIND
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from recipes.training.early_stop import kept_steps
 from tests.fixtures.formatted_policy import save_formatted_policy
+from tests.fixtures.toy_task import save_manifest
 from tests.fixtures.training import write_config
 
 pytestmark = pytest.mark.smoke
@@ -30,11 +31,14 @@ def refusal(rollout: Rollout) -> float:
 
 
 def config_of(folder: Path, policy: Path, rewards: dict[str, float], steps: int) -> Path:
+    """Four questions that all have a target, so that by the mask alone declining pays nothing."""
+    folder.mkdir()
     return write_config(
         folder / "train.yaml",
         policy,
         rewards=rewards,
-        eval={"samples": 6, "every_steps": EVERY},
+        dataset={"name": "manifest", "options": {"path": str(save_manifest(folder / "squares", 4))}},
+        eval={"every_steps": EVERY},
         alarms={"stop": "worse", "windows": 2},
         trainer={
             "max_steps": steps,
@@ -74,7 +78,6 @@ def test_a_run_made_to_collapse_rings_and_ends_with_its_best(
     policy = tmp_path / "policy"
     save_formatted_policy(policy, empty=0.3)
     paid = {"mask_iou": 1.0, f"{__name__}:refusal": 1.0}
-    (tmp_path / "paid").mkdir()
     collapsed = Run(config_of(tmp_path / "paid", policy, paid, PLANNED), capsys)
     folder = collapsed.folder
     refusals = [line["refusals"] for line in collapsed.lines("train")]
@@ -114,6 +117,5 @@ def test_a_run_made_to_collapse_rings_and_ends_with_its_best(
     assert answers(folder, "after") == answers(folder, f"step-{best:06d}" if best else "before")
 
     # The same run with the mask as its only reward goes on to its end, and nothing rings.
-    (tmp_path / "sound").mkdir()
     sound = Run(config_of(tmp_path / "sound", policy, {"mask_iou": 1.0}, end["step"]), capsys)
     assert sound.lines(KIND) == [] and sound.lines(END) == [] and "alarm" not in sound.printed

@@ -270,7 +270,7 @@ def test_each_shipped_config_loads_and_names_things_that_exist(path: Path) -> No
     if config.eval.split == config.dataset.split:  # the same images, but other questions about them
         asked, held_out = (one.options["questions"] for one in (config.dataset, config.held_out))
         assert (asked, held_out) == ("asked", "held-out")
-    for other in map(config.other_set, config.eval.others):
+    for other in config.other_sets.values():
         assert other.split in dataset_info(other.name).splits
         assert (other.name, other.split) != (config.dataset.name, config.dataset.split)
 
