@@ -73,9 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"larger images are refused (default: {PILLOW_LIMIT:,})",
     )
     flags.add_chunk(parser)
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out images that cannot be read; list them"
-    )
+    flags.add_skip_bad(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -143,8 +141,10 @@ def _answered(
     from recipes.api.load import checkpoint_options, thought_is_opened
     from recipes.api.result import Result
     from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+    from recipes.training.quiet import quiet
     from rewards.replay import read_rollouts
 
+    quiet()
     arguments.executor = [arguments.executor]
     (config,) = parse_segmenters(arguments)
     given = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
