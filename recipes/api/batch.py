@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from envs.datasets.reading.pixels.images import IMAGE_SUFFIXES, ImageFile, image_wh
 from envs.datasets.reading.records import RecordSource
@@ -50,7 +49,8 @@ def find_images(inputs: Sequence[Path], leave_out: Path | None = None) -> list[P
     """Image files as they are given, and all in and below folders that are given, sorted; each once.
 
     Args:
-        inputs: files, of any name, and folders, of which files that end in `IMAGE_SUFFIXES` count.
+        inputs: files, of any name, and folders, of which files that end in `IMAGE_SUFFIXES` count, but for
+            hidden ones.
         leave_out: a folder whose files are not looked at: that of the answers.
 
     Raises:
@@ -59,11 +59,9 @@ def find_images(inputs: Sequence[Path], leave_out: Path | None = None) -> list[P
     found: dict[Path, None] = {}
     for given in inputs:
         if given.is_dir():
-            files = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-            below = None if leave_out is None else leave_out.absolute()
-            found.update(dict.fromkeys(p.absolute() for p in files if below not in p.absolute().parents))
+            found.update(dict.fromkeys(_images_below(given, leave_out)))
         elif given.is_file():
-            found[given.absolute()] = None
+            found[_absolute(given)] = None
         else:
             raise UserError(f"There is no file or folder {given}; check the path.")
     if not found:
@@ -72,6 +70,20 @@ def find_images(inputs: Sequence[Path], leave_out: Path | None = None) -> list[P
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return list(found)
+
+
+def _images_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    left_out = None if leave_out is None else _absolute(leave_out)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            continue
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and left_out not in _absolute(path).parents:
+            yield _absolute(path)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # without `..`, which would lead out of the folder of answers
 
 
 def shared_folder(images: Sequence[Path]) -> Path:
@@ -192,8 +204,3 @@ def _write_one(result: Result, out: Path, parts: Sequence[str]) -> None:
 
 def _rollouts(results: Iterable[Result]) -> Iterator[Rollout]:
     return (result.rollout for result in results)
-
-
-def summary(tally: Tally) -> dict[str, Any]:
-    """The tally JSON-ready."""
-    return dict(vars(tally))

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from pydantic import ValidationError
-
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules
 from envs.executors import open_executor
 from envs.executors.base import Executor
@@ -18,7 +16,6 @@ from envs.rollouts import make_rollouts
 from envs.sample import Sample
 from eval.answerers import build_answerer, is_checkpoint
 from prompter.errors import UserError
-from prompter.runs.config import describe_validation_error
 from prompter.runs.jsonl import to_line
 from prompter.types import Answer, PromptSet
 from recipes.api.comparison import Comparison
@@ -95,12 +92,7 @@ def _executor_config(given: str | ExecutorConfig) -> ExecutorConfig | None:
     """The config of a segmenter; None for `own-masks`."""
     if isinstance(given, ExecutorConfig):
         return given
-    if given == OWN_MASKS:
-        return None
-    try:
-        return parse_executor(given)
-    except ValidationError as error:
-        raise UserError(f"executor {given}: {describe_validation_error(error)}") from None
+    return None if given == OWN_MASKS else parse_executor(given)
 
 
 class Prompter:
@@ -195,10 +187,10 @@ class Prompter:
         if not names or len(set(names)) < len(names):
             raise UserError(f"compare needs segmenters, each once, but got {', '.join(names) or 'none'}.")
         sample = read_picture(image, self._rules).sample(query)
-        answers = self._answerer.answer([sample])
         for name, config in zip(names, configs, strict=True):
             if name not in self._executors:
                 self._executors[name] = None if config is None else open_executor(config)
+        answers = self._answerer.answer([sample])
         return Comparison({name: self._results([sample], answers, name)[0] for name in names})
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 Redo = Callable[["Result", PromptSet], "Result"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result:
     """The answer to one question about one image. Everything is in the image frame: pixels of the image, x to
     the right, y down, boxes XYXY and half-open.
@@ -53,7 +53,7 @@ class Result:
     policy: str = ""
     thought_opened: bool = False
     edited: bool = False
-    redo: Redo | None = field(default=None, compare=False)
+    redo: Redo | None = None
 
     @property
     def image(self) -> Image.Image:

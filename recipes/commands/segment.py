@@ -25,17 +25,32 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from envs.datasets.reading.rules import PILLOW_LIMIT
+from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
+from eval.answerers import build_answerer
+from eval.runner import Samples, evaluate
 from prompter.errors import UserError, did_you_mean
+from prompter.prompt_text import read_prompt_file
+from prompter.runs.values import read_options
+from recipes.api.batch import (
+    WRITTEN,
+    Tally,
+    digest_of,
+    find_images,
+    open_questions,
+    questions_about,
+    shared_folder,
+    write_answers,
+)
+from recipes.api.load import checkpoint_options, thought_is_opened
+from recipes.api.result import Result
 from recipes.commands import flags
-
-if TYPE_CHECKING:
-    from recipes.api.result import Result
-
-PARTS = "masks,overlays,geojson,coco"
+from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+from recipes.training.quiet import quiet
+from rewards.replay import read_rollouts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_executor(parser, default="mobile-sam")
     parser.add_argument(
         "--write",
-        default=PARTS,
+        default=",".join(WRITTEN),
         metavar="A,B,…",
-        help=f"which files besides results.jsonl (default: {PARTS})",
+        help=f"which files besides results.jsonl (default: {','.join(WRITTEN)})",
     )
     parser.add_argument(
         "--stretch",
@@ -79,9 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, segment and write; print what came of it and the folder. 1 if a segmenter failed, else 0."""
-    from envs.datasets.reading.rules import ReadingRules, applied
-    from recipes.api.batch import digest_of, find_images, open_questions, questions_about, shared_folder
-
     if arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
     parts = _parts(arguments.write)
@@ -89,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     for query in queries:
         if not query.strip():
             raise UserError("A question must not be empty.")
-        if Path(query).exists():
+        if Path(query).is_file():
             raise UserError(f"The last word is the question, but {query!r} is a file; add what to look for.")
     images = find_images(arguments.images, leave_out=arguments.out)
     questions = questions_about(images, queries)
@@ -106,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         "skip_bad": arguments.skip_bad,
     }
     tally = _answered(arguments, source, identity, parts)
-    done = {"out": str(arguments.out), **tally, "left_out": source.skipped}
+    done = {"out": str(arguments.out), **asdict(tally), "left_out": source.skipped}
     if arguments.json:
         print(json.dumps(done, ensure_ascii=False))
     else:
@@ -120,8 +132,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _parts(text: str) -> list[str]:
-    from recipes.api.batch import WRITTEN
-
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
         if part not in WRITTEN:
@@ -130,20 +140,9 @@ def _parts(text: str) -> list[str]:
 
 
 def _answered(
-    arguments: argparse.Namespace, source: Any, identity: dict[str, Any], parts: list[str]
-) -> dict[str, Any]:
+    arguments: argparse.Namespace, source: Samples, identity: dict[str, Any], parts: list[str]
+) -> Tally:
     """Have every question answered, and write the files; what came of it."""
-    from eval.answerers import build_answerer
-    from eval.runner import evaluate
-    from prompter.prompt_text import read_prompt_file
-    from prompter.runs.values import read_options
-    from recipes.api.batch import summary, write_answers
-    from recipes.api.load import checkpoint_options, thought_is_opened
-    from recipes.api.result import Result
-    from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
-    from recipes.training.quiet import quiet
-    from rewards.replay import read_rollouts
-
     quiet()
     arguments.executor = [arguments.executor]
     (config,) = parse_segmenters(arguments)
@@ -170,7 +169,7 @@ def _answered(
     file = done.rollouts[executor_name(config)]
 
     def results() -> Iterator[Result]:
-        for sample, rollout in zip(source, read_rollouts(file), strict=True):
-            yield Result(rollout, sample.load_image, arguments.policy, thought_opened=opened_thought)
+        for number, rollout in enumerate(read_rollouts(file)):
+            yield Result(rollout, source[number].load_image, arguments.policy, thought_opened=opened_thought)
 
-    return summary(write_answers(results, arguments.out, parts))
+    return write_answers(results, arguments.out, parts)
