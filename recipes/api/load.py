@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules
 from envs.executors import open_executor
@@ -25,6 +25,10 @@ from recipes.commands.arguments import OWN_MASKS, executor_name, parse_executor
 
 if TYPE_CHECKING:
     from eval.answerers.base import Answerer
+
+T = TypeVar("T")
+Several = list[T] | tuple[T, ...]
+"""What counts as several: an array or a text is one thing."""
 
 QUESTIONS_AT_ONCE = 16
 """Questions that are handed to the policy and the segmenter together."""
@@ -123,11 +127,11 @@ class Prompter:
         self._closed = False
 
     @overload
-    def segment(self, image: Sequence[ImageLike], query: str | Sequence[str]) -> list[Result]: ...
-    @overload
-    def segment(self, image: ImageLike, query: Sequence[str]) -> list[Result]: ...
-    @overload
     def segment(self, image: ImageLike, query: str) -> Result: ...
+    @overload
+    def segment(self, image: ImageLike, query: Several[str]) -> list[Result]: ...
+    @overload
+    def segment(self, image: Several[ImageLike], query: str | Several[str]) -> list[Result]: ...
 
     def segment(self, image: Any, query: Any) -> Any:
         """Ask one question about one image, or several at once.

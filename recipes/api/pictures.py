@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from envs.datasets.reading.pixels.georeference import georeference_of
@@ -19,8 +20,8 @@ from envs.datasets.reading.rules import ReadingRules, applied
 from envs.sample import Sample, content_hash
 from prompter.errors import UserError
 
-ImageLike = Any
-"""A path, a PIL image, bytes of an encoded file, or an array; see `read_picture`."""
+ImageLike = str | Path | bytes | Image.Image | NDArray[Any]
+"""A path, bytes of an encoded file, a PIL image, or an array; see `read_picture`."""
 
 DATASET = "images"
 """What samples say they come from where a user gave the image."""
@@ -95,7 +96,7 @@ def _itself(image: Image.Image) -> Image.Image:
     return image
 
 
-def _as_bytes(given: Any, rules: ReadingRules) -> np.ndarray:
+def _as_bytes(given: Any, rules: ReadingRules) -> NDArray[np.uint8]:
     """An array as a copy in uint8, [height, width, 3]; ValueError with a sentence if it is no image."""
     if not isinstance(given, np.ndarray):
         raise ValueError(
