@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from eval.ablation import interval_text
 from eval.bootstrap import Bootstrap, Interval, PooledDifference, Ratio, pooled_difference
+from eval.figures import percent
 from eval.gain import Part, parts_of
 from eval.metrics import STRICT, score_file, shared_queries
 from eval.protocols import apply, covered
@@ -19,7 +20,6 @@ from eval.protocols.base import parsed
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
-from eval.results import percent
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
 
