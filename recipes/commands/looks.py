@@ -133,7 +133,7 @@ def combine_looks(arguments: argparse.Namespace, folder: RunFolder) -> None:
 def _warn(found: CalibrationFile, folder: RunFolder, path: str) -> None:
     """Say where a calibration was fitted on something else than it is used for, or on the very same."""
     config = folder.read_config()
-    for key in ("policy", "looks"):
+    for key in ("policy", "policy_options", "looks"):
         if key in found.made and found.made[key] != config.get(key):
             print(
                 f"warning: {path} was fitted with {key} = {found.made[key]!r}, and is used with "
