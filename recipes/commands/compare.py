@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from envs.rollout import Rollout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,19 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a comparison per pair of runs and segmenter; return 0."""
     from envs.datasets.tiles import tile_of, tile_rule
-    from eval.comparison import compare_files, comparison_text
 
     tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
-    found = []
-    for pair in _pairs([RunFolder.open(path) for path in arguments.runs]):
-        comparison = compare_files(pair.before, pair.after, tile=tile)
-        counted = f"{comparison.queries} queries on {comparison.images} images"
-        if comparison.tiles is not None:
-            counted += f" of {comparison.tiles} tiles"
-        print(f"{pair.title}: {counted}")
-        print(*(f"  {line}" for line in comparison_text(comparison)), sep="\n")
-        found.append({**pair.to_json(), **comparison.to_json()})
-    print("strict, per cent; 95 % bootstrap intervals of the paired difference")
+    found = print_pairs(_pairs([RunFolder.open(path) for path in arguments.runs]), tile)
     if arguments.json is not None:
         with atomic_write(arguments.json) as handle:
             json.dump({"comparisons": found}, handle, indent=1, ensure_ascii=False, allow_nan=False)
@@ -61,8 +54,31 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def print_pairs(pairs: Iterable[Pair], tile: Callable[[Rollout], str] | None = None) -> list[dict[str, Any]]:
+    """Compare pairs and print what is found; return it JSON-ready.
+
+    Args:
+        pairs: what to compare.
+        tile: names the tile of a rollout's image; None for what its set says (`envs.datasets.tiles.tile_of`).
+    """
+    from envs.datasets.tiles import tile_of
+    from eval.comparison import compare_files, comparison_text
+
+    found = []
+    for pair in pairs:
+        comparison = compare_files(pair.before, pair.after, tile=tile or tile_of)
+        counted = f"{comparison.queries} queries on {comparison.images} images"
+        if comparison.tiles is not None:
+            counted += f" of {comparison.tiles} tiles"
+        print(f"{pair.title}: {counted}")
+        print(*(f"  {line}" for line in comparison_text(comparison)), sep="\n")
+        found.append({**pair.to_json(), **comparison.to_json()})
+    print("strict, per cent; 95 % bootstrap intervals of the paired difference")
+    return found
+
+
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """Two files of rollouts, and how they are called."""
 
     title: str
@@ -70,10 +86,11 @@ class _Pair:
     after: Path
 
     def to_json(self) -> dict[str, Any]:
+        """Return the two paths, JSON-ready."""
         return {"before": str(self.before), "after": str(self.after)}
 
 
-def _pairs(runs: list[RunFolder]) -> Iterator[_Pair]:
+def _pairs(runs: list[RunFolder]) -> Iterator[Pair]:
     """Before and after of every training run, then the first run with every later one.
 
     Raises:
@@ -86,11 +103,11 @@ def _pairs(runs: list[RunFolder]) -> Iterator[_Pair]:
             f"A training run alone is compared with what it started from."
         )
     for run in trained:
-        yield from _by_segmenter(f"{run.path}, before -> after", *(_evaluation(run, n) for n in _SIDES))
+        yield from by_segmenter(f"{run.path}, before -> after", *(_evaluation(run, n) for n in _SIDES))
     first, *others = runs
     for other in others:
         sides = [_evaluation(run, "after") if run in trained else run for run in (first, other)]
-        yield from _by_segmenter(f"{first.path} -> {other.path}", *sides)
+        yield from by_segmenter(f"{first.path} -> {other.path}", *sides)
 
 
 _SIDES = ("before", "after")
@@ -108,7 +125,7 @@ def _evaluation(run: RunFolder, name: str) -> RunFolder:
     return RunFolder.open(path)
 
 
-def _by_segmenter(title: str, before: RunFolder, after: RunFolder) -> Iterator[_Pair]:
+def by_segmenter(title: str, before: RunFolder, after: RunFolder) -> Iterator[Pair]:
     """A pair per segmenter that both were evaluated with; if each has one, those two, whatever they are.
 
     Raises:
@@ -119,7 +136,7 @@ def _by_segmenter(title: str, before: RunFolder, after: RunFolder) -> Iterator[_
     first, second = ({path.stem: path for path in evaluation_files(one)} for one in (before, after))
     shared = [name for name in first if name in second]
     for name in shared:
-        yield _Pair(f"{title}, {name}", first[name], second[name])
+        yield Pair(f"{title}, {name}", first[name], second[name])
     if shared:
         return
     if len(first) > 1 or len(second) > 1:
@@ -128,4 +145,4 @@ def _by_segmenter(title: str, before: RunFolder, after: RunFolder) -> Iterator[_
             f"{', '.join(first)} in the one, {', '.join(second)} in the other."
         )
     (one, path), (other, other_path) = *first.items(), *second.items()
-    yield _Pair(f"{title}, {one} -> {other}", path, other_path)
+    yield Pair(f"{title}, {one} -> {other}", path, other_path)

@@ -12,7 +12,6 @@ The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`
 from __future__ import annotations
 
 import copy
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -31,7 +29,6 @@ from prompter.errors import InfrastructureError, RunStopped
 from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
 from prompter.sampling.token_sampler import suppressed_ids
-from prompter.sampling.weights import merged_weights
 from recipes.config import GroupConfig, OrderConfig
 from recipes.training.ahead import WindowAhead
 from recipes.training.average import WeightAverage
@@ -44,13 +41,14 @@ from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
 from recipes.training.metrics import importance_ratios
 from recipes.training.mining import WindowOrder
-from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
+from recipes.training.ranks.gather import load_saved, shards
 from recipes.training.ranks.shares import Share, shares_of, take_out_padding
 from recipes.training.ranks.world import RankLost, Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
 from recipes.training.suppressed_tokens import suppress_tokens
+from recipes.training.to_sampler import bring
 from recipes.training.window import WindowCollector, fill_window
 
 
@@ -118,6 +116,14 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
+        if "ref" in getattr(model, "peft_config", ()):
+            # TRL's copy of the adapters for `beta`. New adapters change nothing, so without it TRL takes the
+            # plain model. With it transformers would resume the copy alone, and not what was trained.
+            model.delete_adapter("ref")
+        if self.ref_model is not None:
+            reference = self.accelerator.unwrap_model(self.ref_model).requires_grad_(False)
+            share_vision(reference)
+            suppress_tokens(reference, suppressed_ids(processor.tokenizer))
         if is_quantised(model):
             # TRL turns the adapters of a quantised model into bfloat16, where a number changes by two parts
             # in a thousand or not at all: most of a step of GRPO's size would be rounded away.
@@ -328,25 +334,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         version = self.state.global_step
         if version == self.sampler_version:
             return
-        model = self.accelerator.unwrap_model(self.model)
-        sampler = self.collector.sampler
-        if not isinstance(model, PeftModel):
-            give_weights(self.ranks, model, lambda weights: sampler.sync_weights(weights, version))
-            self.sampler_version = version
-            return
-        if self._merged:
-            self.ranks.first(lambda: sampler.sync_weights(merged_weights(model), version))
-            self.sampler_version = version
-            return
-        adapters = Path(self._adapters.name)
-        folder = adapters / f"version-{version}"
-        with full_disk_told(folder):
-            give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
+        model, folder = self.accelerator.unwrap_model(self.model), Path(self._adapters.name)
+        bring(self.ranks, model, self.collector.sampler, version, folder, merged=self._merged)
         self.sampler_version = version
-        # The engine may still read the folder of the version it serves, never an older one.
-        for old in adapters.iterdir():
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass TRL's figures on, and write them with ours into the run folder."""

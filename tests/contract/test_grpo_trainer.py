@@ -100,6 +100,7 @@ def config_of(
         "sampler": {"backend": "hf"},
     }
     trainer |= sections.pop("trainer", {})
+    base["policy"]["lora"] = sections.pop("lora", base["policy"]["lora"])
     return TrainConfig.model_validate({**base, **sections, "trainer": trainer})
 
 

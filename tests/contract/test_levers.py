@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from prompter.checkpoint import Checkpoint, load_weights
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
-from recipes.config import GroupConfig, OrderConfig
+from recipes.config import GroupConfig, OrderConfig, TrainConfig
 from recipes.grpo import train
 from recipes.training.average import FILE
 from recipes.training.mining import WindowOrder
@@ -46,10 +48,8 @@ def test_kinds_of_questions_are_weighed_before_the_loss(policy: Checkpoint, tmp_
 def test_kl_is_to_the_policy_that_training_began_with(
     policy: Checkpoint, tmp_path: Path, adapters: bool
 ) -> None:
-    sections: dict[str, Any] = {"trainer": {"beta": 0.1, "max_steps": 2}}
-    if not adapters:
-        sections["policy"] = {"model": policy.source, "dtype": "float32", "lora": None}
-    seam = make_seam(policy, tmp_path, **sections)
+    lora = {"r": 4, "alpha": 8} if adapters else None
+    seam = make_seam(policy, tmp_path, trainer={"beta": 0.1, "max_steps": 2}, lora=lora)
     batch = seam.window([7, 2, 11, 0])
     start = batch["ref_per_token_logps"]
     kept = batch["completion_mask"].bool()
@@ -57,7 +57,9 @@ def test_kl_is_to_the_policy_that_training_began_with(
     with torch.no_grad():
         for parameter in seam.trainer.model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.manual_seed(3)))
+                parameter.add_(
+                    (0.3 if adapters else 0.02) * torch.randn(parameter.shape, generator=torch.manual_seed(3))
+                )
     moved = seam.window([7, 2, 11, 0])
     kept = moved["completion_mask"].bool()
     gap = (moved["ref_per_token_logps"] - moved["old_per_token_logps"])[kept].abs()
@@ -65,13 +67,19 @@ def test_kl_is_to_the_policy_that_training_began_with(
 
 
 def run_of(policy: Checkpoint, folder: Path, manifest: Path, **sections: Any) -> RunFolder:
-    trainer = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    trainer = {
+        "beta": 0.01,
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": None,
+    }
     return train(config_of(policy, folder / "run", manifest, trainer=trainer, **sections))
 
 
 @pytest.fixture(scope="module")
 def mined(policy: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Six windows, four of them mined, and an average over all."""
+    """Six windows, four of them mined, with a KL penalty and an average over all."""
     folder = tmp_path_factory.mktemp("mined")
     manifest = save_manifest(folder / "data", QUESTIONS)
     return run_of(policy, folder, manifest, order={"mining": "spread"}, average={"decay": 0.5})
@@ -104,15 +112,11 @@ def test_a_run_asks_what_its_own_record_says(mined: RunFolder) -> None:
 def test_a_resumed_run_goes_on_in_its_mined_order_and_with_its_average(
     mined: RunFolder, policy: Checkpoint, tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(mined.path, tmp_path / "run")
     for step in (4, 6):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "final")
     config = mined.read_config() | {"run_dir": str(tmp_path / "run")}
-    from recipes.config import TrainConfig
-
     resumed = train(TrainConfig.model_validate(config), resume=True)
     assert asked(resumed) == asked(mined)
     for name in (f"checkpoint-6/{FILE}", "final/model.safetensors"):
@@ -123,8 +127,6 @@ def test_a_resumed_run_goes_on_in_its_mined_order_and_with_its_average(
 
 
 def test_what_is_saved_is_the_average_and_not_the_last_weights(mined: RunFolder, policy: Checkpoint) -> None:
-    from peft import PeftModel
-
     base = load_weights(policy, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(mined.checkpoints_dir / "checkpoint-6"), is_trainable=True)
     last = {name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad}

@@ -44,8 +44,13 @@ def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_runs_are_compared_and_the_gain_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("centre-point", "oracle-box", "no-target"):
         words = ("--benchmark", BENCHMARK, "--executor", "box", "--limit", 24, "--out", tmp_path / name)
-        assert command(eval_command, *words, "--policy", f"baseline:{name}") == 0
-    capsys.readouterr()
+        against = ("--against", tmp_path / "centre-point") if name == "no-target" else ()
+        assert command(eval_command, *words, "--policy", f"baseline:{name}", *against) == 0
+    assert (
+        f"{tmp_path / 'centre-point'} -> {tmp_path / 'no-target'}, box: 24 queries" in capsys.readouterr().out
+    )
+    page = (tmp_path / "no-target" / "report.html").read_text(encoding="utf-8")
+    assert "Where the gain comes from" in page and "Drawn by lot" in page
     stored = tmp_path / "comparison.json"
     runs = [tmp_path / name for name in ("centre-point", "oracle-box", "no-target")]
     assert command(compare_command, *runs, "--json", stored) == 0

@@ -149,15 +149,15 @@ def test_weights_do_not_go_to_an_engine_of_several_processes(policy: Checkpoint)
 def test_adapters_are_merged_into_whole_weights_of_one_process_alone(
     policy: Checkpoint, sections: dict[str, Any], message: str
 ) -> None:
-    given = {
-        **sections,
-        "policy": {"model": policy.source, **sections.get("policy", {})},
-        "sampler": {"backend": "ray", "sync": "merged", **sections.get("sampler", {})},
-    }
+    def synced(how: str) -> TrainConfig:
+        plain = config(policy, None, "ray").model_dump(exclude_unset=True)
+        sampler = {"backend": "ray", "sync": how, **sections.get("sampler", {})}
+        asked = {**plain["policy"], **sections.get("policy", {})}
+        return TrainConfig.model_validate({**plain, **sections, "policy": asked, "sampler": sampler})
+
     with pytest.raises(UserError, match=message):
-        check_weights_follow(config(policy, None, "ray", **given), policy)
-    given["sampler"]["sync"] = "adapters"
-    check_weights_follow(config(policy, None, "ray", **given), policy)
+        check_weights_follow(synced("merged"), policy)
+    check_weights_follow(synced("adapters"), policy)
 
 
 def test_a_run_is_refused_before_its_folder_is_made(policy: Checkpoint, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ NEEDED = {
     "lmms-task": ["--out", "x"],
     "audit": [],
     "export": ["run", "--out", "x"],
+    "study": ["study.yaml", "--out", "x"],
 }
 """What else a command has to be given before it can be parsed."""
 
@@ -84,6 +85,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "ceiling",
                 "leaderboard",
                 "replay",
+                "study",
                 "data show",
                 "score",
                 "predictions",
