@@ -165,6 +165,15 @@ def pairwise_iou(masks: Sequence[Mask], others: Sequence[Mask], ignore: Mask | N
     return scores
 
 
+def symmetric_iou(masks: Sequence[Mask], ignore: Mask | None = None) -> NDArray[np.float64]:
+    """IoU of every pair of masks, all bool [height, width], each counted once: float64 [masks, masks]."""
+    result = np.eye(len(masks))
+    for row in range(len(masks) - 1):
+        rest = pairwise_iou(masks[row : row + 1], masks[row + 1 :], ignore)[0]
+        result[row, row + 1 :] = result[row + 1 :, row] = rest
+    return result
+
+
 def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
     """Tight XYXY half-open box of a mask in pixels, or None when the mask is empty."""
     rows, columns = np.flatnonzero(as_mask(mask).any(1)), np.flatnonzero(as_mask(mask).any(0))

@@ -10,6 +10,12 @@ from typing import Any
 from envs.masks import RLE, Mask, decode_rle
 from prompter.types import Reading, reading_from_json, reading_to_json
 
+_LEFT_OUT_EMPTY = ("stability", "confidence")
+
+EXPECTED_IOU, EXPECTED_HIT = "iou", "hit"
+"""Names of the calibrated figures in `Rollout.confidence`: the expected IoU (the reward `mask_iou`), and the
+probability that it reaches 0.5."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -30,6 +36,12 @@ class Rollout:
         completion_tokens: number of sampled tokens, or 0 if unknown.
         step: optimiser step at which it was sampled; -1 outside training.
         rewards: weighted total and parts, filled in by `rewards`.
+        stability: the mask's stability per instance (`envs.executors.base.Segmentation`), where it was asked
+            for; else empty.
+        confidence: how far the answer can be trusted, by name, as `eval.looks.confidence` measures and
+            calibrates it; None where a figure has no value. Empty in all but evaluations of several looks.
+
+    `stability` and `confidence` are left out of the JSON where they are empty, as in all runs of before.
     """
 
     sample_id: str
@@ -53,6 +65,8 @@ class Rollout:
     completion_tokens: int = 0
     step: int = -1
     rewards: Mapping[str, float | None] = field(default_factory=dict)
+    stability: tuple[float, ...] = ()
+    confidence: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -103,6 +117,10 @@ class Rollout:
         """Return a JSON-ready dict; `reading` becomes `prompts` or `failure`."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data["tags"], data["rewards"] = dict(self.tags), dict(self.rewards)
+        data["confidence"] = dict(self.confidence)
+        for name in _LEFT_OUT_EMPTY:
+            if not data[name]:
+                del data[name]
         reading = data.pop("reading")
         return data | reading_to_json(reading)
 
@@ -115,7 +133,8 @@ class Rollout:
         read = {name: fields.pop(name) for name in ("prompts", "failure")}
         read["mended"] = fields.pop("mended", None)
         reading = reading_from_json(read, fields["completion"])
-        for name in ("image_wh", "instances", "predicted_ious", "predicted_instances"):
+        fields.setdefault("stability", ())
+        for name in ("image_wh", "instances", "predicted_ious", "predicted_instances", "stability"):
             fields[name] = tuple(fields[name])
         fields["boxes"] = tuple(tuple(box) for box in fields["boxes"])
         return cls(reading=reading, **fields)

@@ -46,6 +46,7 @@ def make_rollouts(
     name: str = "",
     step: int = -1,
     keep_instances: bool = False,
+    keep_stability: bool = False,
 ) -> list[Rollout]:
     """Segment every answer that was read and return one rollout per answer, in order.
 
@@ -60,6 +61,7 @@ def make_rollouts(
         step: optimiser step, or -1 outside training.
         keep_instances: store one predicted mask per instance as well; the executor must return
             `instance_masks`.
+        keep_stability: store the masks' stability as well.
 
     Raises:
         ValueError: if the sequences differ in length, or the executor returns another number of
@@ -83,7 +85,7 @@ def make_rollouts(
     rollouts = []
     for index, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         result = by_index.get(index)
-        rollout = _rollout(sample, answer, result, name, step, keep_instances)
+        rollout = _rollout(sample, answer, result, name, step, keep_instances, keep_stability)
         if id(sample) not in targets:
             targets[id(sample)] = rollout.target_mask
         rollout.keep_decoded(target_mask=targets[id(sample)])
@@ -129,6 +131,7 @@ def _rollout(
     name: str,
     step: int,
     keep_instances: bool,
+    keep_stability: bool,
 ) -> Rollout:
     """One rollout; a result of None means that the executor was not asked (a parse failure)."""
     done = result if isinstance(result, Segmentation) else None
@@ -156,6 +159,7 @@ def _rollout(
         executor=name,
         completion_tokens=answer.tokens,
         step=step,
+        stability=tuple(float(one) for one in done.stability) if done is not None and keep_stability else (),
     )
     if done is not None:
         rollout.keep_decoded(prediction_mask=done.mask, predicted_instance_masks=masks)

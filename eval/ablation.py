@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.bootstrap import Interval
+from eval.figures import percent
 from eval.metrics import compare
 from eval.protocols.base import ScoringProtocol
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
-from eval.results import percent
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
 
@@ -109,15 +109,16 @@ def _rows(cells: Sequence[Cell], metric: str) -> list[list[str]]:
                 *(str(getattr(cell, name)) for name in axes),
                 str(cell.queries),
                 percent(cell.value),
-                _limits(cell.interval),
+                interval_text(cell.interval),
                 "" if cell.difference is None else f"{100 * cell.difference:+.2f}",
-                _limits(cell.difference_interval, "+"),
+                interval_text(cell.difference_interval, "+"),
             ]
         )
     return rows
 
 
-def _limits(interval: tuple[float, float] | None, sign: str = "") -> str:
+def interval_text(interval: tuple[float, float] | None, sign: str = "") -> str:
+    """An interval of shares as "low to high" in per cent, "" for None; `sign` "+" shows that of a plus."""
     return "" if interval is None else " to ".join(f"{100 * limit:{sign}.2f}" for limit in interval)
 
 

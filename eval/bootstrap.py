@@ -7,7 +7,7 @@ number per query, every metric can be resampled, broken down and compared in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,8 +129,8 @@ class Difference:
 
     Args:
         before, after, difference: the metric and its change.
-        by_query, by_image: bootstrap intervals of the difference, drawing single queries or whole
-            images; both runs see the same draw.
+        by_query, by_image, by_tile: bootstrap intervals of the difference, drawing single queries, whole
+            images or whole tiles; both runs see the same draw. `by_tile` is None without tiles, too.
     """
 
     before: float | None
@@ -138,16 +138,39 @@ class Difference:
     difference: float | None
     by_query: Interval | None
     by_image: Interval | None
+    by_tile: Interval | None = None
+
+    def to_json(self) -> dict[str, float | list[float] | None]:
+        """Return a JSON-ready dict; `by_tile` is left out where there is none."""
+        data: dict[str, float | list[float] | None] = {
+            "before": self.before,
+            "after": self.after,
+            "difference": self.difference,
+            "by_query": interval_json(self.by_query),
+            "by_image": interval_json(self.by_image),
+        }
+        return data if self.by_tile is None else {**data, "by_tile": interval_json(self.by_tile)}
+
+
+def interval_json(interval: Interval | None) -> list[float] | None:
+    """Return [low, high], or None."""
+    return None if interval is None else interval.to_json()
 
 
 def paired_difference(
-    before: Ratio, after: Ratio, images: NDArray[np.int64], settings: Bootstrap | None = None
+    before: Ratio,
+    after: Ratio,
+    images: NDArray[np.int64],
+    settings: Bootstrap | None = None,
+    tiles: NDArray[np.int64] | None = None,
 ) -> Difference:
     """Compare a metric of two runs query by query.
 
     Args:
         before, after: the metric over the same queries in the same order.
         images: image of each query, int64 [queries].
+        settings: see `Bootstrap`.
+        tiles: tile of each query, int64 [queries]; None draws none.
 
     Raises:
         ValueError: if the two have different numbers of queries.
@@ -158,8 +181,9 @@ def paired_difference(
             f"a paired comparison needs the same queries, "
             f"but got {len(before.numerator)} and {len(after.numerator)}"
         )
-    found = {}
-    for name, clusters in (("query", None), ("image", images)):
+    found: dict[str, Interval | None] = {"tile": None}
+    drawn = {"query": None, "image": images} | ({} if tiles is None else {"tile": tiles})
+    for name, clusters in drawn.items():
         first, second = _grouped(before, clusters), _grouped(after, clusters)
         parts = [
             second.values(weights) - first.values(weights)
@@ -168,7 +192,66 @@ def paired_difference(
         found[name] = _percentiles(parts, settings)
     values = (before.value(), after.value())
     change = None if values[0] is None or values[1] is None else values[1] - values[0]
-    return Difference(values[0], values[1], change, found["query"], found["image"])
+    return Difference(values[0], values[1], change, found["query"], found["image"], found["tile"])
+
+
+@dataclass(frozen=True)
+class PooledDifference:
+    """A metric's change, `after` minus `before`, of a recipe that was trained with several seeds.
+
+    A training run is one draw: another seed gives another policy. So there are two sources of chance, the
+    images and the seeds, and they cross: every seed is seen on every image.
+
+    Args:
+        difference: mean of the seeds' changes; None if one has no value.
+        by_seed: the change of each seed, in the order given.
+        by_image: interval of that mean for these very seeds: whole images are drawn, the same ones for all
+            seeds and both sides.
+        by_seed_and_image: in each round seeds are drawn as well as images, with replacement and independently
+            (the pigeonhole bootstrap: A. B. Owen, arXiv:0712.1111). None with one seed. Of S seeds the draws
+            show (S - 1) / S of the variance among seeds, which is not corrected.
+    """
+
+    difference: float | None
+    by_seed: tuple[float | None, ...]
+    by_image: Interval | None
+    by_seed_and_image: Interval | None
+
+
+def pooled_difference(
+    pairs: Sequence[tuple[Ratio, Ratio]], images: NDArray[np.int64], settings: Bootstrap | None = None
+) -> PooledDifference:
+    """Compare a metric before and after, over several seeds.
+
+    Args:
+        pairs: of each seed the metric before and after, all over the same queries in the same order.
+        images: image of each query, int64 [queries].
+        settings: see `Bootstrap`.
+
+    Raises:
+        ValueError: if there is no seed, or the numbers of queries differ.
+    """
+    settings = settings or Bootstrap()
+    if not pairs or any(len(one.numerator) != len(images) for pair in pairs for one in pair):
+        raise ValueError("a pooled difference needs at least one pair, and all over the same queries")
+    values = [(before.value(), after.value()) for before, after in pairs]
+    by_seed = tuple(None if None in pair else pair[1] - pair[0] for pair in values)  # type: ignore[operator]
+    known = [one for one in by_seed if one is not None]
+    clustered = [(_grouped(before, images), _grouped(after, images)) for before, after in pairs]
+    rng = np.random.default_rng([settings.seed, len(pairs)])
+    fixed: list[Float] = []
+    drawn: list[Float] = []
+    for weights in _resamples(len(clustered[0][0].numerator), settings):
+        changes = np.stack([after.values(weights) - before.values(weights) for before, after in clustered])
+        fixed.append(changes.mean(axis=0))
+        chosen = rng.integers(0, len(pairs), changes.shape)
+        drawn.append(np.take_along_axis(changes, chosen, axis=0).mean(axis=0))
+    return PooledDifference(
+        float(np.mean(known)) if len(known) == len(pairs) else None,
+        by_seed,
+        _percentiles(fixed, settings),
+        _percentiles(drawn, settings) if len(pairs) > 1 else None,
+    )
 
 
 def _grouped(ratio: Ratio, clusters: NDArray[np.int64] | None) -> Ratio:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.rollout import Rollout
-from eval.bootstrap import Bootstrap, Difference, Interval, Ratio, intervals, paired_difference
+from eval.bootstrap import (
+    Bootstrap,
+    Difference,
+    Ratio,
+    interval_json,
+    intervals,
+    paired_difference,
+)
 from eval.mask_views import View
 from eval.protocols import PROTOCOLS, apply, covered, needs
 from eval.protocols.base import ScoringProtocol
@@ -65,7 +72,7 @@ def summarise(
         rows = covered(protocol, table)
         reported[protocol.name] = {
             "queries": len(rows),
-            "metrics": _with_intervals(apply(protocol, table), rows.images, bootstrap),
+            "metrics": with_intervals(apply(protocol, table), rows.images, bootstrap),
         }
     scores = table.executor_scores[~np.isnan(table.executor_scores)]
     return {
@@ -82,22 +89,25 @@ def summarise(
     }
 
 
-def _with_intervals(
-    ratios: dict[str, Ratio], images: NDArray[np.int64], bootstrap: Bootstrap
+def with_intervals(
+    ratios: Mapping[str, Ratio], images: NDArray[np.int64], bootstrap: Bootstrap | None = None
 ) -> dict[str, dict[str, Any]]:
+    """Metrics over the same queries, JSON-ready: name -> `value`, `by_query` and `by_image` (intervals).
+
+    Args:
+        ratios: metrics by name.
+        images: image of each query, int64 [queries].
+        bootstrap: settings of the intervals.
+    """
     by_query, by_image = intervals(ratios, None, bootstrap), intervals(ratios, images, bootstrap)
     return {
         name: {
             "value": ratio.value(),
-            "by_query": _json(by_query[name]),
-            "by_image": _json(by_image[name]),
+            "by_query": interval_json(by_query[name]),
+            "by_image": interval_json(by_image[name]),
         }
         for name, ratio in ratios.items()
     }
-
-
-def _json(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else interval.to_json()
 
 
 def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
@@ -153,13 +163,31 @@ def compare(
     Raises:
         UserError: if the two share no query.
     """
-    first, second = shared_queries(covered(protocol, before), covered(protocol, after))
+    first, second = shared_answers(before, after, protocol)
     ratios = (protocol.metrics(first), protocol.metrics(second))
     return {
-        name: paired_difference(ratios[0][name], ratios[1][name], first.images, bootstrap)
+        name: paired_difference(ratios[0][name], ratios[1][name], first.images, bootstrap, tiles(first))
         for name in metrics
         if name in ratios[0]
     }
+
+
+def shared_answers(
+    before: QueryTable, after: QueryTable, protocol: ScoringProtocol = STRICT
+) -> tuple[QueryTable, QueryTable]:
+    """Both tables reduced to what a comparison looks at: the queries that a protocol covers in both.
+
+    A query whose segmenter failed in one of them is left out of both.
+
+    Raises:
+        UserError: as `shared_queries`.
+    """
+    return shared_queries(covered(protocol, before), covered(protocol, after))
+
+
+def tiles(table: QueryTable) -> NDArray[np.int64] | None:
+    """The tile of each query, int64 [queries]; None where tiles are the images themselves."""
+    return None if np.array_equal(table.tiles, table.images) else table.tiles
 
 
 def shared_queries(first: QueryTable, second: QueryTable) -> tuple[QueryTable, QueryTable]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.datasets.tiles import tile_of
 from envs.masks import Mask, mask_to_box
 from envs.rollout import Rollout
 from eval.box_cases import BoxCase, BoxJudge, Verdicts, case_of, enclosing, iou_with
@@ -59,6 +60,8 @@ class QueryTable:
     Args:
         samples: `sample_digest` of each query, int64 [queries]; the same in every run on a benchmark.
         images: number of each query's image, from 0 in order of appearance, int64 [queries].
+        tiles: the same for the tile its image was cut from (`envs.datasets.tiles`), which is the image
+            itself where nothing coarser is known; int64 [queries].
         outcomes: `Outcome` values, int8 [queries].
         has_target: whether the native target mask holds a pixel (before `ignore`), or, in box-only
             sets, whether there is a box; bool [queries].
@@ -78,11 +81,14 @@ class QueryTable:
         mended: answers that reading mended, by how (`clipped`, `sorted`; see `PromptSet`).
         failures: parse failures by kind.
         objects: how many target objects are told apart, int64 [queries]; 0 without a target.
+        named: how many instances the answer names, int64 [queries]; 0 where it says "no target" or does
+            not parse.
         verdicts: what rules about boxes make of the queries, by the name of the protocol.
     """
 
     samples: NDArray[np.int64]
     images: NDArray[np.int64]
+    tiles: NDArray[np.int64]
     outcomes: NDArray[np.int8]
     has_target: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
@@ -96,6 +102,7 @@ class QueryTable:
     tags: NDArray[np.int64] = field(repr=False)
     tag_sets: Sequence[Mapping[str, str]] = field(repr=False)
     objects: NDArray[np.int64] = field(repr=False)
+    named: NDArray[np.int64] = field(repr=False)
     mended: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     verdicts: Mapping[str, Verdicts] = field(default_factory=dict, repr=False)
@@ -120,6 +127,7 @@ class QueryTable:
         return QueryTable(
             samples=self.samples[indices],
             images=self.images[indices],
+            tiles=self.tiles[indices],
             outcomes=self.outcomes[indices],
             has_target=self.has_target[indices],
             has_mask=self.has_mask[indices],
@@ -133,6 +141,7 @@ class QueryTable:
             tags=self.tags[indices],
             tag_sets=self.tag_sets,
             objects=self.objects[indices],
+            named=self.named[indices],
             mended=self.mended,
             failures=self.failures,
             verdicts={name: one.select(indices) for name, one in self.verdicts.items()},
@@ -149,11 +158,16 @@ class TableBuilder:
     Args:
         views: the views whose pixel counts are needed.
         judges: rules about boxes whose verdicts are needed, by the name of their protocol.
+        tile: names the tile of a rollout's image within its dataset and split.
     """
 
     def __init__(
-        self, views: Iterable[View] = (View.NATIVE,), judges: Mapping[str, BoxJudge] | None = None
+        self,
+        views: Iterable[View] = (View.NATIVE,),
+        judges: Mapping[str, BoxJudge] | None = None,
+        tile: Callable[[Rollout], str] = tile_of,
     ) -> None:
+        self._tile = tile
         self._views = list(dict.fromkeys(views))
         self._judges = dict(judges or {})
         self._box_ious_of: dict[str, array[float]] = {name: array("d") for name in self._judges}
@@ -162,6 +176,7 @@ class TableBuilder:
         self._areas: dict[View, array[int]] = {view: array("q") for view in self._views}
         self._samples: array[int] = array("q")
         self._images: array[int] = array("q")
+        self._tiles: array[int] = array("q")
         self._outcomes: array[int] = array("b")
         self._has_target: array[int] = array("b")
         self._has_mask: array[int] = array("b")
@@ -173,6 +188,7 @@ class TableBuilder:
         self._tokens: array[int] = array("q")
         self._tags: array[int] = array("q")
         self._objects: array[int] = array("q")
+        self._named: array[int] = array("q")
         self._tag_sets: dict[tuple[tuple[str, str], ...], int] = {}
         self._mended: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -197,16 +213,21 @@ class TableBuilder:
         for view in self._views:
             one = counts[view]
             self._areas[view].extend((one.intersection, one.union, one.predicted, one.target))
-        image = "\0".join((rollout.dataset, rollout.split, rollout.image_id))
+        image, tile = (
+            "\0".join((rollout.dataset, rollout.split, name))
+            for name in (rollout.image_id, self._tile(rollout))
+        )
         tags = tuple(sorted(rollout.tags.items()))
         self._samples.append(sample_digest(rollout.sample_id))
         self._images.append(sample_digest(image))
+        self._tiles.append(sample_digest(tile))
         self._outcomes.append(int(outcome))
         self._has_target.append(has_target)
         self._has_mask.append(pair is not None)
         self._scores.append(score)
         case = case_of(rollout)
         self._objects.append(case.objects)
+        self._named.append(0 if isinstance(rollout.reading, ParseFailure) else len(rollout.reading))
         self._box_ious.append(_enclosing_box_iou(rollout, case) if has_target else np.nan)
         self._executor_scores.append(
             float(np.mean(rollout.predicted_ious)) if rollout.predicted_ious else np.nan
@@ -236,6 +257,7 @@ class TableBuilder:
         return QueryTable(
             samples=np.frombuffer(self._samples, dtype=long),
             images=_numbered(np.frombuffer(self._images, dtype=long)),
+            tiles=_numbered(np.frombuffer(self._tiles, dtype=long)),
             outcomes=np.frombuffer(self._outcomes, dtype=byte),
             has_target=np.frombuffer(self._has_target, dtype=np.bool_),
             has_mask=np.frombuffer(self._has_mask, dtype=np.bool_),
@@ -252,6 +274,7 @@ class TableBuilder:
             tags=np.frombuffer(self._tags, dtype=long),
             tag_sets=[dict(tags) for tags in self._tag_sets],
             objects=np.frombuffer(self._objects, dtype=long),
+            named=np.frombuffer(self._named, dtype=long),
             mended=dict(self._mended),
             failures=dict(self._failures),
             verdicts={
@@ -282,9 +305,10 @@ def build_table(
     rollouts: Iterable[Rollout],
     views: Iterable[View] = (View.NATIVE,),
     judges: Mapping[str, BoxJudge] | None = None,
+    tile: Callable[[Rollout], str] = tile_of,
 ) -> QueryTable:
-    """Read rollouts one by one into a table with the pixel counts of the views and the judges' verdicts."""
-    builder = TableBuilder(views, judges)
+    """Read rollouts one by one into the table that a `TableBuilder` with these arguments makes."""
+    builder = TableBuilder(views, judges, tile)
     for rollout in rollouts:
         builder.add(rollout)
     return builder.build()

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.bootstrap import Bootstrap
+from eval.figures import with_interval
+from eval.looks.records import looks_files
+from eval.looks.summary import summarise_looks
+from eval.looks.text import looks_lines
 from eval.metrics import score_file, summarise
 from eval.protocols import get_protocols
 from prompter.errors import UserError
@@ -24,7 +28,8 @@ def rescore(
 ) -> dict[str, Any]:
     """Compute the results of a run from its rollout files and write them to `results.json`.
 
-    No model is loaded. The same rollouts and settings give the same bytes.
+    No model is loaded. The same rollouts and settings give the same bytes. Where questions were looked at
+    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`).
 
     Args:
         folder: a run folder with files of rollouts.
@@ -41,6 +46,8 @@ def rescore(
     results = {}
     for path in evaluation_files(folder):
         results[path.stem] = summarise(score_file(path, chosen), chosen, bootstrap)
+        if looks_files(folder):
+            results[path.stem]["looks"] = summarise_looks(folder, path.stem, bootstrap)
         give_back_memory()
     with atomic_write(folder.path / RESULTS) as handle:
         json.dump(results, handle, indent=1, ensure_ascii=False)
@@ -78,19 +85,6 @@ def read_results(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); score the run again with --rescore.") from None
 
 
-def percent(value: float | None) -> str:
-    """A share as per cent with two decimals, or a dash where there is no value."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def with_interval(metric: Mapping[str, Any], by: str = "by_image") -> str:
-    """A metric of `summarise` as "value [low, high]" in per cent."""
-    interval = metric[by]
-    if interval is None:
-        return percent(metric["value"])
-    return f"{percent(metric['value'])} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
 def results_text(results: Mapping[str, Any]) -> str:
     """The results as text tables: one row per executor and metric, a column per protocol."""
     lines = []
@@ -121,4 +115,6 @@ def results_text(results: Mapping[str, Any]) -> str:
             rows.append(row)
         lines += [f"  {line}" for line in text_table(rows, numbers=True)]
         lines.append("  per cent; in brackets 95 % bootstrap intervals, drawing images")
+        if "looks" in summary:
+            lines += [f"  {line}" for line in looks_lines(summary["looks"])]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Runs a benchmark: every question answered once, every answer segmented by every executor.
+"""Runs a benchmark: every question answered once, or looked at several times, every answer segmented
+by every executor.
 
 Work is done in chunks of consecutive samples. A chunk's completions are appended to
 `completions.jsonl` in one write, then each executor's rollouts to its own file. A run that is
@@ -24,7 +25,9 @@ from envs.executors.base import Executor
 from envs.rollout import Rollout
 from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
-from eval.answerers.base import Answerer
+from eval.answerers.base import Answerer, Looker, LookSettings
+from eval.looks.records import looks_line, looks_path
+from eval.looks.seconds import ChunkClock
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, keep_first_lines, read_lines
@@ -33,7 +36,6 @@ from prompter.runs.run_folder import RunFolder
 from prompter.types import (
     Answer,
     ParseFailure,
-    Reading,
     reading_from_json,
     reading_to_json,
 )
@@ -60,7 +62,8 @@ class EvaluationRun:
 
     Args:
         folder: the run folder.
-        rollouts: executor name -> its file of rollouts.
+        rollouts: executor name -> its file of rollouts; of looks (`eval.looks.records`) where each question
+            was looked at several times, from which `eval.looks.combining` makes rollouts.
     """
 
     folder: RunFolder
@@ -80,6 +83,7 @@ def evaluate(
     step: int = -1,
     progress: bool = True,
     notes: Mapping[str, Mapping[str, Any]] | None = None,
+    looks: LookSettings | None = None,
 ) -> EvaluationRun:
     """Answer and segment every sample; resume if `out` holds an unfinished run of the same config.
 
@@ -98,17 +102,25 @@ def evaluate(
         step: optimiser step stored in the rollouts.
         progress: show a progress bar on stderr.
         notes: file name -> what to keep in it beside the run's config as JSON, unless the folder has it.
+        looks: how often to look at each question, and how; None asks once. Part of the run's identity.
 
     Raises:
-        UserError: if `out` holds something else, or a run with another config; or if a sample
-            cannot be loaded.
+        UserError: if `out` holds something else, or a run with another config; if a sample
+            cannot be loaded; or if the answerer does not sample, but is to look several times.
     """
     if not executors:
         raise UserError("Name at least one executor to evaluate with.")
     total = len(samples) if limit is None else min(limit, len(samples))
     if total <= 0:
         raise UserError("There is nothing to evaluate: the benchmark holds no sample, or the limit is 0.")
+    if looks is not None and not isinstance(answerer, Looker):
+        raise UserError(
+            f"--samples needs a policy that samples, a checkpoint or an endpoint; a "
+            f"{type(answerer).__name__} has one answer to a question."
+        )
     identity = {**config, "samples": total, "chunk": chunk, "keep_instances": keep_instances}
+    if looks is not None:
+        identity["looks"] = looks.to_json()
     folder = _open_folder(out, identity)
     for name, content in (notes or {}).items():
         if not (folder.path / name).exists():
@@ -120,7 +132,11 @@ def evaluate(
         with atomic_write(folder.path / POLICY) as handle:
             json.dump(describe(), handle, indent=2)
     completions = folder.path / COMPLETIONS
-    files = {name: folder.rollouts_path(name) for name in executors}
+    files = {
+        name: folder.rollouts_path(name) if looks is None else looks_path(folder, name) for name in executors
+    }
+    for path in files.values():
+        path.parent.mkdir(exist_ok=True)
     if len(set(files.values())) < len(files):
         raise UserError(f"Two executors would share a file; rename them: {', '.join(executors)}.")
 
@@ -136,40 +152,67 @@ def evaluate(
         for first in range(start, total, chunk):
             indices = range(first, min(first + chunk, total))
             batch = _load(samples, indices)
+            clock = ChunkClock(len(batch))
             if first < answered:
                 answers = _stored_answers(batch, stored, completions)
             else:
-                answers = answerer.answer(batch)
+                answers = _answered(answerer, batch, looks, clock)
                 append_lines(completions, map(_completion_line, batch, answers))
             for name, executor in executors.items():
                 if first < segmented[name]:
                     continue
-                rollouts = _segmented(batch, answers, executor, name, step, keep_instances)
-                append_lines(files[name], (rollout.to_json() for rollout in rollouts))
-                if name == next(iter(executors)) and progress:
-                    for rollout in rollouts:
-                        running.add(None if rollout.target is None else mask_iou(rollout), rollout.reading)
+                lines = []
+                with clock.segmenting(files[name].stem, executor):
+                    for group in _segmented(batch, answers, executor, name, step, keep_instances):
+                        lines.append(group[0].to_json() if looks is None else looks_line(group))
+                        if name == next(iter(executors)) and progress:
+                            running.add(group[0])
+                append_lines(files[name], lines)
+            if looks is not None and first >= answered:
+                clock.log(folder)
             bar.set_postfix_str(running.text(), refresh=False)
             bar.update(len(batch))
     give_back_memory()
     return EvaluationRun(folder, files)
 
 
+def _answered(
+    answerer: Answerer, batch: Sequence[Sample], looks: LookSettings | None, clock: ChunkClock
+) -> list[list[Answer]]:
+    """The answers to each question of a chunk: one, or the greedy one and the sampled ones."""
+    if looks is None:
+        return [[answer] for answer in answerer.answer(batch)]
+    assert isinstance(answerer, Looker)  # `evaluate` refuses others
+    found = answerer.look(batch, looks)
+    clock.greedy, clock.sampled = found.greedy_seconds, found.sampled_seconds
+    return found.answers
+
+
 def _segmented(
     batch: Sequence[Sample],
-    answers: Sequence[Answer],
+    answers: Sequence[Sequence[Answer]],
     executor: Executor | None,
     name: str,
     step: int,
     keep_instances: bool,
-) -> list[Rollout]:
-    """Segment a chunk's answers, in parts whose images fit the byte budget."""
-    rollouts: list[Rollout] = []
-    for part in _parts_by_pixels(batch):
-        rollouts += make_rollouts(
-            batch[part], answers[part], executor, name=name, step=step, keep_instances=keep_instances
+) -> Iterator[list[Rollout]]:
+    """Segment a chunk's answers, in parts whose images and masks fit the byte budget, by question."""
+    looks = len(answers[0])
+    for part in _parts_by_pixels(batch, masks=looks if looks > 1 else 0):
+        groups = answers[part]
+        rollouts = iter(
+            make_rollouts(
+                [sample for sample, group in zip(batch[part], groups, strict=True) for _ in group],
+                [answer for group in groups for answer in group],
+                executor,
+                name=name,
+                step=step,
+                keep_instances=keep_instances,
+                keep_stability=looks > 1,
+            )
         )
-    return rollouts
+        for group in groups:
+            yield list(itertools.islice(rollouts, len(group)))
 
 
 def _open_folder(out: Path | str, identity: Mapping[str, Any]) -> RunFolder:
@@ -235,25 +278,35 @@ def _image_bytes(sample: Sample) -> int:
     return sample.image_wh[0] * sample.image_wh[1] * 3
 
 
-def _parts_by_pixels(batch: Sequence[Sample]) -> Iterator[slice]:
-    """Split a chunk so that the distinct images of a part fit the byte budget (at least one each)."""
+def _parts_by_pixels(batch: Sequence[Sample], *, masks: int = 0) -> Iterator[slice]:
+    """Split a chunk so that the distinct images of a part, and so many masks of each question, fit the byte
+    budget (at least one question each)."""
     start, held = 0, 0
     keys: set[str] = set()
     for index, sample in enumerate(batch):
         key = image_key(sample)
-        if index > start and key not in keys and held + _image_bytes(sample) > _IMAGE_BYTES:
+        drawn = masks * sample.image_wh[0] * sample.image_wh[1]
+        needed = drawn + (_image_bytes(sample) if key not in keys else 0)
+        if index > start and needed and held + needed > _IMAGE_BYTES:
             yield slice(start, index)
             start, held = index, 0
             keys.clear()
         if key not in keys:
             keys.add(key)
             held += _image_bytes(sample)
+        held += drawn
     yield slice(start, len(batch))
 
 
-def _completion_line(sample: Sample, answer: Answer) -> dict[str, Any]:
+def _completion_line(sample: Sample, answers: Sequence[Answer]) -> dict[str, Any]:
+    """One line per question; several answers are kept as a list, the greedy one first."""
+    if len(answers) == 1:
+        return {"sample_id": sample.sample_id, **_answer_json(answers[0])}
+    return {"sample_id": sample.sample_id, "looks": list(map(_answer_json, answers))}
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
     return {
-        "sample_id": sample.sample_id,
         "completion": answer.text,
         **reading_to_json(answer.reading),
         "tokens": answer.tokens,
@@ -261,7 +314,9 @@ def _completion_line(sample: Sample, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _stored_answers(batch: Sequence[Sample], lines: Iterator[dict[str, Any]], path: Path) -> list[Answer]:
+def _stored_answers(
+    batch: Sequence[Sample], lines: Iterator[dict[str, Any]], path: Path
+) -> list[list[Answer]]:
     """Read a chunk's completions back, checking that they belong to its samples."""
     answers = []
     for sample, line in zip(batch, lines, strict=False):
@@ -270,12 +325,14 @@ def _stored_answers(batch: Sequence[Sample], lines: Iterator[dict[str, Any]], pa
                 f"{path} holds an answer to sample {line.get('sample_id')!r} where {sample.sample_id!r} "
                 f"was expected; the benchmark has changed, evaluate into a new folder."
             )
-        reading = reading_from_json(line, line["completion"])
-        masks = tuple(line["masks"]) if "masks" in line else None
-        answers.append(
-            Answer(line["completion"], reading, line["tokens"], masks, tuple(line.get("scores", ())))
-        )
+        answers.append([_answer_from_json(one) for one in line.get("looks", [line])])
     return answers
+
+
+def _answer_from_json(data: Mapping[str, Any]) -> Answer:
+    reading = reading_from_json(data, data["completion"])
+    masks = tuple(data["masks"]) if "masks" in data else None
+    return Answer(data["completion"], reading, data["tokens"], masks, tuple(data.get("scores", ())))
 
 
 class _Running:
@@ -285,13 +342,14 @@ class _Running:
         self._scores: list[float] = [0.0, 0.0]  # sum, count
         self._failed = self._seen = 0
 
-    def add(self, score: float | None, reading: Reading) -> None:
-        """Count one rollout; a score of None (no mask, or the segmenter failed) is left out."""
+    def add(self, rollout: Rollout) -> None:
+        """Count one rollout; one without a score (no mask, or the segmenter failed) is left out of gIoU."""
+        score = None if rollout.target is None else mask_iou(rollout)
         if score is not None:
             self._scores[0] += score
             self._scores[1] += 1
         self._seen += 1
-        self._failed += isinstance(reading, ParseFailure)
+        self._failed += isinstance(rollout.reading, ParseFailure)
 
     def text(self) -> str:
         """Running gIoU and share of parse failures, in per cent."""

@@ -121,12 +121,15 @@ class SamplingRequest:
         image_key: identity of `image` within a call, equal exactly when the images are, so that a pool
             ships it once; "" for a pool to compare pixels.
         template_options: see `prompter.policy.PolicySettings`.
+        seed: of this request's completions, whatever is sampled beside it; None takes one that follows from
+            the call's seed and the request's place in it.
     """
 
     messages: list[dict[str, Any]]
     image: Image.Image = field(repr=False)
     image_key: str = ""
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     def render(self, processor: Any) -> str:
         """The text of this prompt by the policy's Hugging Face processor, see `render_chat`."""

@@ -53,11 +53,15 @@ COMMANDS: dict[str, Command] = {
     "ablate": Command(
         "recipes.commands.ablate", "a grid of segmenters, action spaces and frames, as one command"
     ),
+    "study": Command("recipes.commands.study", "train variants of a config with several seeds; compare them"),
     "ceiling": Command(
         "recipes.commands.ceiling", "how far a segmenter could go, by oracle prompts; no policy"
     ),
     "audit": Command(
         "recipes.commands.audit", "find wrong labels by what predictions agree on; repair a split"
+    ),
+    "compare": Command(
+        "recipes.commands.compare", "compare runs on the same questions, and say where a gain comes from"
     ),
     "leaderboard": Command("recipes.commands.leaderboard", "set runs beside published numbers"),
     "report": Command("recipes.commands.report", "write the page of a run again"),

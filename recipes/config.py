@@ -22,6 +22,7 @@ from prompter.runs.config import StrictModel, load_config_model
 from prompter.runs.config_keys import Key, Section, config_sections, yaml_value
 from prompter.runs.values import dump_yaml
 from prompter.sampling.config import SamplerConfig
+from recipes.config_learning import AverageConfig, GroupConfig, OrderConfig
 from recipes.config_sets import DatasetConfig, EvalConfig, OtherSet
 from recipes.shipped import config_path
 from recipes.training.alarms import AlarmsConfig
@@ -175,31 +176,6 @@ class RanksConfig(StrictModel):
     """Seconds that a rank waits for another one: as long as a window is sampled, or an evaluation takes."""
 
 
-class GroupConfig(StrictModel):
-    """What is done with a prompt's group of completions before the loss."""
-
-    zero_spread: Literal["drop", "resample", "keep"] = "drop"
-    """A group whose rewards are all alike teaches nothing. `drop` takes it out of the loss's denominator,
-    `resample` draws other prompts in its place, `keep` leaves it as TRL does."""
-
-    max_resamples: int = Field(default=2, ge=0)
-    """Rounds of drawing other prompts in one step."""
-
-    keep: int | None = Field(default=None, ge=2)
-    """Completions of a group that are trained on, of the `trainer.num_generations` that are sampled and
-    scored; null is all. A window's batch (`trainer.per_device_train_batch_size`) counts those that are
-    trained on. Advantages are relative to their mean, as in PODS (arXiv:2504.13818)."""
-
-    select: str = "spread"
-    """Which those are: `spread` (of the largest variance of rewards: so many of the worst and of the best),
-    `extremes` (half of the worst, half of the best), `best`, `first` (at random), or "module:function" for
-    one of your own (see `recipes/training/selection.py`)."""
-
-    executors: Literal["mean", "min", "draw"] = "mean"
-    """With several segmenters, what a completion's reward is: the `mean` or `min` over them, or one
-    segmenter per group, drawn at random (`draw`)."""
-
-
 class OverlapConfig(StrictModel):
     """What goes on beside something else."""
 
@@ -242,6 +218,8 @@ class TrainConfig(StrictModel):
     """Weight of each reward, by its name in `rewards.registry`, or "module:function" for one of your own."""
 
     group: GroupConfig = GroupConfig()
+    order: OrderConfig = OrderConfig()
+    average: AverageConfig = AverageConfig()
     overlap: OverlapConfig = OverlapConfig()
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Fields of TRL's `GRPOConfig`, by TRL's own names."""

@@ -25,12 +25,14 @@ from recipes.training.checkpoints import (
 )
 from recipes.training.checks import (
     check_adapted_modules,
+    check_average,
     check_overlap,
     check_quantised,
     check_sizes,
     check_weights_follow,
     executor_configs,
     grpo_arguments,
+    merges,
     training_device,
     window_steps,
 )
@@ -72,6 +74,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     quiet()
     check_trainer_keys(config)
     check_overlap(config)
+    check_average(config)
     # 1. What is asked: policy and data. Everything the user may have got wrong fails here.
     from transformers import set_seed
 
@@ -80,10 +83,12 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from envs.sample import first_samples
     from prompter.checkpoint import load_policy, load_weights
     from prompter.quantised import gap_warning
+    from recipes.training.average import WeightAverage
     from recipes.training.early_stop import EarlyStop, EndedAlready, check_alarms, forget_copies, watch_run
     from recipes.training.held_out import HeldOutEvaluation, check_references, forget_evaluations
     from recipes.training.identity import check_same_run, run_identity
     from recipes.training.log import TrainingLog
+    from recipes.training.mining import WindowOrder
     from recipes.training.phases import PhaseTimes
     from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
@@ -132,7 +137,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             from prompter.sampling import open_sampler
             from recipes.training.scoring import RolloutScorer
 
-            rank = None if config.policy.lora is None else config.policy.lora.r
+            rank = None if config.policy.lora is None or merges(config) else config.policy.lora.r
             # A divided model cannot be sampled from by one rank: transformers then has its own copy.
             own = model if sharding(config) is None else None
             sampler = open_sampler(policy, config.sampler, model=own, lora_rank=rank)
@@ -201,11 +206,18 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
             log=log,
             stop=stop,
             staleness=config.overlap.staleness,
+            group=config.group,
+            order=WindowOrder(config.order, arguments, len(source)),
+            average=WeightAverage(config.average.decay, window_steps(arguments)),
+            merged=merges(config),
             ranks=ranks,
             measure_drift=config.alarms.drift is not None,
         )
         opened.callback(trainer.close)
         check_sharded(config, trainer)
+        if checkpoint is not None:
+            trainer.order.restore(folder)
+            trainer.average.restore(checkpoint, model)
         if checkpoint is not None and config.overlap.staleness:
             ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))
         if config.eval.every_steps:
@@ -218,10 +230,13 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             trainer.restore(checkpoint, done)
-        # 6. After, with the sampler on the trained weights, or on the best where training ended early.
+        # 6. After, with the sampler on the trained weights: the last ones, their average, or, where training
+        # ended early, those of the best evaluation.
         ranks.first(lambda: at_once())
         if ended := early.ending(trainer.state.global_step):
             early.take_best(ended, lambda step: evaluate_during(trainer, evaluation, step, stop))
+        else:
+            trainer.average.put_into(model)
         trainer.synchronise()
         ranks.first(lambda: at_once(lambda: evaluate("after"), evaluation.evaluate_references))
         save_trained(

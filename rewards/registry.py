@@ -1,30 +1,43 @@
 """Rewards by name, and their weighted sum.
 
-A reward is a pure function of a rollout: `Rollout -> float | None`. No model is loaded here, so a
-breakpoint works, and a file of rollouts can be scored again at any time (`rewards.replay`). A reward
-of your own is "module:function", wherever a name is taken (`docs/extending.md`).
+A reward is a pure function of a rollout: `Rollout -> float | None`, or of a group's rollouts where it is
+marked so (`rewards.grouped`). No model is loaded here, so a breakpoint works, and a file of rollouts can be
+scored again at any time (`rewards.replay`). A reward of your own is "module:function", wherever a name is
+taken (`docs/extending.md`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
 from envs.rollout import Rollout
 from prompter.errors import UserError
 from prompter.registry import Entry, Registry
+from rewards.grouped import GroupReward, is_grouped
 
 Reward = Callable[[Rollout], float | None]
 
-REWARDS: Registry[Reward] = Registry(
+REWARDS: Registry[Reward | GroupReward] = Registry(
     "reward",
     {
         "mask_iou": Entry("rewards.mask:mask_iou", "IoU of the predicted and the true mask"),
         "instance_mask_iou": Entry(
             "rewards.instances:instance_mask_iou", "mean mask IoU of objects matched one to one"
+        ),
+        "disjoint_mask_iou": Entry(
+            "rewards.instances:disjoint_mask_iou", "mask IoU, less for pixels that several instances cover"
+        ),
+        "tiered_mask_iou": Entry("rewards.tiers:tiered_mask_iou", "mask IoU in the steps of SAM-R1"),
+        "tiered_instance_iou": Entry(
+            "rewards.tiers:tiered_instance_iou", "objects matched one to one, mask IoU in the steps of StAR"
+        ),
+        "agreement": Entry(
+            "rewards.agreement:agreement", "mean IoU with the group's other masks; looks at no target"
         ),
         "box_iou": Entry("rewards.box:box_iou", "mean IoU of boxes matched one to one"),
         "valid_answer": Entry("rewards.form:valid_answer", "1 where the answer could be read"),
@@ -56,10 +69,11 @@ class WeightedReward:
 
     Args:
         parts: name -> (reward, weight). A reward that `rewards.instances.needs_instances` marks asks
-            for one predicted mask per instance.
+            for one predicted mask per instance, one that `rewards.grouped.needs_group` marks for the
+            rollouts of its group.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[Reward, float]]) -> None:
+    def __init__(self, parts: Mapping[str, tuple[Reward | GroupReward, float]]) -> None:
         self._parts = dict(parts)
 
     @property
@@ -72,13 +86,40 @@ class WeightedReward:
         """Whether a reward asks for one predicted mask per instance."""
         return any(getattr(reward, "needs_instances", False) for reward, _ in self._parts.values())
 
+    @property
+    def needs_group(self) -> bool:
+        """Whether a reward compares the rollouts of a group."""
+        return any(is_grouped(reward) for reward, _ in self._parts.values())
+
     def __call__(self, rollout: Rollout) -> RewardBreakdown:
-        """Score one rollout. A part that is None makes the total None, never 0.
+        """Score one rollout, as a group of its own. A part that is None makes the total None, never 0.
 
         Raises:
             UserError: if a reward gives anything but None or a finite number.
         """
-        parts = {name: _checked(name, reward(rollout)) for name, (reward, _) in self._parts.items()}
+        return self._break_down([rollout])[0]
+
+    def score(self, rollout: Rollout) -> Rollout:
+        """Return the rollout with its `rewards` filled in; it is scored as a group of its own."""
+        return self.score_group([rollout])[0]
+
+    def score_group(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Return the rollouts of one question by one segmenter, in order, with their `rewards` filled in.
+
+        Raises:
+            UserError: as when it is called; also if a reward of groups gives another number of rewards.
+        """
+        scored = zip(rollouts, self._break_down(rollouts), strict=True)
+        return [replace(rollout, rewards=rewards.to_json()) for rollout, rewards in scored]
+
+    def _break_down(self, rollouts: Sequence[Rollout]) -> list[RewardBreakdown]:
+        columns = {name: _values(name, reward, rollouts) for name, (reward, _) in self._parts.items()}
+        return [
+            self._weigh({name: values[place] for name, values in columns.items()})
+            for place in range(len(rollouts))
+        ]
+
+    def _weigh(self, parts: Mapping[str, float | None]) -> RewardBreakdown:
         total = 0.0
         for name, value in parts.items():
             if value is None:
@@ -86,9 +127,18 @@ class WeightedReward:
             total += self._parts[name][1] * value
         return RewardBreakdown(total, parts)
 
-    def score(self, rollout: Rollout) -> Rollout:
-        """Return the rollout with its `rewards` filled in."""
-        return replace(rollout, rewards=self(rollout).to_json())
+
+def _values(name: str, reward: Reward | GroupReward, rollouts: Sequence[Rollout]) -> Sequence[float | None]:
+    """What one reward gives for each rollout of a group."""
+    if not is_grouped(reward):
+        alone = cast(Reward, reward)
+        return [_checked(name, alone(rollout)) for rollout in rollouts]
+    values = list(cast(GroupReward, reward)(rollouts))
+    if len(values) != len(rollouts):
+        raise UserError(
+            f"reward {name!r} gave {len(values)} rewards for a group of {len(rollouts)} rollouts."
+        )
+    return [_checked(name, value) for value in values]
 
 
 def _checked(name: str, value: float | None) -> float | None:

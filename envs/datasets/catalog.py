@@ -27,6 +27,8 @@ class DatasetInfo:
         layout: the files expected below the root folder, as text to print.
         needs_files: False for a set that is drawn or fetched by itself and needs no `root`.
         split_options: split -> options that hold unless the caller gives others.
+        tile: where images are windows of tiles, a regular expression that matches a whole image id, whose
+            group 1 names the tile; "" where images are their own.
         copies_images: True where each question has an image file of its own, so that equal pictures are no
             fault.
         reading: the same for the rules of reading (`envs.datasets.reading.rules`), in all splits.
@@ -48,6 +50,7 @@ class DatasetInfo:
     reading: Mapping[str, Any] = field(default_factory=dict)
     copies_images: bool = False
     as_published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tile: str = ""
 
 
 _REFCOCO_LAYOUT = """\
@@ -80,6 +83,7 @@ _SETS = (
         licence="GPL-2.0 package, imagery without a licence of its own: do not redistribute",
         needs_files=False,
         split_options={"train": {"stride": 64}},
+        tile=r"(\d+)_x\d+_y\d+",
     ),
     DatasetInfo(
         name="spacenet-chip",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from pydantic import ValidationError
 
 from envs.rollouts import make_requests
 from envs.sample import Sample
+from eval.answerers.base import LookedAnswers, LookSettings
 from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.runs.config import describe_validation_error
 from prompter.sampling.base import Sampler, SamplingSettings
+from prompter.sampling.token_sampler import named_seed
 from prompter.types import Answer
 
 
@@ -43,6 +47,33 @@ class SamplerAnswerer:
             self.policy.read(completions[0], sample.image_wh)
             for sample, completions in zip(samples, groups, strict=True)
         ]
+
+    def look(self, samples: Sequence[Sample], settings: LookSettings) -> LookedAnswers:
+        """See `Looker.look`. A question's completions depend on its name, not on what is asked beside it."""
+        requests = make_requests(self.policy, samples)
+        seeded = [
+            replace(
+                request, seed=named_seed(settings.seed, f"{sample.dataset}/{sample.split}/{sample.sample_id}")
+            )
+            for request, sample in zip(requests, samples, strict=True)
+        ]
+        drawn = replace(
+            self._settings,
+            n=settings.samples,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=0,
+        )
+        started = time.perf_counter()
+        greedy = self._sampler.sample(requests, self._settings)
+        between = time.perf_counter()
+        sampled = self._sampler.sample(seeded, drawn)
+        ended = time.perf_counter()
+        answers = [
+            [self.policy.read(one, sample.image_wh) for one in (*first, *others)]
+            for sample, first, others in zip(samples, greedy, sampled, strict=True)
+        ]
+        return LookedAnswers(answers, between - started, ended - between)
 
     def describe(self) -> dict[str, Any]:
         """How it asks and reads, with every default filled in, JSON-ready; kept beside the run."""

@@ -144,8 +144,9 @@ class EndpointSampler(Sampler):
         }
         if settings.temperature > 0:
             body["top_p"] = settings.top_p
-        if settings.seed is not None:
-            body["seed"] = settings.seed
+        seed = settings.seed if request.seed is None else request.seed
+        if seed is not None:
+            body["seed"] = seed
         if request.template_options:
             body["chat_template_kwargs"] = dict(request.template_options)
         for name, value in self._settings.body.items():

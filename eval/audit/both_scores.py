@@ -13,10 +13,10 @@ from eval.audit.decisions import Decision
 from eval.audit.predictors import Predictor
 from eval.audit.queue import Entry
 from eval.audit.repair import Repair
-from eval.bootstrap import Bootstrap, Difference
+from eval.bootstrap import Bootstrap, interval_json
+from eval.figures import percent, points, points_between
 from eval.metrics import compare
 from eval.query_table import QueryTable, build_table, sample_digest
-from eval.results import percent
 from prompter.runs.tables import text_table
 from rewards.replay import read_rollouts
 
@@ -64,9 +64,9 @@ def score_both(
         }
         changes = compare(before, after, METRICS, bootstrap=bootstrap)
         elsewhere = compare(_without(before, voted), _without(after, voted), ("gIoU",), bootstrap=bootstrap)
-        metrics = {name: _json(change) for name, change in changes.items()}
+        metrics = {name: change.to_json() for name, change in changes.items()}
         metrics["gIoU"]["difference_elsewhere"] = elsewhere["gIoU"].difference
-        metrics["gIoU"]["elsewhere_by_image"] = _limits(elsewhere["gIoU"])
+        metrics["gIoU"]["elsewhere_by_image"] = interval_json(elsewhere["gIoU"].by_image)
         result[predictor.name] = {
             "queries": {"original": len(before), "repaired": len(after)},
             "voted": len(voted),
@@ -78,20 +78,6 @@ def score_both(
 def _without(table: QueryTable, samples: Iterable[str]) -> QueryTable:
     left_out = np.array([sample_digest(name) for name in samples], dtype=np.int64)
     return table.select(~np.isin(table.samples, left_out))
-
-
-def _json(change: Difference) -> dict[str, Any]:
-    return {
-        "before": change.before,
-        "after": change.after,
-        "difference": change.difference,
-        "by_query": None if change.by_query is None else change.by_query.to_json(),
-        "by_image": _limits(change),
-    }
-
-
-def _limits(change: Difference) -> list[float] | None:
-    return None if change.by_image is None else change.by_image.to_json()
 
 
 def both_scores_text(scores: Mapping[str, Any]) -> str:
@@ -110,10 +96,10 @@ def both_scores_text(scores: Mapping[str, Any]) -> str:
                     metric,
                     percent(values["before"]),
                     percent(values["after"]),
-                    _signed(values["difference"]),
-                    _between(values["by_image"]),
-                    _signed(values["difference_elsewhere"]) if elsewhere else "",
-                    _between(values["elsewhere_by_image"]) if elsewhere else "",
+                    points(values["difference"]),
+                    points_between(values["by_image"]),
+                    points(values["difference_elsewhere"]) if elsewhere else "",
+                    points_between(values["elsewhere_by_image"]) if elsewhere else "",
                 ]
             )
     return "\n".join(
@@ -124,11 +110,3 @@ def both_scores_text(scores: Mapping[str, Any]) -> str:
             "are left out, because it gains on them by construction.",
         ]
     )
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f}"
-
-
-def _between(limits: Sequence[float] | None) -> str:
-    return "-" if limits is None else f"{_signed(limits[0])} to {_signed(limits[1])}"

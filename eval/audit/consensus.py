@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.masks import Mask, pairwise_iou
-from envs.rollout import Rollout
+from envs.masks import Mask, symmetric_iou
+from envs.rollout import EXPECTED_IOU, Rollout
 from prompter.types import ParseFailure
 
 AGREE = 0.5
@@ -24,7 +24,8 @@ class Vote:
         policy: number of its policy.
         mask: bool [height, width], empty for "no target"; None where there was no answer to read, or
             the segmenter failed.
-        confidence: the segmenter's own estimate of its IoU; NaN if it gave none.
+        confidence: the calibrated expected IoU where the answer has one, else the segmenter's own estimate;
+            NaN if it gave none.
     """
 
     policy: int
@@ -60,10 +61,10 @@ def vote_of(policy: int, rollout: Rollout) -> Vote:
     """A rollout as a vote. A completion that did not parse says nothing; an empty answer says "no target"."""
     unread = isinstance(rollout.reading, ParseFailure) or rollout.executor_error is not None
     scores = [value for value in rollout.predicted_ious if value is not None]
+    expected = rollout.confidence.get(EXPECTED_IOU)
+    own = float(np.mean(scores)) if scores else float("nan")
     return Vote(
-        policy,
-        None if unread else rollout.prediction_mask,
-        float(np.mean(scores)) if scores else float("nan"),
+        policy, None if unread else rollout.prediction_mask, own if expected is None else float(expected)
     )
 
 
@@ -85,7 +86,7 @@ def find_consensus(votes: Sequence[Vote], policies: int, ignore: Mask | None = N
     masks = [mask for vote in votes if (mask := vote.mask) is not None]
     owner = np.array([votes[number].policy for number in given])
     share = 1.0 / np.bincount(owner, minlength=policies)[owner]  # votes: a policy's add up to one
-    ious = _symmetric_iou(masks, ignore)
+    ious = symmetric_iou(masks, ignore)
     centre = int(np.argmax(ious @ share))
     near = ious[centre] >= AGREE
     members = np.zeros(len(votes), dtype=np.bool_)
@@ -106,15 +107,6 @@ def find_consensus(votes: Sequence[Vote], policies: int, ignore: Mask | None = N
         policies=int((agreeing >= 0.5).sum()),
         confidence=_mean(confidences[~np.isnan(confidences)]),
     )
-
-
-def _symmetric_iou(masks: Sequence[Mask], ignore: Mask | None) -> NDArray[np.float64]:
-    """IoU of every pair, float64 [masks, masks]; each pair is counted once."""
-    result = np.eye(len(masks))
-    for row in range(len(masks) - 1):
-        rest = pairwise_iou(masks[row : row + 1], masks[row + 1 :], ignore)[0]
-        result[row, row + 1 :] = result[row + 1 :, row] = rest
-    return result
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -19,9 +19,9 @@ from envs.masks import RLE, decode_rle
 from envs.sample import Sample
 from eval.audit.kinds import KINDS
 from eval.audit.queue import Entry, Queue
+from eval.figures import percent
 from eval.report.html import from_template
 from eval.report.overlays import PREDICTED, TRUE, data_url
-from eval.results import percent
 
 LONG_SIDE = 720
 """Longer side of the pictures in pixels; larger images are made smaller."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -132,6 +132,50 @@ def _marks(one: Series, place: Callable[[float, float], tuple[float, float]]) ->
             if limits is not None:
                 whiskers.append((px, place(x, limits[0])[1], place(x, limits[1])[1]))
     return {"name": one.name, "path": "".join(path), "dots": dots, "whiskers": whiskers}
+
+
+def waterfall(before: float, parts: Sequence[tuple[str, float, str]], after: float, *, title: str) -> Markup:
+    """How changes lead from one level to another, as horizontal bars in an `<svg>` element.
+
+    Args:
+        before, after: the levels, in [0, 1].
+        parts: (label, change, its text), drawn from top to bottom, each from where the last one ends.
+        title: above the bars.
+    """
+    levels = list(accumulate((change for _, change, _ in parts), initial=before))
+    steps = [("before", 0.0, before, f"{100 * before:.2f}", "whole")]
+    for (label, change, text), start, end in zip(parts, levels, levels[1:], strict=False):
+        steps.append((label, min(start, end), max(start, end), text, "good" if change >= 0 else "bad"))
+    steps.append(("after", 0.0, after, f"{100 * after:.2f}", "whole"))
+    width, left, right, top, pitch = 860, 110, 70, 30, 26
+    # A part may lead below 0 where the next one makes up for it.
+    lowest = min(low for _, low, _, _, _ in steps)
+    span = max(max(high for _, _, high, _, _ in steps) - lowest, 1e-6)
+
+    def across(value: float) -> float:
+        return left + (value - lowest) / span * (width - left - right)
+
+    return from_template(
+        "waterfall.svg",
+        title=title,
+        width=width,
+        height=top + pitch * len(steps) + 4,
+        left=left,
+        pitch=pitch,
+        links=[across(level) for level in levels],
+        bars=[
+            {
+                "label": label,
+                "text": text,
+                "tone": tone,
+                "y": top + pitch * index,
+                "x": across(low),
+                "length": max(across(high) - across(low), 1.0),  # a change of nothing is a hairline
+                "end": across(high),
+            }
+            for index, (label, low, high, text, tone) in enumerate(steps)
+        ],
+    )
 
 
 def bar_chart(

@@ -12,7 +12,7 @@ from envs.masks import decode_rle
 from envs.rollout import Rollout
 from eval.metrics import shared_queries
 from eval.query_table import QueryTable, sample_digest
-from eval.report.examples import CaseGroup, choose_cases
+from eval.report.examples import CaseGroup, choose_cases, draw_cases
 from eval.report.overlays import BOX, NEGATIVE, POSITIVE, PREDICTED, TRUE, data_url, draw_panel
 from eval.runner import Samples
 from prompter.types import PromptSet
@@ -26,6 +26,9 @@ COLOURS = (
     (NEGATIVE, "negative point"),
 )
 """What the pictures are drawn in: (RGB, 0 to 255) and what it stands for."""
+
+LARGE, SMALL = 360, 220
+"""Longer side of a picture in pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,14 @@ class Case:
 
 
 def pick_cases(before: QueryTable | None, after: QueryTable) -> list[tuple[CaseGroup, list[Case]]]:
-    """Choose the queries to show (`eval.report.examples`); keep of the tables what their pictures need."""
+    """Choose the queries to show (`eval.report.examples`); keep of the tables what their pictures need.
+
+    Where there is a before, those drawn by lot come first; they may be among the chosen ones as well.
+    """
+    groups: list[CaseGroup] = []
     if before is not None:
         before, after = shared_queries(before, after)
+        groups = draw_cases(after, before)
     return [
         (
             group,
@@ -58,7 +66,7 @@ def pick_cases(before: QueryTable | None, after: QueryTable) -> list[tuple[CaseG
                 for row in group.rows
             ],
         )
-        for group in choose_cases(after, before)
+        for group in [*groups, *choose_cases(after, before)]
     ]
 
 
@@ -93,11 +101,12 @@ class DrawnCase:
 
 @dataclass(frozen=True)
 class DrawnGroup:
-    """Queries shown together: heading, one sentence on how they were chosen, and they themselves."""
+    """Queries shown together: heading, one sentence on how they were chosen, they themselves, and how."""
 
     title: str
     note: str
     cases: Sequence[DrawnCase]
+    small: bool
 
 
 def case_pictures(
@@ -126,8 +135,9 @@ def case_pictures(
             line, rollout = lines_after[case.sample]
             earlier = lines_before[case.sample][1] if case.sample in lines_before else None
             image = _image(samples, line, rollout)
-            drawn.append(_draw_case(rollout, earlier, (case.before, case.after), image))
-        groups.append(DrawnGroup(group.title, group.note, drawn))
+            side = SMALL if group.small else LARGE
+            drawn.append(_draw_case(rollout, earlier, (case.before, case.after), image, side))
+        groups.append(DrawnGroup(group.title, group.note, drawn, group.small))
     return groups
 
 
@@ -151,12 +161,17 @@ def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
 
 
 def _draw_case(
-    after: Rollout, before: Rollout | None, scores: tuple[float | None, float], image: Image.Image
+    after: Rollout,
+    before: Rollout | None,
+    scores: tuple[float | None, float],
+    image: Image.Image,
+    side: int,
 ) -> DrawnCase:
+    """The pictures of a query, each of `side` pixels on its longer side."""
     true = None if after.target is None else decode_rle(after.target, after.mask_hw)
     none = true is not None and not true.any()
     asked = "nothing in the image fits" if none else "true mask"
-    shots = [_shot(draw_panel(image, true=true, fill_true=True), asked)]
+    shots = [_shot(draw_panel(image, true=true, fill_true=True, long_side=side), asked)]
     completions = []
     for name, one, score in (("before", before, scores[0]), ("after", after, scores[1])):
         if one is None or score is None:
@@ -164,7 +179,7 @@ def _draw_case(
         label = name if before is not None else "predicted"
         predicted = None if one.prediction is None else decode_rle(one.prediction, one.mask_hw)
         prompts = one.reading if isinstance(one.reading, PromptSet) else None
-        picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts)
+        picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts, long_side=side)
         if prompts is None:
             remark = "did not parse"
         else:

@@ -1,4 +1,4 @@
-"""Which rollouts to show: the ends and the whole range, never a random pick."""
+"""Which rollouts to show: the ends and the whole range, and some by lot, which no result has chosen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from eval.query_table import QueryTable
 
+LOT_SEED, LOT_SIZE = 14, 24
+"""Seed of the queries drawn by lot, and how many there are."""
+
 
 @dataclass(frozen=True)
 class CaseGroup:
@@ -17,11 +20,48 @@ class CaseGroup:
     Args:
         title, note: heading and one sentence on how they were chosen.
         rows: rows of the table, in the order to show them.
+        small: whether the pictures are small, many on a page.
     """
 
     title: str
     note: str
     rows: tuple[int, ...]
+    small: bool = False
+
+
+def draw_cases(
+    after: QueryTable, before: QueryTable, *, count: int = LOT_SIZE, seed: int = LOT_SEED
+) -> list[CaseGroup]:
+    """Draw queries by lot, from their names and the seed alone: no answer and no score has a say.
+
+    The same queries are drawn from every pair of runs that holds the same ones, in whatever order.
+
+    Args:
+        after, before: the same queries in the same order.
+        count: how many to draw.
+        seed: of the lot.
+
+    Returns:
+        One group, or none where there is nothing to draw. A query drawn whose segmenter failed has no
+        picture; it is left out and counted in the note, not replaced.
+
+    Raises:
+        ValueError: if the two hold other queries.
+    """
+    if not np.array_equal(before.samples, after.samples):
+        raise ValueError("before and after must hold the same queries in the same order")
+    by_name = np.argsort(after.samples, kind="stable")
+    drawn = by_name[np.random.default_rng(seed).permutation(len(by_name))[:count]]
+    shown = drawn[~np.isnan(after.scores[drawn]) & ~np.isnan(before.scores[drawn])]
+    if not len(shown):
+        return []
+    note = (
+        f"{len(drawn)} of {len(after)} questions, drawn by lot (seed {seed}) from their names alone: no "
+        f"answer and no score has chosen them, and every run on these questions shows the same."
+    )
+    if len(shown) < len(drawn):
+        note += f" {len(drawn) - len(shown)} have no score, so no picture."
+    return [CaseGroup("Drawn by lot", note, tuple(int(row) for row in shown), small=True)]
 
 
 def choose_cases(

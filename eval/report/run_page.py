@@ -12,21 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from markupsafe import Markup
 
-from eval.bootstrap import Bootstrap, Difference, Interval
+from eval.bootstrap import Bootstrap, Interval
+from eval.comparison import DRAWN, Comparison, compare_tables, remarks
+from eval.figures import percent, points, points_between
+from eval.gain import Part
 from eval.mask_views import View
-from eval.metrics import STRICT, compare, shared_queries, summarise
+from eval.metrics import STRICT, summarise
 from eval.protocols import PROTOCOLS
 from eval.query_table import Outcome, QueryTable, build_table
 from eval.report.charts import Series, bar_chart, line_chart, smoothed
 from eval.report.example_pictures import COLOURS, case_pictures, pick_cases
+from eval.report.gain_section import gain_section
 from eval.report.html import from_template
+from eval.report.looks_page import looks_sections
 from eval.report.other_sets import other_sets
 from eval.report.timeline import draw_timeline
-from eval.results import percent
 from eval.runner import Samples
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
@@ -98,23 +101,22 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
     """
     after = build_table(read_rollouts(given.after), [View.NATIVE])
     before = None if given.before is None else build_table(read_rollouts(given.before), [View.NATIVE])
-    changes: list[dict[str, str]] = []
-    if before is None:
-        tiles = _tiles(after, bootstrap)
-    else:
-        found = compare(before, after, bootstrap=bootstrap)
-        tiles, changes = _change_tiles(before, after, found), _changes(found)
+    found = None if before is None else compare_tables(before, after, bootstrap)
     values = {
-        "tiles": tiles,
+        "tiles": _tiles(after, bootstrap) if found is None else _change_tiles(found),
         "failures": int((after.outcomes == Outcome.EXECUTOR_FAILED).sum()),
         "queries": len(after),
-        "changes": changes,
+        "changes": [] if found is None else _changes(found),
+        "drawn": [] if found is None else [DRAWN[by] for by in found.drawn],
+        "remarks": [] if found is None else remarks(found),
+        "gain": None if found is None else gain_section(found),
         "others": other_sets(given.others, bootstrap),
         "references": _references(given, before, after, bootstrap),
         **_curves(given.metrics),
         "timeline": draw_timeline(given.timeline, given.metrics),
         "protocols": _protocols(given.results),
         "quirks": _quirks(given.results),
+        "looks": looks_sections(given.results),
         "breakdowns": _breakdowns(before, after),
     }
     picked = pick_cases(before, after)
@@ -164,28 +166,44 @@ def _limits(interval: Sequence[float] | None, missing: str = "-") -> str:
     return missing if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
-def _change_tiles(before: QueryTable, after: QueryTable, changes: Mapping[str, Difference]) -> list[Tile]:
-    shared, _ = shared_queries(before.answered(), after.answered())
-    main, failures = changes["gIoU"], changes["parse-failures"]
+def _change_tiles(found: Comparison) -> list[Tile]:
+    main, failures = found.metrics["gIoU"], found.metrics["parse-failures"]
     return [
         Tile(f"{percent(main.before)} → {percent(main.after)}", "gIoU before → after"),
         Tile(
-            _points(main.difference),
-            f"points of gIoU, 95 % {_signed(main.by_image)}",
+            points(main.difference),
+            f"points of gIoU, 95 % {points_between(main.by_image)}",
             _tone(main.by_image),
         ),
+        *_part_tiles(found),
         Tile(
             f"{percent(failures.before)} → {percent(failures.after)}",
             "completions that do not parse, per cent",
         ),
-        Tile(str(len(shared)), f"held-out queries on {len(np.unique(shared.images))} images"),
+        Tile(str(found.queries), f"held-out queries on {found.images} images"),
     ]
 
 
-def _changes(changes: Mapping[str, Difference]) -> list[dict[str, str]]:
+def _part_tiles(found: Comparison) -> list[Tile]:
+    """What part of the gain is localisation, and what the other parts are."""
+    if found.gain is None:
+        return []
+    rounded = found.gain.rounded(points(found.metrics["gIoU"].difference), decimals=2)
+    where = found.gain.parts[Part.LOCALISATION].by_image
+    others = ", ".join(f"{part} {text}" for part, text in rounded.items() if part is not Part.LOCALISATION)
+    return [
+        Tile(
+            rounded[Part.LOCALISATION],
+            f"of them by localisation, 95 % {points_between(where)}; {others}",
+            _tone(where),
+        )
+    ]
+
+
+def _changes(found: Comparison) -> list[dict[str, Any]]:
     """A row per metric that has a value."""
     rows = []
-    for name, change in changes.items():
+    for name, change in found.metrics.items():
         if change.before is None and change.after is None:
             continue
         tone = _tone(change.by_image)
@@ -196,21 +214,12 @@ def _changes(changes: Mapping[str, Difference]) -> list[dict[str, str]]:
                 "name": name,
                 "before": percent(change.before),
                 "after": percent(change.after),
-                "difference": _points(change.difference),
+                "difference": points(change.difference),
                 "tone": tone,
-                "by_image": _signed(change.by_image),
-                "by_query": _signed(change.by_query),
+                "limits": [points_between(getattr(change, by)) for by in found.drawn],
             }
         )
     return rows
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f}"
-
-
-def _signed(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{_points(interval.low)} to {_points(interval.high)}"
 
 
 def _tone(interval: Interval | None) -> str:

@@ -45,6 +45,12 @@ class SamplerConfig(StrictModel):
     spin on the same cores slow each other down manyfold, so pools, trainer and executor should add up
     to the cores."""
 
+    sync: Literal["adapters", "merged"] = "adapters"
+    """How vLLM engines follow adapters that are trained: they load the `adapters`, which are of the language
+    model alone then; or they are given all weights with the adapters `merged` into them, as when all weights
+    are trained. That sends more, and adapters may be anywhere, in the vision tower, too. `hf` follows either
+    way."""
+
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that one engine spans."""
 

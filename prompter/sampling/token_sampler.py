@@ -57,7 +57,7 @@ class TokenSampler(Sampler):
         """Return, for each request in order, `settings.n` completions in order.
 
         With a seed, completion j of request i depends on the seed, i and j alone, not on the batch it is
-        sampled in or the engine that samples it.
+        sampled in or the engine that samples it. A request's own seed stands in the place of seed and i.
         """
         prompts = self._prompts(requests, settings)
         return self._generate(prompts, settings, logprobs) if prompts else []
@@ -66,7 +66,12 @@ class TokenSampler(Sampler):
         """Requests as token ids, each with the seed of its place."""
         seeds = request_seeds(settings.seed, len(requests))
         return [
-            TokenPrompt(self.prompt_ids(request), request.image, request.image_key, seed)
+            TokenPrompt(
+                self.prompt_ids(request),
+                request.image,
+                request.image_key,
+                seed if request.seed is None else request.seed,
+            )
             for request, seed in zip(requests, seeds, strict=True)
         ]
 
@@ -94,7 +99,9 @@ def suppressed_ids(tokenizer: Any) -> tuple[int, ...]:
 
 def request_seeds(seed: int | None, count: int) -> list[int | None]:
     """A seed for each of `count` requests, far apart from each other, or Nones if `seed` is None."""
-    if seed is None:
-        return [None] * count
-    digests = (hashlib.blake2b(f"{seed}:{i}".encode(), digest_size=7).digest() for i in range(count))
-    return [int.from_bytes(digest) for digest in digests]
+    return [None if seed is None else named_seed(seed, str(i)) for i in range(count)]
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed of 56 bits that follows from another and a name, far apart from those of other names."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=7).digest())

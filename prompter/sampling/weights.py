@@ -41,6 +41,27 @@ def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, parameter.detach()
 
 
+def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights of a PEFT model with its active LoRA adapters added, as `named_weights` of a model without any.
+
+    The model stays as it is: what an adapter changes is computed as it is looked at.
+    """
+    base = model.get_base_model()
+    layers = {name: module for name, module in base.named_modules() if hasattr(module, "get_delta_weight")}
+    for name, parameter in named_weights(base):
+        owner, inside, rest = name.partition(".base_layer.")
+        if not inside:
+            if not any(name.startswith(f"{layer}.") for layer in layers):
+                yield name, parameter
+            continue
+        layer = layers[owner]
+        value = parameter
+        if rest == "weight":
+            for adapter in layer.active_adapters:
+                value = value + layer.get_delta_weight(adapter).detach().to(value.dtype)
+        yield f"{owner}.{rest}", value
+
+
 def pack(
     weights: Iterable[tuple[str, torch.Tensor]], parcel_bytes: int = PARCEL_BYTES
 ) -> Iterator[list[PackedTensor]]:
@@ -77,6 +98,7 @@ def check_takes_weights(config: SamplerConfig) -> None:
     """Raise UserError if a config's engines cannot be given new weights while they run."""
     if config.backend != "hf" and config.tensor_parallel_size > 1:
         raise UserError(
-            f"all weights are trained (policy.lora is null), but an engine of sampler.tensor_parallel_size "
-            f"{config.tensor_parallel_size} cannot be given new ones: take 1, or train adapters"
+            "all weights go to the engines (policy.lora is null, or sampler.sync merged), but one of sampler."
+            f"tensor_parallel_size {config.tensor_parallel_size} cannot be given new ones: take 1, or send "
+            "adapters"
         )

@@ -135,7 +135,7 @@ def _write(queue: Queue, samples: Mapping[str, Sample], arguments: argparse.Name
 
 
 def _summary(queue: Queue) -> str:
-    from eval.results import percent
+    from eval.figures import percent
 
     facts = queue.facts
     rows = [["predictor", "policy", "gIoU"]]
@@ -175,7 +175,7 @@ def _plant(
 ) -> int:
     """Measure the queue on planted faults; print the table, and write `planted.json` if there is a folder."""
     from eval.audit.ranking import measure_planted
-    from eval.results import percent
+    from eval.figures import percent
     from prompter.runs.files import atomic_write
 
     seeds = range(arguments.seed, arguments.seed + arguments.rounds)

@@ -6,6 +6,8 @@
     prompter eval --benchmark reasonseg:val --policy openai:http://127.0.0.1:8000/v1#qwen \\
         --executor mobile-sam --out runs/served
     prompter eval --rescore --protocol lisa,rela --out runs/earthreason
+    prompter eval --benchmark synthetic-aerial:test --policy shipped:small-policy --executor mobile-sam \\
+        --samples 16 --combine consensus --out runs/looks
     prompter eval --invariance --benchmark synthetic-aerial:test --policy shipped:small-policy \\
         --executor mobile-sam --limit 240 --out runs/invariance
 
@@ -31,6 +33,7 @@ from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.looks.rules import RULES
 from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
@@ -44,7 +47,9 @@ from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_as_run, open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.compare import by_segmenter, print_pairs
 from recipes.commands.invariance import run_invariance
+from recipes.commands.looks import add_look_flags, combine_looks, look_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not ask a policy of unknown frame or dialect for squares first (see `prompter probe`)",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN",
+        help="compare with this evaluation of the same questions (see `prompter compare`), also on the page",
+    )
     parser.add_argument("--rescore", action="store_true", help="score the rollouts in --out again; no model")
+    add_look_flags(parser)
     parser.epilog = (
         f"families:\n{SEGMENTER_FAMILIES.listing()}\n\nbaselines:\n{BASELINES.listing()}\n\n"
-        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}"
+        f"dialects (--policy-option reads=NAME):\n{DIALECTS.listing()}\n\n"
+        f"rules (--combine):\n{RULES.listing()}"
     )
 
 
@@ -86,8 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate or re-score; print tables and, last, the path of each report. Return 0."""
     protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
     get_protocols(protocols)  # refuses unknown names before anything is loaded
+    looks = look_settings(arguments)
     if arguments.rescore:
         for found in _evaluations(arguments.out):
+            combine_looks(arguments, found)
             print(f"{found.path}\n{results_text(rescore(found, protocols))}")
         return 0
     for name in ("benchmark", "policy", "executor"):
@@ -96,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
     segmenters = parse_segmenters(arguments)
+    against = None if arguments.against is None else _other(arguments)
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
     options = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
@@ -120,8 +136,11 @@ def run(arguments: argparse.Namespace) -> int:
                 chunk=arguments.chunk,
                 keep_instances=arguments.keep_instances,
                 notes=notes,
+                looks=looks,
             )
-            reports.append(_finish(done, source, text, protocols))
+            if looks is not None:
+                combine_looks(arguments, done.folder)
+            reports.append(_finish(done, source, text, protocols, against))
     print(f"peak memory {peak_memory_mb():.0f} MB, scoring and report included")
     for report in reports:
         print(report)
@@ -148,17 +167,39 @@ def _probed(
     return {PROBE_FILE: report.to_json()}
 
 
-def _finish(done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str]) -> Path:
+def _other(arguments: argparse.Namespace) -> RunFolder:
+    """The run to compare with, before anything is asked.
+
+    Raises:
+        UserError: if it is no evaluation, or there are several benchmarks to compare with one run.
+    """
+    if len(set(arguments.benchmark)) > 1:
+        raise UserError("--against names one run, so give one --benchmark; or use `prompter compare` later.")
+    other = RunFolder.open(arguments.against)
+    evaluation_files(other)
+    return other
+
+
+def _finish(
+    done: EvaluationRun, source: Any, benchmark: str, protocols: Sequence[str], against: RunFolder | None
+) -> Path:
     """Score a finished run, print its tables, write its report with pictures of the first segmenter."""
     results = rescore(done.folder, protocols)
     print(f"{benchmark}\n{results_text(results)}")
     for line in told(source):
         print(f"  {line}")
-    return write_evaluation_report(done.folder, samples=source)
+    if against is not None:
+        print_pairs(by_segmenter(f"{against.path} -> {done.folder.path}", against, done.folder))
+    return write_evaluation_report(done.folder, samples=source, against=against)
 
 
 def write_evaluation_report(
-    folder: RunFolder, title: str = "", *, samples: Any = None, trust: bool = False
+    folder: RunFolder,
+    title: str = "",
+    *,
+    samples: Any = None,
+    trust: bool = False,
+    against: RunFolder | None = None,
 ) -> Path:
     """Write `report.html` of a scored evaluation, with pictures of its first segmenter; return its path.
 
@@ -168,6 +209,7 @@ def write_evaluation_report(
         samples: the benchmark, if it is open; None opens it as the run's config says.
         trust: import the benchmark if the run's config names it as "module:callable"; without it, the
             pictures of such a run are drawn on grey.
+        against: an evaluation of the same questions, shown as what was before.
 
     Raises:
         UserError: if the folder is no scored evaluation, or the benchmark cannot be opened.
@@ -185,13 +227,27 @@ def write_evaluation_report(
         ReportInput(
             title=title or f"Evaluation on {benchmark}",
             note=f"Policy {config.get('label') or config['policy']}; "
-            f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}",
+            f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}"
+            + ("" if against is None else f" Before: {against.path}."),
             after=rollouts,
+            before=None if against is None else _before(against, folder, rollouts),
             samples=samples,
             results=results,
             config=config,
         ),
     )
+
+
+def _before(against: RunFolder, folder: RunFolder, rollouts: Path) -> Path:
+    """The other run's rollouts that belong beside some of this one's.
+
+    Raises:
+        UserError: if the other run was not made with this segmenter.
+    """
+    for pair in by_segmenter("", against, folder):
+        if pair.after == rollouts:
+            return pair.before
+    raise UserError(f"{against.path} holds no rollouts of {rollouts.stem} to compare with.")
 
 
 def _probe_note(folder: Path) -> str:

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score, write the scored rollouts if asked to, and print the table."""
     from prompter.runs.jsonl import write_lines
     from rewards.registry import build_reward
-    from rewards.replay import read_rollouts
+    from rewards.replay import read_rollouts, score_again
 
     reward = build_reward(dict(_weight(text) for text in arguments.reward or ["mask_iou"]))
     if arguments.out is not None and arguments.out.exists():
@@ -48,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     def score_all() -> Iterator[dict[str, Any]]:
         nonlocal changed
         for path in _files(arguments.source):
-            for before in read_rollouts(path):
-                after = reward.score(before)
+            for before, after in score_again(read_rollouts(path), reward):
                 for name, value in after.rewards.items():
                     scores[name].append(value)
                 changed += not _alike(before.rewards.get("total"), after.rewards["total"])

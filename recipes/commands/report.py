@@ -2,6 +2,7 @@
 
     prompter report runs/demo-20260101-120000
     prompter report runs/earthreason-eval --title "EarthReason, test"
+    prompter report runs/tuned-eval --against runs/base-eval
 
 The page, `report.html` in the run's folder, opens from the file system; its path is printed.
 """
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import the dataset if the run's config names it as MODULE:CALLABLE, which runs that code",
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN", help="an evaluation of the same questions to compare with"
+    )
     # What `prompter report` was before: the leaderboard's flags.
     parser.add_argument("--benchmark", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None, help=argparse.SUPPRESS)
@@ -36,12 +40,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _leaderboard(arguments)
     if not arguments.runs:
         raise UserError("Name the folder of a run, as in prompter report runs/demo.")
+    against = None if arguments.against is None else RunFolder.open(arguments.against)
     for path in arguments.runs:
-        print(write_run_report(RunFolder.open(path), arguments.title, trust=arguments.trust))
+        folder = RunFolder.open(path)
+        print(write_run_report(folder, arguments.title, trust=arguments.trust, against=against))
     return 0
 
 
-def write_run_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
+def write_run_report(
+    folder: RunFolder, title: str = "", *, trust: bool = False, against: RunFolder | None = None
+) -> Path:
     """Write the page of a finished training run or evaluation, whichever the folder holds.
 
     Args:
@@ -49,17 +57,24 @@ def write_run_report(folder: RunFolder, title: str = "", *, trust: bool = False)
         title: heading; "" takes the run's own.
         trust: import a dataset that the run's config names as "module:callable". Without it, the
             pictures of such a run are drawn on grey.
+        against: for an evaluation, one of the same questions that it is compared with.
 
     Raises:
-        UserError: if the folder holds neither.
+        UserError: if the folder holds neither, or a training run, which is compared with its own before, is
+            to be compared with another.
     """
     if "trainer" in folder.read_config():
+        if against is not None:
+            raise UserError(
+                f"{folder.path} is a training run, whose page compares it with what it started from; "
+                f"`prompter compare {against.path} {folder.path}` sets it beside another."
+            )
         from recipes.training.report import write_training_report
 
         return write_training_report(folder, title, trust=trust)
     from recipes.commands.eval import write_evaluation_report
 
-    return write_evaluation_report(folder, title, trust=trust)
+    return write_evaluation_report(folder, title, trust=trust, against=against)
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:

@@ -48,9 +48,18 @@ def open_here(data: DatasetConfig) -> SampleSource:
     return first_samples(source, data.samples)
 
 
+_REWARDS_OF_MASKS = (
+    "mask_iou",
+    "instance_mask_iou",
+    "disjoint_mask_iou",
+    "tiered_mask_iou",
+    "tiered_instance_iou",
+)
+
+
 def check_masks(source: SampleSource, rewards: Iterable[str]) -> None:
     """Raise UserError if a reward of masks is to be earned on a set that has boxes only."""
-    wanting = [name for name in rewards if name in ("mask_iou", "instance_mask_iou")]
+    wanting = [name for name in rewards if name in _REWARDS_OF_MASKS]
     if wanting and source[0].target is None:
         raise UserError(f"{source.name} has boxes and no masks, which {wanting[0]} needs: take box_iou")
 

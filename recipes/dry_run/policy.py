@@ -18,7 +18,7 @@ from recipes.config import TrainConfig
 from recipes.dry_run.findings import NotHere
 from recipes.dry_run.presence import describe_weights, policy_folder
 from recipes.planning.shapes import known_config, shape_name
-from recipes.training.checks import check_adapted_modules, check_quantised, check_weights_follow
+from recipes.training.checks import check_adapted_modules, check_quantised, check_weights_follow, merges
 
 
 @dataclass
@@ -109,6 +109,8 @@ def weights_follow(config: TrainConfig, known: KnownPolicy) -> str:
     with _named(config, known) as policy:
         check_weights_follow(config, policy)
     what = "all weights" if config.policy.lora is None else "the adapter"
+    if merges(config):
+        what = "all weights, adapters merged into them,"
     if config.sampler.backend == "hf":
         return "the sampler shares the trained model"
     return f"{what} to {config.sampler.actors} vLLM engine(s) before every window"

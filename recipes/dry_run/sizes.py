@@ -14,7 +14,14 @@ from recipes.dry_run.findings import NotHere
 from recipes.planning.parts import GIB
 from recipes.planning.plan import estimate
 from recipes.training.checkpoints import newest_checkpoint, step_of
-from recipes.training.checks import check_overlap, check_sizes, executor_configs, grpo_arguments, window_steps
+from recipes.training.checks import (
+    check_average,
+    check_overlap,
+    check_sizes,
+    executor_configs,
+    grpo_arguments,
+    window_steps,
+)
 from recipes.training.ranks.checks import check_launch, check_ranks
 
 _SHARDED = ("fsdp", "fsdp_config", "deepspeed")
@@ -67,6 +74,7 @@ def sizes(config: TrainConfig, arguments: Any, samples: int | None) -> str:
     trained, rows = int(arguments.num_generations), int(arguments.generation_batch_size)
     sampled = int(config.trainer["num_generations"])
     check_overlap(config)
+    check_average(config)
     # An unknown set is taken to be large enough; all else is checked.
     check_sizes(config, arguments, rows if samples is None else samples)
     prompts, window = rows // trained, window_steps(arguments)

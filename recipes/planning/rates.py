@@ -17,7 +17,7 @@ from prompter.errors import UserError
 from prompter.runs.config import StrictModel, describe_validation_error
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
-from recipes.planning.trainer import group_size, rank_count, setting, window_prompts, window_rows
+from recipes.planning.trainer import group_size, planned_completions, rank_count, setting, window_prompts
 from recipes.training.checks import executor_configs
 
 
@@ -161,18 +161,12 @@ def plan_time(config: TrainConfig, prompt: int, rates: Rates, gpus: int) -> Time
     if config.overlap.staleness:
         learning = seconds.get("train", 0.0)
         total = max(learning, total - learning - seconds.get("sync", 0.0)) + seconds.get("sync", 0.0)
-    steps = int(config.trainer.get("max_steps", 0))
-    parts = window_rows(config) // int(setting(config, "per_device_train_batch_size"))
-    updates = max(
-        1,
-        parts * int(setting(config, "num_iterations")) // int(setting(config, "gradient_accumulation_steps")),
-    )
     return TimePlan(
         seconds=seconds,
         total=total,
         gpu_hours=total * gpus / 3600 if gpus else None,
         missing=missing,
-        completions=sampled * steps // updates if steps > 0 else None,
+        completions=planned_completions(config),
     )
 
 

@@ -75,6 +75,24 @@ def window_prompts(config: TrainConfig) -> int:
     return max(1, window_rows(config) * rank_count(config) // group_size(config))
 
 
+def window_updates(config: TrainConfig) -> int:
+    """Optimiser steps of one window, at least 1, as `recipes.training.checks.window_steps`."""
+    updates = (setting(config, "steps_per_generation") or setting(config, "gradient_accumulation_steps")) * (
+        setting(config, "num_iterations")
+    )
+    return max(1, int(updates) // int(setting(config, "gradient_accumulation_steps")))
+
+
+def planned_completions(config: TrainConfig) -> int | None:
+    """Completions that a whole run samples, of prompts drawn anew for want of spread none; None if its
+    `trainer.max_steps` is not given."""
+    steps = int(config.trainer.get("max_steps", 0))
+    if steps <= 0:
+        return None
+    windows = -(-steps // window_updates(config))
+    return windows * window_prompts(config) * int(config.trainer["num_generations"])
+
+
 def trained_dtype(config: TrainConfig, shape: ModelShape) -> str:
     """Type of the trained copy's weights."""
     return shape.saved_dtype if config.policy.dtype == "auto" else config.policy.dtype

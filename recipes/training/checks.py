@@ -14,6 +14,8 @@ from prompter.families import carries_state, has_experts, lora_targets
 from prompter.quantised import check_nf4
 from prompter.sampling.weights import check_takes_weights
 from recipes.config import TrainConfig
+from recipes.training.advantages import SHAPES
+from recipes.training.imitation import check_objective
 from recipes.training.order import window_prompts
 from recipes.training.selection import SELECTIONS
 
@@ -96,18 +98,25 @@ def check_adapted_modules(config: TrainConfig, policy: Checkpoint) -> int:
         or ("language_model" not in name.split(".") if named else _VISION.search(name))
     ]
     backend = config.sampler.backend
-    if outside and backend != "hf":
+    if outside and backend != "hf" and not merges(config):
         raise UserError(
             f"policy.lora.target_modules reaches {outside[0]!r} ({len(outside)} of {len(matched)} modules "
             f"are no linear layers of the language model): sampler.backend {backend!r} samples with vLLM, "
             "which drops such adapters, so another policy would be sampled than is trained. Leave "
-            f"target_modules out, keep to a pattern such as {usual!r}, or take sampler.backend hf"
+            f"target_modules out, keep to a pattern such as {usual!r}, or take sampler.backend hf, or "
+            "sampler.sync merged"
         )
     return len(matched)
 
 
+def merges(config: TrainConfig) -> bool:
+    """Whether the engines are given weights with the adapters merged into them."""
+    sampler = config.sampler
+    return config.policy.lora is not None and sampler.backend != "hf" and sampler.sync == "merged"
+
+
 def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
-    """Refuse to train all weights where the sampler's engines could not be given them.
+    """Refuse to train where the sampler's engines could not be given all weights, and are to be.
 
     vLLM can exchange the weights of dense attention models while it runs. For layers that carry a state
     from token to token and for mixtures of experts, its own list of open faults has wrong results.
@@ -115,19 +124,31 @@ def check_weights_follow(config: TrainConfig, policy: Checkpoint) -> None:
     Raises:
         UserError: naming the key to change.
     """
-    if config.policy.lora is not None or config.sampler.backend == "hf":
+    merged = merges(config)
+    if config.sampler.backend == "hf" or (config.policy.lora is not None and not merged):
         return
     check_takes_weights(config.sampler)
+    if merged:
+        for key in ("trainer.fsdp", "trainer.deepspeed", "policy.quantise"):
+            section, _, name = key.partition(".")
+            given = config.trainer.get(name) if section == "trainer" else config.policy.quantise
+            if given:
+                raise UserError(
+                    f"sampler.sync merged and {key} {given} are given: adapters are merged into whole, "
+                    "unquantised weights alone. Leave one of them out"
+                )
     from transformers import AutoConfig
 
     model = AutoConfig.from_pretrained(policy.source)
     recurrent = carries_state(model)
     if recurrent or has_experts(model):
         kind = "layers that carry a state from token to token" if recurrent else "a mixture of experts"
+        given = "sampler.sync is merged" if merged else "policy.lora is null"
+        instead = "take sampler.sync adapters" if merged else "give policy.lora"
         raise UserError(
-            f"policy.lora is null, but {policy.source} has {kind}, whose weights vLLM is not known to "
-            f"exchange rightly while it runs, and sampler.backend {config.sampler.backend!r} samples with "
-            "vLLM: give policy.lora, or take sampler.backend hf"
+            f"{given}, but {policy.source} has {kind}, whose weights vLLM is not known to exchange rightly "
+            f"while it runs, and sampler.backend {config.sampler.backend!r} samples with vLLM: {instead}, or "
+            "take sampler.backend hf"
         )
 
 
@@ -206,12 +227,31 @@ def check_overlap(config: TrainConfig) -> None:
             "take sampler.backend ray, or overlap.staleness 0"
         )
     SELECTIONS.resolve(config.group.select)
+    if config.group.shape is not None:
+        SHAPES.resolve(config.group.shape)
+    check_objective(config)
     sampled, keep = config.trainer["num_generations"], config.group.keep
     if keep is not None and keep > sampled:
         raise UserError(
             f"group.keep is {keep}, but only {sampled} completions a prompt are sampled "
             "(trainer.num_generations)"
         )
+
+
+def check_average(config: TrainConfig) -> None:
+    """Refuse to average weights that are divided among ranks.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    if config.average.decay is None:
+        return
+    for key in ("fsdp", "deepspeed"):
+        if config.trainer.get(key):
+            raise UserError(
+                f"average.decay and trainer.{key} are given: weights that are divided among ranks are not "
+                "averaged here. Leave one of them out"
+            )
 
 
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:

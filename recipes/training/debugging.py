@@ -15,6 +15,7 @@ from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig, check_trainer_keys
 from recipes.training.checks import (
     check_adapted_modules,
+    check_average,
     check_sizes,
     grpo_arguments,
     training_device,
@@ -79,7 +80,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
     from prompter.sampling import open_sampler
     from recipes.grpo import open_segmenters
     from recipes.training.log import TrainingLog
-    from recipes.training.order import indices_of_run
+    from recipes.training.mining import WindowOrder
     from recipes.training.phases import PhaseTimes
     from recipes.training.scoring import RolloutScorer
     from recipes.training.stopping import StopRequest
@@ -110,11 +111,12 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
         )
         stop = opened.enter_context(StopRequest())
         log = TrainingLog(folder, len(asked.steps))
+        order = WindowOrder(config.order, asked.arguments, len(asked.source))
         opened.callback(log.close)
         for number, step in enumerate(asked.steps):
-            indices = indices_of_run(asked.arguments, number, len(asked.source))
             with stop.at_once():
-                window = collector.collect(indices, step)
+                window = collector.collect(order.indices(number), step)
+            order.note([(group.index, group.rewards) for group in window.all_groups])
             log.collected(step, window, sampler.version)
             log.rollouts(step, times)
     return folder
@@ -133,14 +135,17 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
         RunStopped: after SIGTERM or SIGINT. Such a run is not resumed, but started again.
     """
     from recipes.grpo import with_adapters
+    from recipes.training.average import WeightAverage
     from recipes.training.checkpoints import save_trained
     from recipes.training.identity import check_same_rollouts
     from recipes.training.log import TrainingLog
+    from recipes.training.mining import WindowOrder
     from recipes.training.phases import PhaseTimes
     from recipes.training.saved_windows import SavedWindows
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
 
+    check_average(config)
     saved = RunFolder.open(run)
     asked = _Asked(config)
     collector: Any = SavedWindows(saved, asked.policy, asked.source, PhaseTimes())
@@ -159,10 +164,14 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
             collector=collector,
             log=log,
             stop=stop,
+            group=config.group,
+            order=WindowOrder(config.order, asked.arguments, len(asked.source)),
+            average=WeightAverage(config.average.decay, window_steps(asked.arguments)),
         )
         opened.callback(trainer.close)
         trainer.add_callback(StopBetweenWindows(stop, window_steps(asked.arguments)))
         trainer.train()
         stop.check()
+        trainer.average.put_into(trainer.model)
         save_trained(trainer.model, asked.policy, folder)
     return folder

@@ -60,3 +60,20 @@ class WindowHandOver:
         if self._groups is None:
             raise RuntimeError("TRL asks for completions or rewards, but no window was collected")
         return self._groups
+
+
+def without_images(prompt: Any) -> Any:
+    """A chat whose images are only named."""
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {
+            **message,
+            "content": [
+                {"type": "image"} if part.get("type") == "image" else part for part in message["content"]
+            ]
+            if isinstance(message["content"], list)
+            else message["content"],
+        }
+        for message in prompt
+    ]

@@ -45,6 +45,8 @@ _CALLED: dict[str, tuple[str, str]] = {
         "gradient_accumulation_steps)",
         _ROLLOUTS,
     ),
+    "window.mining": ("order.mining", _ROLLOUTS),
+    "window.fresh": ("order.fresh", _ROLLOUTS),
     "dataset.samples": ("the number of training samples", _ROLLOUTS),
     "dataset.content": (
         f"the content of the training set (ids, queries, sizes and targets of {COMPARED_SAMPLES} samples)",
@@ -88,6 +90,8 @@ def run_identity(
             "group": int(config.trainer["num_generations"]),
             "kept": int(arguments.num_generations),
             "steps": window_steps(arguments),
+            "mining": config.order.mining,
+            **({} if config.order.mining == "none" else {"fresh": config.order.fresh}),
         },
         "optimiser": {name: _plain(getattr(arguments, name)) for name in _OPTIMISER},
         "versions": _versions(),

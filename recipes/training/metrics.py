@@ -31,8 +31,9 @@ def describe_groups(groups: Sequence[ScoredGroup], samples: Mapping[int, Sample]
     mended = Counter(how for rollout in rollouts for how in mends(rollout.reading))
     answers = [rollout.reading for rollout in rollouts if isinstance(rollout.reading, PromptSet)]
     instances = [instance for answer in answers for instance in answer.instances]
+    drawn = [rollout for rollout in rollouts if rollout.target is not None]
     targeted = [rollout for rollout in rollouts if rollout.has_target]
-    ious = [iou for rollout in rollouts if (iou := mask_iou(rollout)) is not None]
+    ious = [iou for rollout in drawn if (iou := mask_iou(rollout)) is not None]
     return {
         "reward": _mean(rewards),
         "reward_std": _mean(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.datasets import may_open
-from eval.bootstrap import Difference
-from eval.metrics import STRICT, compare, score_file
+from eval.bootstrap import Interval
+from eval.comparison import Comparison, compare_files, remarks
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files
 from prompter.runs.run_folder import RunFolder
+from prompter.runs.tables import text_table
 from recipes.config import TrainConfig
 from recipes.training.alarms import alarm_lines
 from recipes.training.held_out import other_name
@@ -51,7 +52,12 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
 
 
 def comparison_lines(folder: RunFolder) -> list[str]:
-    """A line per executor and set: greedy gIoU before and after, with the paired 95 % interval."""
+    """What a run changed, greedy, per executor and set: the held-out queries, then each of `eval.others`.
+
+    Returns:
+        Per executor and set a line with gIoU before and after and the paired 95 % interval; below it,
+        indented, the four parts of the difference (`eval.gain`), which add up to it.
+    """
     lines = _compared(folder, "", "held-out queries")
     for other in TrainConfig.model_validate(folder.read_config()).eval.others:
         lines += _compared(folder, other, f"queries of {other}")
@@ -63,22 +69,52 @@ def _compared(folder: RunFolder, other: str, what: str) -> list[str]:
     for before, after in zip(
         _rollouts(folder, "before", other), _rollouts(folder, "after", other), strict=True
     ):
-        table = score_file(after, [STRICT])
-        found = compare(score_file(before, [STRICT]), table)["gIoU"]
-        images = len(set(table.images.tolist()))
-        lines.append(f"{after.stem}: {len(table)} {what} on {images} images, {_says(found)}")
+        found = compare_files(before, after)
+        lines.append(f"{after.stem}: {found.queries} {what} on {found.images} images, {_says(found)}")
+        lines += [f"  {line}" for line in [*_parts(found), *remarks(found)]]
     return lines
 
 
-def _says(found: Difference) -> str:
-    if found.difference is None or found.before is None or found.after is None:
+def _says(found: Comparison) -> str:
+    main = found.metrics["gIoU"]
+    if main.difference is None or main.before is None or main.after is None:
         return "gIoU unknown: the segmenter failed on every query"
-    text = f"gIoU {100 * found.before:.1f} -> {100 * found.after:.1f}"
-    text += f", difference {100 * found.difference:+.1f} points"
-    if found.by_image is not None:
-        low, high = found.by_image.to_json()
-        text += f", 95 % interval [{100 * low:+.1f}, {100 * high:+.1f}] (paired bootstrap, drawing images)"
+    text = f"gIoU {100 * main.before:.1f} -> {100 * main.after:.1f}"
+    text += f", difference {_points(main.difference)} points"
+    if main.by_image is not None:
+        text += f", 95 % interval {_limits(main.by_image)} (paired bootstrap, drawing images)"
+    if main.by_tile is not None:
+        text += f", {_limits(main.by_tile)} (drawing {found.tiles} tiles)"
     return text
+
+
+def _parts(found: Comparison) -> list[str]:
+    """The parts of the difference, and what became of the queries that both answered."""
+    gain, main = found.gain, found.metrics["gIoU"]
+    if gain is None or main.difference is None:
+        return []
+    rounded = gain.rounded(_points(main.difference), decimals=1)
+    rows = [
+        (str(part), rounded[part], _limits(change.by_image), f"{change.queries} queries")
+        for part, change in gain.parts.items()
+    ]
+    lines = text_table(rows, numbers=True)
+    answered = gain.both_answered
+    if answered.value is not None:
+        limits = "" if answered.by_image is None else f" {_limits(answered.by_image)}"
+        lines.append(
+            f"both answered a target: {answered.queries} queries, "
+            f"{_points(answered.value)}{limits} points of IoU each"
+        )
+    return lines
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _limits(interval: Interval | None) -> str:
+    return "" if interval is None else f"[{_points(interval.low)}, {_points(interval.high)}]"
 
 
 def _rollouts(folder: RunFolder, name: str, other: str = "") -> list[Path]:

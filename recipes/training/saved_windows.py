@@ -6,8 +6,9 @@ The first line of `windows/step-N.jsonl` is about the window, each further one i
     {"index", "rewards", "completions": [{"text", "token_ids", "logprobs", "finish_reason"}]}
 
 `indices` are positions in the training set, `all_groups` is the number of groups, `groups` are the places of
-those that may be trained on, in order. A reward is null where the segmenter failed; `logprobs` are exact as
-float32. Readings and masks are in `rollouts/step-N.jsonl`.
+those that may be trained on, in order. A reward, shaped if `group.shape` says so, is null where the segmenter
+failed or a reward left it out; `logprobs` are exact as float32. With `group.objective: best-of-n` a group has
+`weights`, too. Readings, masks and rewards as they were earned are in `rollouts/step-N.jsonl`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def window_records(
         yield {
             "index": int(group.index),
             "rewards": group.rewards,
+            **({} if group.weights is None else {"weights": group.weights}),
             "completions": [
                 {**asdict(one), "logprobs": None if one.logprobs is None else short_floats(one.logprobs)}
                 for one in group.completions
@@ -100,6 +102,20 @@ def read_window(path: Path, source: SampleSource, *, step: int, advice: str) -> 
         ) from None
 
 
+def window_rewards(path: Path) -> list[tuple[int, list[float | None]]]:
+    """Of each group of a window's file its position in the training set and its rewards.
+
+    Raises:
+        UserError: if the file is no window.
+    """
+    records = list(read_lines(path))
+    try:
+        count = records[0]["all_groups"]
+        return [(record["index"], record["rewards"]) for record in records[1 : 1 + count]]
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{path} is no window of rollouts ({type(error).__name__}: {error}).") from None
+
+
 def _group(record: Mapping[str, Any]) -> ScoredGroup:
     completions = [
         Completion(
@@ -113,7 +129,7 @@ def _group(record: Mapping[str, Any]) -> ScoredGroup:
     ]
     if len(record["rewards"]) != len(completions):
         raise ValueError(f"{len(record['rewards'])} rewards for {len(completions)} completions")
-    return ScoredGroup(record["index"], completions, record["rewards"], [])
+    return ScoredGroup(record["index"], completions, record["rewards"], [], record.get("weights"))
 
 
 def short_floats(values: Sequence[float]) -> list[float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
@@ -24,23 +25,29 @@ class ScoredGroup:
     Args:
         index: the sample's position in the training set.
         completions: the group's completions.
-        rewards: one total per completion; None where the executor failed.
+        rewards: one total per completion; None where the executor failed, or a reward leaves it out.
         rollouts: all rollouts, one per completion and executor, for the record.
+        weights: of each completion's log-likelihood where the best are imitated
+            (`recipes.training.imitation`); None where advantages are trained on.
     """
 
     index: int
     completions: Sequence[Completion]
     rewards: list[float | None]
     rollouts: list[Rollout] = field(repr=False)
+    weights: list[float] | None = None
 
     def only(self, positions: Sequence[int]) -> ScoredGroup:
         """The group of some of its completions; the record of the others is not in it."""
         each = len(self.rollouts) // max(1, len(self.completions))
-        return ScoredGroup(
-            self.index,
-            [self.completions[one] for one in positions],
-            [self.rewards[one] for one in positions],
-            [rollout for one in positions for rollout in self.rollouts[one * each : (one + 1) * each]],
+        return replace(
+            self,
+            completions=[self.completions[one] for one in positions],
+            rewards=[self.rewards[one] for one in positions],
+            rollouts=[
+                rollout for one in positions for rollout in self.rollouts[one * each : (one + 1) * each]
+            ],
+            weights=None if self.weights is None else [self.weights[one] for one in positions],
         )
 
     @property
@@ -48,6 +55,11 @@ class ScoredGroup:
         """Whether two scored completions differ, so that the group can teach something."""
         known = [reward for reward in self.rewards if reward is not None]
         return len(known) > 1 and max(known) - min(known) > 1e-6
+
+    @property
+    def teaches(self) -> bool:
+        """Whether training on the group changes anything: a completion is imitated, or rewards differ."""
+        return self.has_spread if self.weights is None else any(self.weights)
 
 
 class RolloutScorer:
@@ -113,8 +125,12 @@ class RolloutScorer:
                 step=step,
                 keep_instances=self.reward.needs_instances,
             )
-            for (number, position), rollout in zip(rows, rollouts, strict=True):
-                scored[number][position][name] = self.reward.score(rollout)
+            left = iter(rollouts)
+            for number, group in enumerate(groups):
+                if name in assigned[number]:
+                    of_group = self.reward.score_group(list(islice(left, len(group))))
+                    for position, rollout in enumerate(of_group):
+                        scored[number][position][name] = rollout
         return [
             ScoredGroup(
                 indices[number],

@@ -164,7 +164,9 @@ def log_probabilities(
             found[0] = (found[0][0] + 0.0 * output.log_probs.sum(), found[0][1])
             continue
         told = batch_labels != -100
-        found.append((output.log_probs[told], output.entropy[told]))
+        # TRL's head of a reference model computes no entropy, and nobody asks for it.
+        entropy = torch.zeros_like(output.log_probs) if output.entropy is None else output.entropy
+        found.append((output.log_probs[told], entropy[told]))
         places += [
             row * logits_to_keep + torch.arange(length)
             for pack in chosen

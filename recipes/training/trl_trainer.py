@@ -12,7 +12,6 @@ The seam rests on attributes TRL does not promise (`use_vllm`, `vllm_generation`
 from __future__ import annotations
 
 import copy
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -31,22 +29,27 @@ from prompter.errors import InfrastructureError, RunStopped
 from prompter.quantised import is_quantised
 from prompter.runs.disk import full_disk_told
 from prompter.sampling.token_sampler import suppressed_ids
+from recipes.config import GroupConfig, OrderConfig
 from recipes.training.ahead import WindowAhead
+from recipes.training.average import WeightAverage
 from recipes.training.checkpoints import newest_checkpoint, step_of, whole_checkpoint, write_ranks
 from recipes.training.checks import window_steps
 from recipes.training.drift import drift_from_base
-from recipes.training.hand_over import WindowHandOver
+from recipes.training.hand_over import WindowHandOver, without_images
+from recipes.training.imitation import forget_ratios, imitate
+from recipes.training.kinds import is_targeted, weighed_by_kind
 from recipes.training.labelled_head import score_labelled_only
 from recipes.training.log import TrainingLog
 from recipes.training.metrics import importance_ratios
-from recipes.training.order import indices_of_run
-from recipes.training.ranks.gather import give_adapters, give_weights, load_saved, shards
+from recipes.training.mining import WindowOrder
+from recipes.training.ranks.gather import load_saved, shards
 from recipes.training.ranks.shares import Share, shares_of, take_out_padding
 from recipes.training.ranks.world import RankLost, Ranks
 from recipes.training.shared_prompts import shared_log_probabilities
 from recipes.training.shared_vision import share_vision, sharing_processor
 from recipes.training.stopping import StopRequest
 from recipes.training.suppressed_tokens import suppress_tokens
+from recipes.training.to_sampler import bring
 from recipes.training.window import WindowCollector, fill_window
 
 
@@ -61,6 +64,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         log: writes metrics and rollouts; None on other ranks than the first.
         stop: where a request to stop arrives.
         staleness: windows that sampling may be ahead, 0 or 1 (`recipes.training.ahead`).
+        group: what of a group is trained on, and with which weights.
+        order: which questions a window asks; None has each once in a pass.
+        average: of the trained weights, told after each window and written into checkpoints.
+        merged: whether the sampler is given all weights with the adapters merged, and not the adapters.
         ranks: those that train together; alone when None.
         measure_drift: whether a window's figures say how far the policy has come (`recipes.training.drift`).
 
@@ -78,6 +85,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         log: TrainingLog | None,
         stop: StopRequest | None = None,
         staleness: int = 0,
+        group: GroupConfig | None = None,
+        order: WindowOrder | None = None,
+        average: WeightAverage | None = None,
+        merged: bool = False,
         ranks: Ranks | None = None,
         measure_drift: bool = False,
     ) -> None:
@@ -96,6 +107,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         hand_over = WindowHandOver()
         self._grpo: Any = args
         self._group_size = int(args.num_generations or 1)
+        self._group = group or GroupConfig()
+        self.order = order or WindowOrder(OrderConfig(), args, samples)
+        self._merged = merged
+        self.average = average or WeightAverage(None, window_steps(args))
         super().__init__(
             model=model,
             args=args,
@@ -104,6 +119,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
+        if self.ref_model is not None:  # of all weights, with `beta`; adapters are switched off instead
+            reference = self.accelerator.unwrap_model(self.ref_model).requires_grad_(False)
+            share_vision(reference)
+            suppress_tokens(reference, suppressed_ids(processor.tokenizer))
         if is_quantised(model):
             # TRL turns the adapters of a quantised model into bfloat16, where a number changes by two parts
             # in a thousand or not at all: most of a step of GRPO's size would be rounded away.
@@ -111,6 +130,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         self.remove_callback(PrinterCallback)
+        self.add_callback(self.average)
         self.chat_template_kwargs = dict(collector.policy.settings.template_options)
         self.collector, self.run_log = collector, log
         self._stop = stop or StopRequest()
@@ -134,7 +154,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _window_indices(self, done: int) -> list[int]:
         """Positions in the training set that the window after `done` optimiser steps asks."""
-        return indices_of_run(self._grpo, done // window_steps(self._grpo), len(self.collector.source))
+        return self.order.indices(done // window_steps(self._grpo))
 
     def train_on(self, indices: list[int]) -> dict[str, Any]:
         """TRL's batch of this rank for a window that asks `indices`: collected on rank 0, shared by all."""
@@ -164,9 +184,13 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             if self._measure_drift and self.run_log is not None:
                 self.run_log.note({"drift": drift_from_base(self, batch, self._group_size)})
         self.vllm_generation.serve(None)
+        imitate(batch, share.groups, self._group)
+        targeted = [is_targeted(samples[group.index]) for group in share.groups for _ in group.completions]
+        batch["advantages"] = weighed_by_kind(batch["advantages"], targeted, self._group, self.ranks.collect)
         ratios = importance_ratios(batch) if self.ranks.count == 1 else self._without_padding(batch, share)
         if self.run_log is not None:
             self.run_log.note(ratios)
+        forget_ratios(batch, self._group)
         self._optimise_since = time.perf_counter()
         return batch
 
@@ -203,8 +227,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                 with self._stop.at_once():
                     window = self.collector.collect(indices, step)
             samples.update(window.samples)
+            self.order.note([(group.index, group.rewards) for group in window.all_groups])
             if self.run_log is not None:
                 self.run_log.collected(step, window, window.sampler_version)
+                self.run_log.note(self.order.figures())
             parts = int(self._grpo.steps_per_generation)
             groups = fill_window(window, len(indices), self._group_size, parts)
             return shares_of(groups, self.ranks.count, parts, self._tokenizer.eos_token_id)
@@ -256,9 +282,10 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         return super()._get_output_dir(trial) if self._saves_in is None else str(self._saves_in)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Write beside it what else a checkpoint of this trainer needs: the window that was sampled ahead."""
+        """Write beside it what else a checkpoint of this trainer needs."""
         if self.ranks.leads:
             self.ahead.save(Path(output_dir))
+            self.average.save(Path(output_dir))
         super()._save_rng_state(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -270,7 +297,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: list[Any], *args: Any, **options: Any) -> Any:
         """TRL's rewards; the prompts lose their images here, since TRL then sends them to all ranks."""
-        prompts[:] = [_without_images(prompt) for prompt in prompts]
+        prompts[:] = [without_images(prompt) for prompt in prompts]
         return super()._calculate_rewards(inputs, prompts, *args, **options)
 
     def _get_per_token_logps_and_entropies(
@@ -308,21 +335,9 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         version = self.state.global_step
         if version == self.sampler_version:
             return
-        model = self.accelerator.unwrap_model(self.model)
-        sampler = self.collector.sampler
-        if not isinstance(model, PeftModel):
-            give_weights(self.ranks, model, lambda weights: sampler.sync_weights(weights, version))
-            self.sampler_version = version
-            return
-        adapters = Path(self._adapters.name)
-        folder = adapters / f"version-{version}"
-        with full_disk_told(folder):
-            give_adapters(self.ranks, model, folder, lambda saved: sampler.sync_adapter(saved, version))
+        model, folder = self.accelerator.unwrap_model(self.model), Path(self._adapters.name)
+        bring(self.ranks, model, self.collector.sampler, version, folder, merged=self._merged)
         self.sampler_version = version
-        # The engine may still read the folder of the version it serves, never an older one.
-        for old in adapters.iterdir():
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass TRL's figures on, and write them with ours into the run folder."""
@@ -368,20 +383,3 @@ class SegmentationGRPOTrainer(GRPOTrainer):
         """Wait for a window in flight, and remove the adapters written for the sampler."""
         self.ahead.wait()
         self._adapters.cleanup()
-
-
-def _without_images(prompt: Any) -> Any:
-    """A chat whose images are only named."""
-    if not isinstance(prompt, list):
-        return prompt
-    return [
-        {
-            **message,
-            "content": [
-                {"type": "image"} if part.get("type") == "image" else part for part in message["content"]
-            ]
-            if isinstance(message["content"], list)
-            else message["content"],
-        }
-        for message in prompt
-    ]

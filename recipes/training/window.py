@@ -14,6 +14,8 @@ from envs.sample import Sample, SampleSource
 from prompter.policy import Policy
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import GroupConfig, TrainConfig
+from recipes.training.advantages import shape_rewards
+from recipes.training.imitation import describe_imitated, weighed
 from recipes.training.metrics import describe_groups
 from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
@@ -93,8 +95,9 @@ class WindowCollector:
         for attempt in range(rounds):
             groups = self._sample_and_score(asked, samples, step, attempt)
             everything += groups
-            trainable += (trained := [self._select(group) for group in groups])
-            kept += [group for group in trained if group.has_spread]
+            trained = [self._select(group) for group in shape_rewards(groups, self.group.shape)]
+            trainable += trained
+            kept += [group for group in trained if group.teaches]
             missing = len(indices) - len(kept)
             if missing <= 0 or attempt + 1 == rounds:
                 break
@@ -104,6 +107,8 @@ class WindowCollector:
             kept = trainable
         metrics = describe_groups(everything, samples)
         metrics["groups_trained_on"] = len(kept)
+        if self.group.objective == "best-of-n":
+            metrics |= describe_imitated(kept[: len(indices)])
         used = self.scorer.counters().since(counters)
         metrics["executor"] = {name: round(value, 4) for name, value in used.to_dict().items()}
         mended = self.sampler.counters()
@@ -123,10 +128,13 @@ class WindowCollector:
 
     def _select(self, group: ScoredGroup) -> ScoredGroup:
         """The completions of a group that are trained on, as a group; the group itself if all are."""
-        keep = self.group.keep
-        if keep is None or keep >= len(group.completions):
-            return group
-        return group.only(selected(self.group.select, group.rewards, keep))
+        keep = self.group.keep or len(group.completions)
+        chosen = group
+        if keep < len(group.completions):
+            chosen = group.only(selected(self.group.select, group.rewards, keep))
+        if self.group.objective == "best-of-n":
+            return weighed(chosen, group, self.group.floor)
+        return chosen
 
     def _sample_and_score(
         self, indices: Sequence[int], samples: dict[int, Sample], step: int, attempt: int

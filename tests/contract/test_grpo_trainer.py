@@ -100,6 +100,7 @@ def config_of(
         "sampler": {"backend": "hf"},
     }
     trainer |= sections.pop("trainer", {})
+    base["policy"]["lora"] = sections.pop("lora", base["policy"]["lora"])
     return TrainConfig.model_validate({**base, **sections, "trainer": trainer})
 
 
@@ -135,6 +136,7 @@ def make_seam(policy: Checkpoint, tmp_path: Path, reward: Reward = reward_of_tex
         processor=policy.processor,
         collector=collector,
         log=TrainingLog(RunFolder.create(config.run_dir), 3),
+        group=config.group,
     )
     return Seam(trainer, scorer)
 

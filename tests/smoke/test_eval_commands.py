@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from prompter.errors import UserError
 from recipes.commands import ablate as ablation
+from recipes.commands import compare as compare_command
 from recipes.commands import eval as eval_command
 from recipes.commands import leaderboard as report_command
 from tests.fixtures.runs import command, contents
@@ -37,6 +39,60 @@ def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert contents(out) == before
     assert command(report_command, out, "--out", tmp_path / "board") == 0
     assert "baseline:oracle-box-point + box" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_runs_are_compared_and_the_gain_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("centre-point", "oracle-box", "no-target"):
+        words = ("--benchmark", BENCHMARK, "--executor", "box", "--limit", 24, "--out", tmp_path / name)
+        against = ("--against", tmp_path / "centre-point") if name == "no-target" else ()
+        assert command(eval_command, *words, "--policy", f"baseline:{name}", *against) == 0
+    assert (
+        f"{tmp_path / 'centre-point'} -> {tmp_path / 'no-target'}, box: 24 queries" in capsys.readouterr().out
+    )
+    page = (tmp_path / "no-target" / "report.html").read_text(encoding="utf-8")
+    assert "Where the gain comes from" in page and "Drawn by lot" in page
+    stored = tmp_path / "comparison.json"
+    runs = [tmp_path / name for name in ("centre-point", "oracle-box", "no-target")]
+    assert command(compare_command, *runs, "--json", stored) == 0
+    printed = capsys.readouterr().out
+    better, refused = json.loads(stored.read_text(), parse_float=Decimal)["comparisons"]
+    assert f"{runs[0]} -> {runs[1]}, box: 24 queries" in printed and f"-> {runs[2]}" in printed
+    for found in (better, refused):
+        parts = {name: part["value"] for name, part in found["gain"]["parts"].items()}
+        assert sum(parts.values()) == found["gain"]["difference"] and parts["form"] == 0
+        assert float(found["gain"]["difference"]) == pytest.approx(
+            float(found["metrics"]["gIoU"]["difference"])
+        )
+    parts = better["gain"]["parts"]
+    assert parts["localisation"]["value"] > 0 and parts["refusal"]["worse"] == 0
+    assert refused["gain"]["parts"]["refusal"]["queries"] == 24, "who declines everything localises nothing"
+
+    assert command(compare_command, *runs[:2], "--tiles", "tag:category") == 0
+    assert "drawing tiles" in capsys.readouterr().out
+    for words, message in (
+        ([runs[0]], "is compared with another"),
+        ([tmp_path / "nowhere"], "no run folder"),
+        ([*runs[:2], "--tiles", "tag:city"], "has no tag 'city'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command(compare_command, *words)
+
+
+def test_a_training_run_of_an_earlier_version_is_compared_with_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(__file__).parents[1] / "golden" / "before_move" / "finished"
+    assert command(compare_command, run, "--json", tmp_path / "c.json") == 0
+    assert "before -> after, box: " in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "c.json").read_text(), parse_float=Decimal)["comparisons"]
+    parts = found["gain"]["parts"].values()
+    assert sum(part["value"] for part in parts) == found["gain"]["difference"]
+    assert sum(part["queries"] for part in parts) == found["gain"]["queries"] == found["queries"]
+    # Its evaluations are runs of their own, too.
+    assert command(compare_command, run / "eval" / "before", run / "eval" / "oracle-box") == 0
+    assert "oracle-box, box" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds no eval/after"):
+        command(compare_command, run.parent / "interrupted")
 
 
 def test_several_benchmarks_get_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.gain import Part
 from prompter.checkpoint import load_policy, load_weights
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
@@ -77,7 +80,12 @@ def test_a_run_leaves_a_whole_folder(finished: Finished, policy_folder: Path) ->
     folder = finished.folder
     lines = finished.done.stdout.splitlines()
     assert lines[-1] == str(folder.report_path), "the report's path is printed last"
-    assert "box: 6 held-out queries on 2 images, gIoU" in lines[-2]
+    headline = next(n for n, line in enumerate(lines) if "box: 6 held-out queries on 2 images, gIoU" in line)
+    assert [line.split()[0] for line in lines[headline + 1 : headline + 5]] == [str(part) for part in Part]
+    total = re.search(r"difference (\S+) points", lines[headline])
+    assert total is not None
+    parts = [Decimal(line.split()[1]) for line in lines[headline + 1 : headline + 5]]
+    assert sum(parts) == Decimal(total[1]), "the parts add up to the digit"
     assert "Traceback" not in finished.done.stderr and f"{STEPS}/{STEPS}" in finished.done.stderr
     assert steps(folder) == WHOLE
     assert [step for step, _ in folder.step_rollouts()] == list(range(1, STEPS + 1))

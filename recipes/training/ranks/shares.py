@@ -49,9 +49,11 @@ def shares_of(groups: Sequence[ScoredGroup], ranks: int, parts: int, end_id: int
     step = math.lcm(size, ranks * parts)
     padding = -rows % step if ranks > 1 else 0
     blank = Completion("", (end_id,), (0.0,), "stop")
+    weights = None if groups[0].weights is None else [0.0] * size
+    filling = ScoredGroup(groups[0].index, [blank] * size, [None] * size, [], weights)
     filled = [
         *(replace(group, rollouts=[]) for group in groups),
-        *[ScoredGroup(groups[0].index, [blank] * size, [None] * size, [])] * (padding // size),
+        *[filling] * (padding // size),
     ]
     each = (rows + padding) // ranks
     return [
@@ -71,10 +73,7 @@ def _cut(groups: Sequence[ScoredGroup], start: int, stop: int) -> list[ScoredGro
     for number, group in enumerate(groups):
         first, last = max(start - number * size, 0), min(stop - number * size, size)
         if first < last:
-            part = replace(
-                group, completions=group.completions[first:last], rewards=group.rewards[first:last]
-            )
-            cut.append(part)
+            cut.append(group.only(range(first, last)))
     return cut
 
 

@@ -64,6 +64,12 @@ class TestConsensus:
         assert vote_of(0, rollout(0, EMPTY)).mask is not None
         assert vote_of(0, replace(rollout(0, A), executor_error="gone", prediction=None)).mask is None
 
+    def test_a_calibrated_confidence_goes_before_the_segmenters_own(self) -> None:
+        own = replace(rollout(0, A), predicted_ious=(0.9,))
+        assert vote_of(0, own).confidence == 0.9
+        assert vote_of(0, replace(own, confidence={"agreement": 0.5})).confidence == 0.9
+        assert vote_of(0, replace(own, confidence={"agreement": 0.5, "iou": 0.4})).confidence == 0.4
+
     def test_of_equals_the_first(self) -> None:
         found = find_consensus(votes((0, A), (1, B)), 2)
         assert found is not None and found.members.tolist() == [True, False]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from envs.sample import Sample
 from eval.answerers import build_answerer
+from eval.answerers.base import Looker, LookSettings
 from eval.answerers.endpoint import EndpointSampler, EndpointSettings
 from prompter.chat import SamplingRequest
 from prompter.checkpoint import load_policy
@@ -69,6 +70,23 @@ def test_asks_greedily_with_the_image_the_coordinates_refer_to(serve: Callable[.
     assert answer.reading.instances[0].box == pytest.approx((25.0, 15.0, 50.0, 45.0))
     assert answer.tokens == 9
     assert "Authorization" not in server.headers[0]
+
+
+def test_looks_are_asked_for_in_one_request_and_none_may_be_missing(serve: Callable[..., Server]) -> None:
+    def answer(number: int, body: dict[str, Any]) -> Reply:
+        status, headers, content = said("<answer>[]</answer>")
+        return status, headers, {**content, "choices": content["choices"] * min(body["n"], 3)}
+
+    server = serve(answer)
+    answerer = build_answerer(f"openai:{server.url}#m")
+    assert isinstance(answerer, Looker)
+    looked = answerer.look([sample(1), sample(2)], LookSettings(3, temperature=0.7, top_p=0.9))
+    assert [len(one) for one in looked.answers] == [4, 4]
+    asked = [body for body in server.seen if body["n"] == 3]
+    assert [(body["temperature"], body["top_p"]) for body in asked] == [(0.7, 0.9)] * 2
+    assert len({body["seed"] for body in asked}) == 2
+    with pytest.raises(UserError, match="gave 3 completions where 4 were asked for"):
+        answerer.look([sample(1)], LookSettings(4))
 
 
 def test_an_image_of_the_right_size_is_sent_without_loss(serve: Callable[..., Server]) -> None:

@@ -20,8 +20,8 @@ from eval.ablation import Cell, grid_html
 from eval.metrics import summarise
 from eval.protocols import get_protocols
 from eval.query_table import build_table
-from eval.report.charts import Series, bar_chart, line_chart, smoothed, ticks
-from eval.report.examples import choose_cases
+from eval.report.charts import Series, bar_chart, line_chart, smoothed, ticks, waterfall
+from eval.report.examples import choose_cases, draw_cases
 from eval.report.leaderboard import Row, build_board
 from eval.report.leaderboard import html as leaderboard_html
 from eval.report.overlays import BOX, PREDICTED, TRUE, draw_panel
@@ -126,6 +126,8 @@ def test_the_page_fetches_nothing_and_holds_no_script(files: tuple[Path, Path]) 
     assert "http" not in re.sub(r"data:image/[^\"]+", "", html)
     for heading in (
         "Before and after",
+        "Where the gain comes from",
+        "Drawn by lot",
         "Learning curve",
         "Between floor and ceiling",
         "Breakdown",
@@ -201,7 +203,8 @@ def test_hostile_text_shows_as_it_is_in_every_place_of_a_run_page(tmp_path: Path
     shown = texts(html)
     once = ("title", "heading", "note", "reference", "executor", "phase", "breakdown", "its value")
     per_query = ("question", "before", "after")
-    assert shown.count(HOSTILE) == len(once) + 2 * len(per_query)
+    # Both queries are shown twice: drawn by lot, and as the most improved.
+    assert shown.count(HOSTILE) == len(once) + 2 * 2 * len(per_query)
     assert f"{HOSTILE}0" in shown and f"{HOSTILE}: {HOSTILE}" in shown  # a sample's id, its tag
     assert yaml.safe_dump({HOSTILE: HOSTILE}) in shown
 
@@ -311,6 +314,40 @@ class TestCases:
             choose_cases(build_table([rollout(0, 5)]), build_table([rollout(1, 5)]))
 
 
+class TestLot:
+    def test_the_same_questions_are_drawn_whatever_was_answered_and_in_whatever_order(self) -> None:
+        def drawn(widths: list[int], order: list[int]) -> list[str]:
+            before = build_table([rollout(n, 10) for n in order])
+            after = build_table([rollout(n, widths[n]) for n in order])
+            (group,) = draw_cases(after, before, count=5)
+            return [f"s{order[row]}" for row in group.rows]
+
+        rising, falling, order = list(range(1, 21)), list(range(20, 0, -1)), list(range(20))
+        names = drawn(rising, order)
+        assert names == drawn(falling, order) == drawn(falling, order[::-1])
+        assert len(set(names)) == 5
+
+    def test_another_seed_draws_others(self) -> None:
+        table = build_table([rollout(n, 10) for n in range(40)])
+        first, other = (draw_cases(table, table, count=8, seed=seed)[0] for seed in (1, 2))
+        assert set(first.rows) != set(other.rows) and "seed 1" in first.note
+
+    def test_a_query_without_a_score_is_not_replaced(self) -> None:
+        table = build_table([rollout(n, 10) for n in range(30)])
+        (whole,) = draw_cases(table, table, count=6)
+        gone = whole.rows[2]
+        failed = [
+            rollout(n, 10, **({"prediction": None, "executor_error": "x"} if n == gone else {}))
+            for n in range(30)
+        ]
+        (left,) = draw_cases(build_table(failed), table, count=6)
+        assert left.rows == (*whole.rows[:2], *whole.rows[3:]) and "1 have no score" in left.note
+
+    def test_other_queries_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="same queries"):
+            draw_cases(build_table([rollout(0, 5)]), build_table([rollout(1, 5)]))
+
+
 class TestDrawing:
     def test_masks_and_boxes_land_where_they_belong(self) -> None:
         black = Image.new("RGB", (WIDTH, HEIGHT))
@@ -371,3 +408,26 @@ class TestCharts:
 
     def test_running_mean_skips_gaps(self) -> None:
         assert smoothed([None, 1.0, None, 3.0, 5.0], 2) == [None, 1.0, 1.0, 2.0, 4.0]
+
+
+class TestWaterfall:
+    @pytest.mark.parametrize("parts", [(0.3, -0.1, 0.0, 0.05), (-0.3, -0.2, 0.4, 0.35), (0.0, 0.0, 0.0, 0.0)])
+    def test_every_bar_begins_where_the_last_one_ends(self, parts: tuple[float, ...]) -> None:
+        before, after = 0.2, 0.2 + sum(parts)
+        drawn = waterfall(before, [(HOSTILE, part, HOSTILE) for part in parts], after, title=HOSTILE)
+        assert texts(drawn).count(HOSTILE) == 2 + 2 * len(parts)  # label and title, and two per bar
+        root = ElementTree.fromstring(drawn)
+        bars = [bar for bar in root.iter() if bar.tag.endswith("rect")]
+        spans = [(float(bar.get("x", "")), float(bar.get("width", ""))) for bar in bars]
+        assert all(0 <= x and x + width <= 860 for x, width in spans)
+        assert [bar.get("class") for bar in bars[1:-1]] == ["bad" if part < 0 else "good" for part in parts]
+        unit = (spans[0][1] or 1.0) / before
+        assert [width for _, width in spans[1:-1]] == pytest.approx(
+            [max(abs(part) * unit, 1.0) for part in parts], abs=0.2
+        )
+        level = spans[0][0] + spans[0][1]
+        for part, (x, width) in zip(parts, spans[1:-1], strict=True):
+            start, end = (x, x + width) if part >= 0 else (x + width, x)
+            assert start == pytest.approx(level, abs=0.2)
+            level = end if part else level
+        assert level == pytest.approx(spans[-1][0] + spans[-1][1], abs=0.3)

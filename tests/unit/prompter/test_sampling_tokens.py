@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,13 @@ def test_seeds_are_reproducible_and_far_apart(seed: int, count: int) -> None:
 
 def test_no_seed_stays_no_seed() -> None:
     assert request_seeds(None, 2) == [None, None]
+
+
+def test_a_requests_own_seed_goes_before_that_of_its_place() -> None:
+    sampler = Recorder(Processor())
+    own = replace(request([1, PAD, 2], 1, 1), seed=9)
+    sampler.sample([request([1, PAD, 2], 1, 1), own], SamplingSettings(seed=5))
+    assert [one.seed for one in sampler.prompts] == [request_seeds(5, 1)[0], 9]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the mode is there")

@@ -70,6 +70,9 @@ def test_what_vllm_would_drop_is_refused_with_its_samplers_alone(
             check_adapted_modules(config(policy, targets, backend), policy)
         said = str(caught.value)
         assert said.startswith("policy.lora.target_modules reaches") and module in said and "\n" not in said
+        # Merged into weights they are anywhere.
+        merged = config(policy, targets, backend, sampler={"backend": backend, "sync": "merged"})
+        assert check_adapted_modules(merged, policy) > 0
 
 
 @pytest.mark.parametrize("backend", ["hf", "ray"])
@@ -133,6 +136,28 @@ def test_weights_that_vllm_may_not_exchange_rightly_are_refused(
 def test_weights_do_not_go_to_an_engine_of_several_processes(policy: Checkpoint) -> None:
     with pytest.raises(UserError, match=r"sampler\.tensor_parallel_size 2"):
         check_weights_follow(plain(policy, "ray", tensor_parallel_size=2), policy)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"trainer": {"fsdp": "full_shard"}}, r"sampler\.sync merged and trainer\.fsdp"),
+        ({"policy": {"quantise": "nf4"}}, r"sampler\.sync merged and policy\.quantise nf4"),
+        ({"sampler": {"tensor_parallel_size": 2}}, r"sampler\.sync merged.*tensor_parallel_size 2"),
+    ],
+)
+def test_adapters_are_merged_into_whole_weights_of_one_process_alone(
+    policy: Checkpoint, sections: dict[str, Any], message: str
+) -> None:
+    def synced(how: str) -> TrainConfig:
+        plain = config(policy, None, "ray").model_dump(exclude_unset=True)
+        sampler = {"backend": "ray", "sync": how, **sections.get("sampler", {})}
+        asked = {**plain["policy"], **sections.get("policy", {})}
+        return TrainConfig.model_validate({**plain, **sections, "policy": asked, "sampler": sampler})
+
+    with pytest.raises(UserError, match=message):
+        check_weights_follow(synced("merged"), policy)
+    check_weights_follow(synced("adapters"), policy)
 
 
 def test_a_run_is_refused_before_its_folder_is_made(policy: Checkpoint, tmp_path: Path) -> None:

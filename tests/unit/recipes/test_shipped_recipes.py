@@ -10,7 +10,9 @@ import pytest
 from prompter.errors import UserError
 from recipes.cli import main
 from recipes.config import load_config
+from recipes.planning.trainer import group_size, window_prompts, window_rows, window_updates
 from recipes.shipped import config_path, shipped_recipes
+from recipes.study.config import load_study, planned_runs
 
 ROOT = Path(__file__).resolve().parents[3]
 CARDS = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -82,3 +84,18 @@ def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
         load_config("think2seg-3b")
     assert main(["train", "refcoco", "--print-config"]) == 0
     assert "name: refcocog" in capsys.readouterr().out
+
+
+STUDIES = sorted((ROOT / "recipes" / "configs" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_arms_of_each_study_are_configs_of_equal_completions(path: Path, tmp_path: Path) -> None:
+    runs = planned_runs(load_study(path), tmp_path)
+    assert len({run.completions for run in runs}) == 1
+    distinct = {run.config.model_copy(update={"run_dir": ""}).model_dump_json() for run in runs}
+    assert len(distinct) == len(runs), "two arms are the same"
+    for run in runs:
+        config = run.config
+        assert config.trainer["save_steps"] % window_updates(config) == 0
+        assert window_prompts(config) * group_size(config) == window_rows(config), "groups divide a window"

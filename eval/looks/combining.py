@@ -1,0 +1,168 @@
+"""From looks to ordinary rollouts: one answer per question, by a rule, with its confidence.
+
+What was combined, and how, is kept in `combined.json`; the looks stay as they were sampled, so it can be done
+again with another rule, fewer samples or another calibration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from envs.masks import encode_rle
+from envs.rollout import Rollout
+from eval.looks.ballot import Ballot
+from eval.looks.calibration import CalibrationFile
+from eval.looks.confidence import DEFAULT_SOURCE, SOURCES, measure
+from eval.looks.records import looks_files, read_looks
+from eval.looks.rules import DEFAULT_RULE, RULES, Choice, CombineRule
+from prompter.errors import UserError, did_you_mean
+from prompter.runs.files import atomic_write
+from prompter.runs.jsonl import write_lines
+from prompter.runs.run_folder import RunFolder
+
+COMBINED = "combined.json"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How looks become answers.
+
+    Args:
+        rule: a name of `RULES`, or "module:function" as the user wrote it.
+        samples: how many of the sampled looks are used, the first; None for all.
+        source: the raw figure that confidence is read from, of `SOURCES`.
+        calibration: file of a calibration; None leaves the confidence raw.
+        max_risk: the risk (1 - IoU) that answers should have at most; where to abstain for that is read from
+            the calibration. None never abstains.
+    """
+
+    rule: str = DEFAULT_RULE
+    samples: int | None = None
+    source: str = DEFAULT_SOURCE
+    calibration: str | None = None
+    max_risk: float | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be done whatever the looks are.
+
+        Raises:
+            UserError: if the rule or the source is unknown, or a risk is wanted without a calibration.
+        """
+        RULES.check(self.rule)
+        if self.source not in SOURCES:
+            raise UserError(
+                f"there is no confidence {self.source!r}; there are {', '.join(SOURCES)}."
+                f"{did_you_mean(self.source, SOURCES)}"
+            )
+        if self.samples is not None and self.samples < 1:
+            raise UserError(f"At least one sample is combined, but {self.samples} were asked for.")
+        if self.max_risk is not None and self.calibration is None:
+            raise UserError("--max-risk reads its threshold from a calibration: give --calibration FILE.")
+        if self.max_risk is not None and not 0 < self.max_risk < 1:
+            raise UserError(f"--max-risk is a mean of 1 - IoU, above 0 and below 1, not {self.max_risk}.")
+
+
+def answer_of(ballot: Ballot, choice: Choice) -> Rollout:
+    """What a rule chose as an ordinary rollout, with its raw confidence.
+
+    It is the chosen look: its completion, prompts and mask. Where the mask is nobody's own (`vote`), it
+    stands in the place of the look's; masks of single instances are dropped then, so that instances are told
+    apart by the look's boxes, as in a run that keeps no masks of instances.
+    """
+    chosen = replace(ballot.looks[choice.look], confidence=measure(ballot, choice))
+    if choice.mask is None:
+        return chosen
+    return replace(chosen, prediction=encode_rle(choice.mask), predicted_instances=())
+
+
+def combine_run(folder: RunFolder, how: Combination) -> None:
+    """Write the rollouts of a run again from its looks, and `combined.json`. No model is loaded.
+
+    Raises:
+        UserError: if the run has no looks, or fewer than are asked for; if the rule is unknown, or looks at
+            the target and the set has boxes only; or if the calibration is of another rule, number of
+            samples or source, or has none for a segmenter.
+    """
+    how.check()
+    files = looks_files(folder)
+    if not files:
+        raise UserError(
+            f"{folder.path} holds one answer per question; evaluate with --samples into a new folder first."
+        )
+    rule = RULES.resolve(how.rule)
+    available = int((folder.read_config().get("looks") or {}).get("samples", 0))
+    samples = how.samples or available
+    if samples > available:
+        raise UserError(f"{folder.path} holds {available} samples per question, not {samples}.")
+    calibrations = (
+        None if how.calibration is None else _fitting_calibration(Path(how.calibration), how, samples)
+    )
+    for path in files:
+        calibration = None
+        if calibrations is not None:
+            if path.stem not in calibrations.executors:
+                known = ", ".join(calibrations.executors)
+                raise UserError(f"The calibration {how.calibration} is for {known}, not for {path.stem}.")
+            calibration = calibrations.executors[path.stem]
+        rollouts = _combined(path, rule, samples)
+        if calibration is not None:
+            one = calibration
+            rollouts = (
+                replace(each, confidence={**each.confidence, **one.apply(each.confidence[how.source])})
+                for each in rollouts
+            )
+        write_lines(folder.rollouts_dir / path.name, (rollout.to_json() for rollout in rollouts))
+    told = {**asdict(how), "samples": samples, "thresholds": {}}
+    if calibrations is not None and how.max_risk is not None:
+        told["thresholds"] = {
+            path.stem: _json_threshold(calibrations.executors[path.stem].threshold_for(how.max_risk))
+            for path in files
+        }
+    with atomic_write(folder.path / COMBINED) as handle:
+        json.dump(told, handle, indent=1, ensure_ascii=False)
+        handle.write("\n")
+
+
+def _combined(path: Path, rule: CombineRule, samples: int) -> Iterator[Rollout]:
+    for looks in read_looks(path):
+        ballot = Ballot(looks[: samples + 1])
+        yield answer_of(ballot, rule(ballot))
+
+
+def _json_threshold(threshold: float | None) -> dict[str, Any]:
+    """A threshold as JSON: whether there is one, and from which figure on; null is below all of them."""
+    found = threshold is not None
+    return {"found": found, "from": None if threshold is None or threshold == float("-inf") else threshold}
+
+
+def _fitting_calibration(path: Path, how: Combination, samples: int) -> CalibrationFile:
+    """Read a calibration and refuse one that was fitted on other figures than these."""
+    found = CalibrationFile.read(path)
+    for key, wanted in (("rule", how.rule), ("samples", samples), ("source", how.source)):
+        if found.made[key] != wanted:
+            raise UserError(
+                f"The calibration {path} was fitted with {key} = {found.made[key]!r}, not {wanted!r}; "
+                f"fit one with the same settings (--fit-calibration)."
+            )
+    return found
+
+
+def read_combined(folder: RunFolder) -> dict[str, Any]:
+    """How a run's looks were combined last: the fields of `Combination`, and `thresholds` per segmenter.
+
+    Raises:
+        UserError: if the file is missing or is no JSON object.
+    """
+    path = folder.path / COMBINED
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        Combination(**{key: data[key] for key in Combination.__dataclass_fields__})
+    except (OSError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} does not say how looks were combined; run --rescore with --combine."
+        ) from None
+    return dict(data)

@@ -1,0 +1,148 @@
+"""Compare runs on the questions they share: paired intervals, and where the difference in gIoU comes from.
+
+    prompter compare runs/demo                        a training run: before and after
+    prompter compare runs/first runs/second           two evaluations, or what two training runs ended in
+    prompter compare runs/demo/eval/before runs/other runs/third --json comparison.json
+
+A training run stands for its before and after, and, beside other runs, for its after. Every later run is
+compared with the first. No model is loaded: whatever wrote rollouts can be compared, runs of earlier versions
+too. Intervals draw whole images, single queries, and whole tiles where images were cut from such. The four
+parts of a difference (form, refusal, count, localisation) are defined in docs/gain.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prompter.errors import UserError
+from prompter.runs.files import atomic_write
+from prompter.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from envs.rollout import Rollout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of training runs or evaluations"
+    )
+    parser.add_argument(
+        "--tiles",
+        metavar="tag:NAME|image:REGEX",
+        help="what is drawn as a whole: the value of a tag, or group 1 of an expression on the image id "
+        "(default: the tag `tile`, or what the dataset says)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a comparison per pair of runs and segmenter; return 0."""
+    from envs.datasets.tiles import tile_of, tile_rule
+
+    tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
+    found = print_pairs(_pairs([RunFolder.open(path) for path in arguments.runs]), tile)
+    if arguments.json is not None:
+        with atomic_write(arguments.json) as handle:
+            json.dump({"comparisons": found}, handle, indent=1, ensure_ascii=False, allow_nan=False)
+            handle.write("\n")
+    return 0
+
+
+def print_pairs(pairs: Iterable[Pair], tile: Callable[[Rollout], str] | None = None) -> list[dict[str, Any]]:
+    """Compare pairs and print what is found; return it JSON-ready.
+
+    Args:
+        pairs: what to compare.
+        tile: names the tile of a rollout's image; None for what its set says (`envs.datasets.tiles.tile_of`).
+    """
+    from envs.datasets.tiles import tile_of
+    from eval.comparison import compare_files, comparison_text
+
+    found = []
+    for pair in pairs:
+        comparison = compare_files(pair.before, pair.after, tile=tile or tile_of)
+        counted = f"{comparison.queries} queries on {comparison.images} images"
+        if comparison.tiles is not None:
+            counted += f" of {comparison.tiles} tiles"
+        print(f"{pair.title}: {counted}")
+        print(*(f"  {line}" for line in comparison_text(comparison)), sep="\n")
+        found.append({**pair.to_json(), **comparison.to_json()})
+    print("strict, per cent; 95 % bootstrap intervals of the paired difference")
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two files of rollouts, and how they are called."""
+
+    title: str
+    before: Path
+    after: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the two paths, JSON-ready."""
+        return {"before": str(self.before), "after": str(self.after)}
+
+
+def _pairs(runs: list[RunFolder]) -> Iterator[Pair]:
+    """Before and after of every training run, then the first run with every later one.
+
+    Raises:
+        UserError: if there is nothing to compare, or a training run has not been evaluated.
+    """
+    trained = [run for run in runs if "trainer" in run.read_config()]
+    if len(runs) == 1 and not trained:
+        raise UserError(
+            f"{runs[0].path} is one evaluation, and is compared with another: name that, too. "
+            f"A training run alone is compared with what it started from."
+        )
+    for run in trained:
+        yield from by_segmenter(f"{run.path}, before -> after", *(_evaluation(run, n) for n in _SIDES))
+    first, *others = runs
+    for other in others:
+        sides = [_evaluation(run, "after") if run in trained else run for run in (first, other)]
+        yield from by_segmenter(f"{first.path} -> {other.path}", *sides)
+
+
+_SIDES = ("before", "after")
+
+
+def _evaluation(run: RunFolder, name: str) -> RunFolder:
+    """An evaluation of a training run.
+
+    Raises:
+        UserError: if it was not made.
+    """
+    path = run.path / "eval" / name
+    if not path.is_dir():
+        raise UserError(f"{run.path} holds no eval/{name}: the run has not come so far; resume it first.")
+    return RunFolder.open(path)
+
+
+def by_segmenter(title: str, before: RunFolder, after: RunFolder) -> Iterator[Pair]:
+    """A pair per segmenter that both were evaluated with; if each has one, those two, whatever they are.
+
+    Raises:
+        UserError: if they share none.
+    """
+    from eval.results import evaluation_files
+
+    first, second = ({path.stem: path for path in evaluation_files(one)} for one in (before, after))
+    shared = [name for name in first if name in second]
+    for name in shared:
+        yield Pair(f"{title}, {name}", first[name], second[name])
+    if shared:
+        return
+    if len(first) > 1 or len(second) > 1:
+        raise UserError(
+            f"{before.path} and {after.path} share no segmenter: "
+            f"{', '.join(first)} in the one, {', '.join(second)} in the other."
+        )
+    (one, path), (other, other_path) = *first.items(), *second.items()
+    yield Pair(f"{title}, {one} -> {other}", path, other_path)
