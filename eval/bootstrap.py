@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 Float = NDArray[np.float64]
 
@@ -210,12 +211,15 @@ class PooledDifference:
         by_seed_and_image: in each round seeds are drawn as well as images, with replacement and independently
             (the pigeonhole bootstrap: A. B. Owen, arXiv:0712.1111). None with one seed. Of S seeds the draws
             show (S - 1) / S of the variance among seeds, which is not corrected.
+        over_seeds: Student's t interval of the mean over seeds for these very images, with S - 1 degrees of
+            freedom: what the few seeds alone tell. None with one seed, or if one has no value.
     """
 
     difference: float | None
     by_seed: tuple[float | None, ...]
     by_image: Interval | None
     by_seed_and_image: Interval | None
+    over_seeds: Interval | None
 
 
 def pooled_difference(
@@ -236,7 +240,8 @@ def pooled_difference(
         raise ValueError("a pooled difference needs at least one pair, and all over the same queries")
     values = [(before.value(), after.value()) for before, after in pairs]
     by_seed = tuple(None if None in pair else pair[1] - pair[0] for pair in values)  # type: ignore[operator]
-    known = [one for one in by_seed if one is not None]
+    known = np.array([one for one in by_seed if one is not None])
+    whole = len(known) == len(pairs)
     clustered = [(_grouped(before, images), _grouped(after, images)) for before, after in pairs]
     rng = np.random.default_rng([settings.seed, len(pairs)])
     fixed: list[Float] = []
@@ -247,11 +252,52 @@ def pooled_difference(
         chosen = rng.integers(0, len(pairs), changes.shape)
         drawn.append(np.take_along_axis(changes, chosen, axis=0).mean(axis=0))
     return PooledDifference(
-        float(np.mean(known)) if len(known) == len(pairs) else None,
+        float(known.mean()) if whole else None,
         by_seed,
         _percentiles(fixed, settings),
         _percentiles(drawn, settings) if len(pairs) > 1 else None,
+        _student(known, settings.level) if whole and len(known) > 1 else None,
     )
+
+
+def _student(values: Float, level: float) -> Interval:
+    """Student's t interval of the mean of at least two independent values."""
+    reach = float(stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(float(values.mean()) - reach, float(values.mean()) + reach)
+
+
+def student_interval(
+    before: Ratio, after: Ratio, clusters: NDArray[np.int64], level: float = 0.95
+) -> Interval | None:
+    """Student's t interval of a paired difference with clusters as units, for where they are few.
+
+    Resamples of three clusters take ten values, and their percentiles are too near each other. This is the
+    delta method's variance over clusters with the factor G / (G - 1) and t quantiles of G - 1 degrees of
+    freedom, the least that is advised for few clusters (Cameron and Miller, A Practitioner's Guide to
+    Cluster-Robust Inference, Journal of Human Resources 2015, section VI).
+
+    Args:
+        before, after: the metric over the same queries in the same order.
+        clusters: cluster of each query, int64 [queries].
+        level: of the interval.
+
+    Returns:
+        None with fewer than two clusters, or where the metric has no value.
+    """
+    first, second = _grouped(before, clusters), _grouped(after, clusters)
+    units = len(first.numerator)
+    values = (first.value(), second.value())
+    if units < 2 or values[0] is None or values[1] is None:
+        return None
+    pull = np.zeros(units)  # how far each cluster moves the difference
+    for one, value, sign in ((first, values[0], -1), (second, values[1], 1)):
+        whole = float(one.denominator.sum()) + one.smoothing
+        if whole:
+            pull += sign * (one.numerator - value * one.denominator) / whole
+    error = float(np.sqrt(units / (units - 1) * (pull**2).sum()))
+    reach = float(stdtrit(units - 1, (1 + level) / 2)) * error
+    change = values[1] - values[0]
+    return Interval(change - reach, change + reach)
 
 
 def _grouped(ratio: Ratio, clusters: NDArray[np.int64] | None) -> Ratio:

@@ -13,14 +13,11 @@ from envs.datasets.tiles import tile_of
 from envs.rollout import Rollout
 from eval.bootstrap import Bootstrap, Difference, Interval
 from eval.figures import percent, points, points_between
-from eval.gain import Change, Gain, split_gain
+from eval.gain import FEW_TILES, Change, Gain, Part, split_gain
 from eval.metrics import compare, shared_answers, shared_queries, tiles
 from eval.query_table import QueryTable, build_table
 from prompter.runs.tables import text_table
 from rewards.replay import read_rollouts
-
-FEW_TILES = 10
-"""Below so many, an interval that draws tiles is too narrow: resamples of three tiles can take ten values."""
 
 DRAWN = {"by_image": "drawing images", "by_query": "drawing queries", "by_tile": "drawing tiles"}
 """Field of an interval -> what was drawn for it."""
@@ -166,9 +163,13 @@ def remarks(found: Comparison) -> list[str]:
             f"{found.only_before} more, the second {found.only_after}."
         )
     if found.tiles is not None and found.tiles < FEW_TILES:
-        said.append(
-            f"The images are from {found.tiles} tiles only: the interval that draws tiles is too narrow."
-        )
+        text = f"The images are from {found.tiles} tiles only: an interval that draws tiles is too narrow."
+        if found.gain is not None and (few := found.gain.by_few_tiles):
+            text += (
+                f" By Student's t over {found.tiles} tiles: gIoU {points_between(few.get('all'))}, "
+                f"localisation {points_between(few.get(Part.LOCALISATION))}."
+            )
+        said.append(text)
     return said
 
 

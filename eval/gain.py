@@ -40,12 +40,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.bootstrap import Bootstrap, Interval, Ratio, interval_json, intervals
+from eval.bootstrap import Bootstrap, Interval, Ratio, interval_json, intervals, student_interval
 from eval.mask_views import View
 from eval.metrics import shared_answers, tiles
 from eval.protocols.base import parsed, said_none
 from eval.query_table import QueryTable
 from prompter.errors import UserError
+
+FEW_TILES = 10
+"""Below so many, an interval that draws tiles is too narrow: resamples of three tiles can take ten values."""
 
 
 class Part(StrEnum):
@@ -93,6 +96,8 @@ class Gain:
         parts: a change per part; their `exact` add up to `difference`.
         both_answered: the mean change where there is a target and both answers name instances; not a part.
         named: how many instances such an answer names on average, before and after; None without any.
+        by_few_tiles: Student's t interval over tiles of the whole ("all") and of each part
+            (`eval.bootstrap.student_interval`), where there are fewer than `FEW_TILES`; else empty.
     """
 
     queries: int
@@ -100,6 +105,7 @@ class Gain:
     parts: Mapping[Part, Change]
     both_answered: Change
     named: tuple[float, float] | None
+    by_few_tiles: Mapping[str, Interval]
 
     def rounded(self, total: str, decimals: int) -> dict[Part, str]:
         """The parts in points, as text with their sign, rounded so that they add up to the printed total.
@@ -141,7 +147,12 @@ class Gain:
                 **_json(self.both_answered),
                 "named": None if self.named is None else list(self.named),
             },
+            **({"by_few_tiles": few} if (few := _few_json(self.by_few_tiles)) else {}),
         }
+
+
+def _few_json(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    return {name: interval.to_json() for name, interval in found.items()}
 
 
 def _json(change: Change) -> dict[str, Any]:
@@ -198,6 +209,12 @@ def split_gain(before: QueryTable, after: QueryTable, bootstrap: Bootstrap | Non
     coarser = tiles(first)
     by_tile = {} if coarser is None else intervals(ratios, coarser, bootstrap)
 
+    nothing = Ratio.of(np.zeros(len(first)), 1.0)
+    few = {}
+    if coarser is not None and len(np.unique(coarser)) < FEW_TILES:
+        whole = {"all": Ratio.of(change, 1.0), **{str(part): ratios[str(part)] for part in parts}}
+        few = {name: student_interval(nothing, ratio, coarser) for name, ratio in whole.items()}
+
     def summed(name: str, rows: NDArray[np.bool_], over: int) -> Change:
         exact = sum(moved[rows].tolist(), Fraction(0))
         return Change(
@@ -217,6 +234,7 @@ def split_gain(before: QueryTable, after: QueryTable, bootstrap: Bootstrap | Non
         named=(float(first.named[answered].mean()), float(second.named[answered].mean()))
         if answered.any()
         else None,
+        by_few_tiles={name: interval for name, interval in few.items() if interval is not None},
     )
 
 

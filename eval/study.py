@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from eval.ablation import interval_text
 from eval.bootstrap import Bootstrap, Interval, PooledDifference, Ratio, pooled_difference
+from eval.figures import percent
 from eval.gain import Part, parts_of
-from eval.metrics import STRICT, score_file, shared_queries, tiles
+from eval.metrics import STRICT, score_file, shared_queries
 from eval.protocols import apply, covered
 from eval.protocols.base import parsed
 from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
-from eval.results import percent
 from prompter.runs.files import atomic_write
 from prompter.runs.tables import markdown_table
 
 METRICS = ("gIoU", "P@0.5", "box-acc@0.5", "parse-failures", "N-acc", "T-acc")
 """Held-out figures of an arm, protocol `strict`; the first is the one that is compared."""
+
+
+_INTERVALS = ("95 % images", "95 % seeds, images", "95 % seeds, t")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Change:
     by_seed: tuple[float | None, ...]
     by_image: tuple[float, float] | None
     by_seed_and_image: tuple[float, float] | None
+    over_seeds: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,9 @@ def _parts(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap 
 def _aligned(
     pairs: Sequence[tuple[QueryTable, QueryTable]],
 ) -> tuple[list[tuple[QueryTable, QueryTable]], NDArray[np.int64]]:
-    """All tables with the queries that count in each, in one order; and what is drawn together.
+    """All tables with the queries that count in each, in one order; and their images, int64 [queries].
 
-    The latter is int64 [queries], and whole scenes where images are tiles. One order makes a draw of images
-    the same draw for every seed.
+    One order makes a draw of images the same draw for every seed.
     """
     tables = [covered(STRICT, table) for pair in pairs for table in pair]
     tables = [table.select(table.has_mask) for table in tables]
@@ -165,8 +168,7 @@ def _aligned(
     for table in tables[1:]:
         first, _ = shared_queries(first, table)
     same = [shared_queries(first, table)[1] for table in tables]
-    coarser = tiles(first)
-    return list(zip(same[::2], same[1::2], strict=True)), first.images if coarser is None else coarser
+    return list(zip(same[::2], same[1::2], strict=True)), first.images
 
 
 def _instances(table: QueryTable) -> float | None:
@@ -176,7 +178,8 @@ def _instances(table: QueryTable) -> float | None:
 
 
 def _json(found: PooledDifference) -> Change:
-    return Change(found.difference, found.by_seed, _pair(found.by_image), _pair(found.by_seed_and_image))
+    drawn = (found.by_image, found.by_seed_and_image, found.over_seeds)
+    return Change(found.difference, found.by_seed, *(_pair(one) for one in drawn))
 
 
 def _values(table: QueryTable) -> dict[str, float | None]:
@@ -217,7 +220,7 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of a study, its heading first; shares in per cent, differences in points."""
     heading = ["arm", "seeds", "gIoU before", "after"]
     for what in ("from its start", "of it localisation", "against reference"):
-        heading += [what, "95 % images", "95 % seeds, images", "each seed"]
+        heading += [what, *_INTERVALS, "each seed"]
     heading += [part for part in Part if part is not Part.LOCALISATION]
     heading += [*METRICS[1:], "instances", "completions", "minutes"]
     rows = [heading]
@@ -243,13 +246,14 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
 
 def _cells(change: Change | None) -> list[str]:
     if change is None:
-        return [""] * 4
+        return [""] * (2 + len(_INTERVALS))
     each = " ".join("-" if one is None else f"{100 * one:+.1f}" for one in change.by_seed)
     difference = "-" if change.difference is None else f"{100 * change.difference:+.2f}"
     return [
         difference,
         interval_text(change.by_image, "+"),
         interval_text(change.by_seed_and_image, "+"),
+        interval_text(change.over_seeds, "+"),
         each,
     ]
 
@@ -257,7 +261,7 @@ def _cells(change: Change | None) -> list[str]:
 NOTE = (
     "Held-out figures after training by protocol strict, in per cent, means over seeds. Differences are of "
     "gIoU, in points, paired by query, averaged over seeds; form, refusal, count and localisation add up to "
-    "that from the start. 95 % images: bootstrap drawing images (of tiles, whole scenes) for these very "
-    "seeds; 95 % seeds, images: drawing seeds, too. The reference arm is {reference}, compared seed by seed. "
-    "Minutes are those of training, evaluations left out."
+    "that from the start. 95 % images: bootstrap drawing images, for these very seeds; 95 % seeds, images: "
+    "drawing seeds, too; 95 % seeds, t: Student's t of the seeds' differences. The reference arm is "
+    "{reference}, compared seed by seed. Minutes are those of training, evaluations left out."
 )

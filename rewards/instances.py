@@ -58,14 +58,15 @@ def disjoint_mask_iou(rollout: Rollout) -> float | None:
     Raises:
         UserError: as `instance_mask_iou`.
     """
-    iou = mask_iou(rollout)
-    if not iou or not rollout.target or isinstance(rollout.reading, ParseFailure) or rollout.reading.is_empty:
+    iou, target = mask_iou(rollout), rollout.target_mask
+    if not iou or target is None or isinstance(rollout.reading, ParseFailure) or rollout.reading.is_empty:
         return iou
-    counted = True if rollout.ignore_mask is None else ~rollout.ignore_mask
-    covered = sum((mask & counted).astype(np.int64) for mask in _found(rollout))
-    target = rollout.target_mask & counted
+    counted = np.ones_like(target) if rollout.ignore_mask is None else ~rollout.ignore_mask
+    covered = np.zeros(target.shape, dtype=np.int64)
+    for mask in _found(rollout):
+        covered += mask & counted
     again = int(np.maximum(covered - 1, 0).sum())
-    union = int(np.count_nonzero(target | (covered > 0)))
+    union = int(np.count_nonzero((target & counted) | (covered > 0)))
     return iou if union == 0 else iou * union / (union + again)
 
 

@@ -106,9 +106,9 @@ def vote(ballot: Ballot) -> Choice:
     if decided is not None:
         return decided
     naming = ballot.naming
-    drawn = [mask for place in naming if (mask := ballot.masks[place]) is not None]
+    drawn = [one for place in naming if (one := ballot.masks[place]) is not None]
     mask: Mask = np.asarray(np.sum(drawn, axis=0, dtype=np.int32) * 2 > len(drawn))
-    nearness = np.array([iou(mask, one) for one in drawn])
+    nearness = np.array([iou(mask, given) for given in drawn])
     return Choice(_highest(ballot, naming, nearness), mask)
 
 

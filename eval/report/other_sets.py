@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from eval.bootstrap import Bootstrap
+from eval.figures import percent
 from eval.mask_views import View
 from eval.metrics import compare
 from eval.query_table import build_table
-from eval.results import percent
 from rewards.replay import read_rollouts
 
 

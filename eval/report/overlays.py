@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -22,6 +22,9 @@ NEGATIVE: RGBColour = (255, 64, 96)
 BOX: RGBColour = (255, 221, 51)
 _DARK: RGBColour = (16, 20, 28)
 
+OBJECTS: tuple[RGBColour, ...] = (PREDICTED, (255, 64, 160), (0, 225, 255), (150, 110, 255), (90, 255, 120))
+"""Colours of the first, second, … predicted object where they are told apart; they repeat after the last."""
+
 _SHARPNESS = 2
 """Lines are drawn at this multiple of the final size and averaged down, so that they are smooth."""
 
@@ -30,6 +33,7 @@ def draw_panel(
     image: Image.Image,
     *,
     predicted: Mask | None = None,
+    objects: Sequence[Mask] = (),
     true: Mask | None = None,
     fill_true: bool = False,
     prompts: PromptSet | None = None,
@@ -37,12 +41,14 @@ def draw_panel(
 ) -> Image.Image:
     """Draw one picture of a rollout.
 
-    The predicted mask is filled in orange, the true one outlined in green (or filled, where it is
-    the subject); boxes are yellow, positive points blue with a plus, negative points red with a minus.
+    The predicted mask is filled in orange (`objects` each in a colour of its own, the first in orange), the
+    true one outlined in green (or filled, where it is the subject); boxes are yellow, positive points blue
+    with a plus, negative points red with a minus.
 
     Args:
         image: PIL RGB, the original image.
         predicted, true: bool [height, width] at the image's size, or None to leave out.
+        objects: one mask like `predicted` for each predicted object, where they are to be told apart.
         fill_true: fill the true mask as well.
         prompts: image-frame prompts to draw.
         long_side: longer side of the result in pixels; small images are enlarged.
@@ -54,9 +60,11 @@ def draw_panel(
     wh = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = np.asarray(image.convert("RGB").resize(wh, Image.Resampling.BICUBIC)).astype(np.float32)
     line = max(2, round(_SHARPNESS * long_side / 190))
-    if predicted is not None:
-        canvas = _fill(canvas, _resized(predicted, wh), PREDICTED, 0.42)
-        canvas = _outline(canvas, _resized(predicted, wh), PREDICTED, line)
+    filled = [] if predicted is None else [(predicted, PREDICTED)]
+    filled += [(mask, OBJECTS[number % len(OBJECTS)]) for number, mask in enumerate(objects)]
+    for mask, colour in filled:
+        canvas = _fill(canvas, _resized(mask, wh), colour, 0.42)
+        canvas = _outline(canvas, _resized(mask, wh), colour, line)
     if true is not None:
         if fill_true:
             canvas = _fill(canvas, _resized(true, wh), TRUE, 0.38)

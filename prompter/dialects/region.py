@@ -33,30 +33,40 @@ class Block:
 
 
 def outside_thought(text: str, *, opened: bool = False) -> str:
-    """Return a completion without what was thought in it.
+    """Return a completion without what was thought in it, as `split_thought` tells the two apart."""
+    return split_thought(text, opened=opened)[1]
+
+
+def split_thought(text: str, *, opened: bool = False) -> tuple[str, str]:
+    """Part a completion into what was thought in it and the rest.
 
     Args:
         text: the completion.
         opened: whether the prompt ended in `<think>`, so that the completion begins inside a thought.
+
+    Returns:
+        (thoughts, rest), several pieces of either joined by newlines; tags of thoughts are in neither.
 
     Thoughts are `<think>…</think>` and what else models call it (`_THOUGHT`), in any case. One that never
     ends takes all that follows. `</think>` without its beginning makes all that precedes it a thought:
     templates that open the thought in the prompt send no more. A tag that is named within a thought
     changes nothing.
     """
+    thought: list[str] = []
     kept: list[str] = []
     start, inside = 0, opened
     for tag in _THOUGHT.finditer(text):
         if tag["close"] or tag["shut"] or tag["end"]:
             if not inside:
+                thought += kept
                 kept.clear()
+            thought.append(text[start : tag.start()])
             start, inside = tag.end(), False
         elif not inside:
             kept.append(text[start : tag.start()])
-            inside = True
-    if not inside:
-        kept.append(text[start:])
-    return "\n".join(kept)
+            start, inside = tag.end(), True
+    (thought if inside else kept).append(text[start:])
+    return "\n".join(thought), "\n".join(kept)
 
 
 def answer_blocks(region: str) -> list[Block]:

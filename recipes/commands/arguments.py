@@ -83,14 +83,19 @@ def run_identity(
         "dataset_options": read_options(arguments.dataset_option, "--dataset-option"),
         "policy": policy,
         "policy_options": dict(policy_options),
-        "executors": {
-            executor_name(config): {}
-            if config is None
-            else config.model_dump(mode="json", include=set(RESULT_FIELDS))
-            for config in segmenters
-        },
+        "executors": executors_identity(segmenters),
         "limit": arguments.limit,
         "skip_bad": arguments.skip_bad,
+    }
+
+
+def executors_identity(segmenters: Sequence[ExecutorConfig | None]) -> dict[str, dict[str, Any]]:
+    """What of each segmenter changes its masks, by its name, JSON-ready."""
+    return {
+        executor_name(config): {}
+        if config is None
+        else config.model_dump(mode="json", include=set(RESULT_FIELDS))
+        for config in segmenters
     }
 
 

@@ -37,6 +37,11 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     _declare(parser, "--dataset-option", True, None, "KEY=VALUE", "option of the dataset's opener")
     add_old_name(parser, "--option", "--dataset-option")
     parser.add_argument("--root", metavar="FOLDER", help="the set's folder, or a hub id where it has one")
+    add_skip_bad(parser)
+
+
+def add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    """Declare `--skip-bad`."""
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out records that do not load; count them"
     )

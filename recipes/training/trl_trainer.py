@@ -119,7 +119,11 @@ class SegmentationGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * samples}),
             reward_funcs=[hand_over.reward],
         )
-        if self.ref_model is not None:  # of all weights, with `beta`; adapters are switched off instead
+        if "ref" in getattr(model, "peft_config", ()):
+            # TRL's copy of the adapters for `beta`. New adapters change nothing, so without it TRL takes the
+            # plain model. With it transformers would resume the copy alone, and not what was trained.
+            model.delete_adapter("ref")
+        if self.ref_model is not None:
             reference = self.accelerator.unwrap_model(self.ref_model).requires_grad_(False)
             share_vision(reference)
             suppress_tokens(reference, suppressed_ids(processor.tokenizer))

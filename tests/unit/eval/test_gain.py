@@ -205,11 +205,17 @@ def test_tiles_are_drawn_whole_where_images_are_windows_of_them() -> None:
     before, after = build_table(windows([3, 3, 3])), build_table(windows([3, 4, 6]))
     found = compare_tables(before, after)
     assert found.images == 12 and found.tiles == 3
-    assert any("3 tiles only" in line for line in remarks(found))
+    assert any("3 tiles only" in line and "Student" in line for line in remarks(found))
     main = found.metrics["gIoU"]
     assert main.by_tile is not None and main.by_image is not None
     assert main.by_tile.high - main.by_tile.low > main.by_image.high - main.by_image.low
     assert found.gain is not None and found.gain.parts[Part.LOCALISATION].by_tile == main.by_tile
+    few = found.gain.by_few_tiles
+    assert few[Part.LOCALISATION] == few["all"] and few[Part.FORM].to_json() == [0, 0]
+    # Means of the tiles: 0, 1/6 and 1/2; their standard error times the t quantile of two degrees of freedom.
+    error = np.std([0, 1 / 6, 1 / 2], ddof=1) / np.sqrt(3)
+    assert few["all"].to_json() == pytest.approx([2 / 9 - 4.30265 * error, 2 / 9 + 4.30265 * error], abs=1e-5)
+    assert few["all"].high - few["all"].low > main.by_tile.high - main.by_tile.low
     assert "drawing tiles" in "\n".join(comparison_text(found))
     plain = compare_tables(build_table([rollout(0, 1, 3)]), build_table([rollout(0, 1, 6)]), FEW)
     assert plain.tiles is None and plain.metrics["gIoU"].by_tile is None

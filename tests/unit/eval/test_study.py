@@ -27,7 +27,7 @@ def test_one_seed_is_a_paired_difference_drawing_images() -> None:
     found = pooled_difference([(before, after)], IMAGES)
     single = paired_difference(before, after, IMAGES)
     assert found.difference == pytest.approx(single.difference)
-    assert found.by_image == single.by_image and found.by_seed_and_image is None
+    assert found.by_image == single.by_image and found.by_seed_and_image is None is found.over_seeds
 
 
 def test_equal_seeds_pool_to_the_interval_of_one_and_seeds_that_differ_widen_it() -> None:
@@ -45,6 +45,9 @@ def test_equal_seeds_pool_to_the_interval_of_one_and_seeds_that_differ_widen_it(
     # These seeds are known exactly whatever the images are; other seeds may be like the worst or the best.
     assert found.by_image is not None and found.by_seed_and_image is not None
     assert found.by_image.to_json() == pytest.approx([0.1, 0.1])
+    # t of 2 degrees of freedom is 4.303; the standard error of 0, 0.1, 0.2 is 0.1 / sqrt(3).
+    assert found.over_seeds is not None
+    assert found.over_seeds.to_json() == pytest.approx([0.1 - 0.2484, 0.1 + 0.2484], abs=1e-4)
     assert found.by_seed_and_image.low < 0.04 and found.by_seed_and_image.high > 0.16
 
 

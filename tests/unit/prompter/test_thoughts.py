@@ -8,6 +8,7 @@ import pytest
 
 from prompter.action import ActionSpace
 from prompter.coords import Frame
+from prompter.dialects.region import outside_thought, split_thought
 from prompter.parse import parse_completion
 from prompter.types import FailureKind, Instance, ParseFailure, PromptSet
 
@@ -56,3 +57,24 @@ def test_a_prompt_may_have_opened_the_thought() -> None:
     for reason, kind in (("stop", FailureKind.NO_ANSWER), ("length", FailureKind.TRUNCATED)):
         answer = opened(draft, reason)  # type: ignore[arg-type]
         assert isinstance(answer, ParseFailure) and answer.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "thought", "rest"),
+    [
+        ("[1]", False, "", "[1]"),
+        ("<think>a roof</think>[1]", False, "a roof", "\n[1]"),
+        ("a roof</think>[1]", False, "a roof\n", "[1]"),
+        ("a roof</think>[1]", True, "a roof", "[1]"),
+        ("a roof", True, "a roof", ""),
+        ("before <think>a<think>b</think> then <reason>c</reason> after", False, "a<think>b\nc", None),
+        ("one</think>two</think>three", False, "one\n\ntwo", "three"),
+    ],
+)
+def test_a_completion_parts_into_thought_and_rest(
+    text: str, opened: bool, thought: str, rest: str | None
+) -> None:
+    found = split_thought(text, opened=opened)
+    assert "\n".join(line for line in found[0].splitlines() if line) == thought.replace("\n\n", "\n").strip()
+    assert found[1] == outside_thought(text, opened=opened)
+    assert rest is None or found[1] == rest

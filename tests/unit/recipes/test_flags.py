@@ -35,6 +35,8 @@ NEEDED = {
     "lmms-task": ["--out", "x"],
     "audit": [],
     "export": ["run", "--out", "x"],
+    "study": ["study.yaml", "--out", "x"],
+    "segment": ["x.png", "the roofs", "--out", "x", "--policy", "p"],
 }
 """What else a command has to be given before it can be parsed."""
 
@@ -45,6 +47,11 @@ def last(value: Any) -> Any:
 
 def executor(arguments: argparse.Namespace) -> ExecutorConfig:
     return parse_executor(last(arguments.executor), **arguments.executor_fields)
+
+
+def skip_bad(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As a dataset's option, where the command opens one."""
+    return dataset_options(arguments) if hasattr(arguments, "root") else {"skip_bad": arguments.skip_bad}
 
 
 BOX = ExecutorConfig(family="box", mask_threshold=0.1, dtype="bfloat16", actors=2)
@@ -63,15 +70,15 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         {"scenes": 10.0},
     ),
     "--root": (TAKES_SETS | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
-    "--skip-bad": (TAKES_SETS | LOOKS, [], dataset_options, {"skip_bad": True}),
+    "--skip-bad": (TAKES_SETS | LOOKS | {"segment"}, [], skip_bad, {"skip_bad": True}),
     "--executor": (
-        MEASURES | {"lmms-task", "audit"},
+        MEASURES | {"lmms-task", "audit", "segment"},
         ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"],
         executor,
         BOX,
     ),
     "--policy-option": (
-        EVALUATIONS | {"probe", "lmms-task"},
+        EVALUATIONS | {"probe", "lmms-task", "segment"},
         ["image.side=84"],
         lambda arguments: read_options(arguments.policy_option, "--policy-option"),
         {"image": {"side": 84}},
@@ -84,12 +91,14 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "ceiling",
                 "leaderboard",
                 "replay",
+                "study",
                 "data show",
                 "score",
                 "predictions",
                 "lmms-task",
                 "audit",
                 "export",
+                "segment",
             ),
         },
         ["there"],
@@ -97,7 +106,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         Path("there"),
     ),
     "--limit": ({*EVALUATIONS, "ceiling", "score", "lmms-task"}, ["7"], lambda arguments: arguments.limit, 7),
-    "--chunk": (EVALUATIONS, ["7"], lambda arguments: arguments.chunk, 7),
+    "--chunk": (EVALUATIONS | {"segment"}, ["7"], lambda arguments: arguments.chunk, 7),
     "--seed": ({"bench", "data show", "audit"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import prompter
 
 ROOT = Path(__file__).resolve().parents[3]
 ORDER = ("prompter", "envs", "rewards", "eval", "recipes")
@@ -163,10 +166,52 @@ def test_every_folder_of_code_is_a_listed_package() -> None:
     assert without_init == []
 
 
-@pytest.mark.parametrize("module", ["prompter.types", "prompter", "envs", "rewards", "eval", "recipes"])
+@pytest.mark.parametrize(
+    "module", ["prompter.types", "prompter", "envs", "rewards", "eval", "recipes", "recipes.api.load"]
+)
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, importlib; importlib.import_module({module!r}); sys.exit('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=60, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def named_modules(path: Path, source: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every string that is nothing but a dotted name, or "module:callable"."""
+    tree = ast.parse(path.read_text(encoding="utf-8") if source is None else source, str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"[a-z]\w*(\.\w+)+(:\w+)?|[a-z]\w*:\w+", node.value):
+                yield node.lineno, node.value
+
+
+def named_violations(path: Path, source: str | None = None) -> list[str]:
+    """Strings of a file that name a module it must not import: what a registry would import unseen."""
+    package = path.relative_to(ROOT).parts[0]
+    later = ORDER[ORDER.index(package) + 1 :]
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {package} names {text}"
+        for line, text in named_modules(path, source)
+        if re.split(r"[.:]", text)[0] in later and (ROOT / re.split(r"[.:]", text)[0]).is_dir()
+    ]
+
+
+def test_only_the_facade_names_modules_on_its_right() -> None:
+    """`from prompter import load`: the one place, and it is a table that nothing in the package uses."""
+    facade = ROOT / "prompter" / "__init__.py"
+    assert [line for path in FILES if path != facade for line in named_violations(path)] == []
+    assert {text for _, text in named_modules(facade)} == set(prompter.FACADE.values())
+    users = [path for path in FILES for _, name in imported_modules(path) if name in LENT]
+    assert [str(path.relative_to(ROOT)) for path in users] == []
+
+
+LENT = {f"prompter.{name}" for name in prompter.FACADE}
+
+
+def test_the_test_of_names_sees_registries_entries() -> None:
+    path = ROOT / "envs" / "masks.py"
+    registry = 'A = {"x": "eval.metrics:giou", "y": ("rewards:mask", "recipes.cli")}'
+    assert len(named_violations(path, registry)) == 3
+    harmless = 'A = ["prompter.types", "envs.masks:union", "a sentence on eval.metrics"]'
+    assert named_violations(path, harmless) == []

@@ -1,0 +1,175 @@
+"""Ask a policy about images, and write masks, outlines and pictures of what it points at.
+
+    prompter segment photo.jpg "where could a helicopter land?" -o answers --policy runs/mine/policy
+    prompter segment photos "every car" -o answers --policy Qwen/Qwen2.5-VL-3B-Instruct \\
+        --executor sam2:facebook/sam2.1-hiera-small --also "a place to park"
+    prompter segment photo.jpg "the red roofs" -o answers --policy shipped:small-policy --executor box --json
+
+Images are files or folders; the question is the last word before the flags. OUT then holds:
+
+    results.jsonl          one line for each image and question: prompts, objects, masks as run-lengths
+    masks/NAME.png         0 and 255
+    overlays/NAME.jpg      the image with masks and prompts
+    geojson/NAME.geojson   an outline for each object, in pixels of the image, y down
+    coco.json              all objects as a COCO dataset
+    config.yaml, completions.jsonl, rollouts/    the run, as `prompter eval` keeps it
+
+A killed run is resumed by running the same command again. An image with a place on a map (GeoTIFF) is
+refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
+from eval.answerers import build_answerer
+from eval.runner import Samples, evaluate
+from prompter.errors import UserError, did_you_mean
+from prompter.prompt_text import read_prompt_file
+from prompter.runs.values import read_options
+from recipes.api.batch import (
+    WRITTEN,
+    Tally,
+    digest_of,
+    find_images,
+    open_questions,
+    questions_about,
+    shared_folder,
+    write_answers,
+)
+from recipes.api.load import checkpoint_options, thought_is_opened
+from recipes.api.result import Result
+from recipes.commands import flags
+from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+from recipes.training.quiet import quiet
+from rewards.replay import read_rollouts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them"
+    )
+    parser.add_argument("question", metavar="QUESTION", help="what to look for")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="QUESTION", help="a further question; repeatable"
+    )
+    flags.add_out(parser, "folder of the answers", required=True)
+    parser.add_argument(
+        "--policy", required=True, help="checkpoint folder or hub id, shipped:NAME, openai:URL#MODEL, sam3:ID"
+    )
+    flags.add_policy_option(parser)
+    flags.add_executor(parser, default="mobile-sam")
+    parser.add_argument(
+        "--write",
+        default=",".join(WRITTEN),
+        metavar="A,B,…",
+        help=f"which files besides results.jsonl (default: {','.join(WRITTEN)})",
+    )
+    parser.add_argument(
+        "--stretch",
+        default="refuse",
+        metavar="RULE",
+        help="how 16 bits or floats are seen: percentile, minmax, full, range:LOW:HIGH (default: refuse)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=PILLOW_LIMIT,
+        metavar="N",
+        help=f"larger images are refused (default: {PILLOW_LIMIT:,})",
+    )
+    flags.add_chunk(parser)
+    flags.add_skip_bad(parser)
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, segment and write; print what came of it and the folder. 1 if a segmenter failed, else 0."""
+    if arguments.chunk < 1:
+        raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
+    parts = _parts(arguments.write)
+    queries = list(dict.fromkeys([arguments.question, *arguments.also]))
+    for query in queries:
+        if not query.strip():
+            raise UserError("A question must not be empty.")
+        if Path(query).is_file():
+            raise UserError(f"The last word is the question, but {query!r} is a file; add what to look for.")
+    images = find_images(arguments.images, leave_out=arguments.out)
+    questions = questions_about(images, queries)
+    rules = ReadingRules(stretch=arguments.stretch, max_pixels=arguments.max_pixels)
+    with applied(rules):
+        source = open_questions(questions, skip_bad=arguments.skip_bad)
+    identity = {
+        "command": "segment",
+        "folder": str(shared_folder(images)),
+        "images": {"count": len(images), "digest": digest_of(questions)},
+        "questions": queries,
+        "stretch": arguments.stretch,
+        "max_pixels": arguments.max_pixels,
+        "skip_bad": arguments.skip_bad,
+    }
+    tally = _answered(arguments, source, identity, parts)
+    done = {"out": str(arguments.out), **asdict(tally), "left_out": source.skipped}
+    if arguments.json:
+        print(json.dumps(done, ensure_ascii=False))
+    else:
+        for sentence in source.skipped:
+            print(f"left out: {sentence}", file=sys.stderr)
+        print(
+            f"{done['answers']} answers: {done['objects']} objects; {done['refused']} say there is nothing, "
+            f"{done['unreadable']} could not be read, {done['failed']} not segmented\n{arguments.out}"
+        )
+    return 1 if done["failed"] else 0
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if part not in WRITTEN:
+            raise UserError(f"--write: there is no {part!r}.{did_you_mean(part, WRITTEN)}")
+    return parts
+
+
+def _answered(
+    arguments: argparse.Namespace, source: Samples, identity: dict[str, Any], parts: list[str]
+) -> Tally:
+    """Have every question answered, and write the files; what came of it."""
+    quiet()
+    arguments.executor = [arguments.executor]
+    (config,) = parse_segmenters(arguments)
+    given = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
+    options = checkpoint_options(arguments.policy, given)
+    identity = {
+        **identity,
+        "policy": arguments.policy,
+        "policy_options": options,
+        "executors": executors_identity([config]),
+    }
+    with closing(build_answerer(arguments.policy, options)) as answerer, opened([config]) as named:
+        done = evaluate(
+            source,
+            answerer,
+            named,
+            arguments.out,
+            config=identity,
+            chunk=arguments.chunk,
+            keep_instances=True,
+            progress=sys.stderr.isatty(),
+        )
+        opened_thought = thought_is_opened(answerer)
+    file = done.rollouts[executor_name(config)]
+
+    def results() -> Iterator[Result]:
+        for number, rollout in enumerate(read_rollouts(file)):
+            yield Result(rollout, source[number].load_image, arguments.policy, thought_opened=opened_thought)
+
+    return write_answers(results, arguments.out, parts)
