@@ -11,11 +11,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from envs.datasets.building_queries import KINDS, BuildingQuery, VisibleBuilding, building_queries
+from envs.datasets.building_queries import (
+    KINDS,
+    BuildingQuery,
+    VisibleBuilding,
+    building_queries,
+    describe_building,
+)
 from envs.masks import Mask, encode_rle, mask_to_box, union
 from envs.sample import Sample
 from prompter.errors import UserError
@@ -81,7 +86,7 @@ def cut_windows(
                 visible = int(part.sum())
                 if visible:
                     askable = visible >= min_area and visible >= min_visible * area
-                    parts.append(_describe(part, visible, askable))
+                    parts.append(describe_building(part, visible, askable))
                     views.append(part)
             window = load((x, y, x + side, y + side))
             yield BuildingWindow(f"{name}_x{right}_y{down}", window, tuple(parts), tuple(views))
@@ -182,22 +187,4 @@ def _sample(dataset: str, split: str, side: int, view: BuildingWindow, query: Bu
         instances=tuple(encode_rle(view.masks[i]) for i in query.targets),
         ignore=ignore,
         tags=query.tags,
-    )
-
-
-def _describe(part: Mask, area: int, askable: bool) -> VisibleBuilding:
-    rows, columns = np.nonzero(part)
-    middle = part.shape[0] / 2
-    offsets = np.hypot(columns + 0.5 - middle, rows + 0.5 - middle)
-    corners = np.stack([columns, rows], axis=1).astype(np.float32)
-    sides = sorted(length + 1 for length in cv2.minAreaRect(corners)[1])
-    box = mask_to_box(part)
-    assert box is not None  # the caller left out empty parts
-    return VisibleBuilding(
-        area=area,
-        centre=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
-        box=box,
-        elongation=sides[1] / sides[0],
-        centre_distance=float(offsets.min()),
-        askable=askable,
     )
