@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from envs.assets import fetch_package_folder
-from envs.datasets.building_queries import BuildingQuery, VisibleBuilding, building_queries
+from envs.datasets.building_queries import (
+    BuildingQuery,
+    VisibleBuilding,
+    building_queries,
+    describe_building,
+)
 from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, encode_rle, mask_to_box, polygons_to_mask, union
@@ -142,7 +146,7 @@ def _windows(
                 visible = int(part.sum())
                 if visible:
                     askable = visible >= min_area and visible >= min_visible * area
-                    parts.append(_describe(part, visible, askable))
+                    parts.append(describe_building(part, visible, askable))
                     views.append(part)
             yield _Window(
                 f"{tile}_x{x}_y{y}", image_path, (x, y, x + side, y + side), tuple(parts), tuple(views)
@@ -168,21 +172,3 @@ def _building_masks(path: Path, hw: tuple[int, int]) -> list[Mask]:
         outlines: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["objects"]
         flat = [[float(v) for point in outline["polygon"] for v in point] for outline in outlines]
         return [polygons_to_mask([polygon], hw) for polygon in flat]
-
-
-def _describe(part: Mask, area: int, askable: bool) -> VisibleBuilding:
-    rows, columns = np.nonzero(part)
-    middle = part.shape[0] / 2
-    offsets = np.hypot(columns + 0.5 - middle, rows + 0.5 - middle)
-    corners = np.stack([columns, rows], axis=1).astype(np.float32)
-    sides = sorted(length + 1 for length in cv2.minAreaRect(corners)[1])
-    box = mask_to_box(part)
-    assert box is not None  # the caller left out empty parts
-    return VisibleBuilding(
-        area=area,
-        centre=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
-        box=box,
-        elongation=sides[1] / sides[0],
-        centre_distance=float(offsets.min()),
-        askable=askable,
-    )

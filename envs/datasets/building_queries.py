@@ -13,6 +13,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
+
+from envs.masks import Mask, mask_to_box
+
 AREA_RATIO = 1.25
 """The largest must be this much larger than the next, the smallest this much smaller."""
 OFFSET_MARGIN = 1 / 16
@@ -139,6 +144,31 @@ _WORDINGS: dict[str, tuple[tuple[str, str], ...]] = {
 _SEMANTIC_KINDS = {"all", "all_but_largest", "north_half", "south_half", "west_half", "east_half"}
 # Asked where there is no building at all. Left out are wordings that presuppose one or two.
 _EMPTY_KINDS = ("all", "largest", "smallest", "central", "northernmost", "top_left", "bottom_right")
+
+
+def describe_building(part: Mask, area: int, askable: bool) -> VisibleBuilding:
+    """Describe the part of a building that a square window shows.
+
+    Args:
+        part: [side, side] bool, not empty.
+        area: its pixels.
+        askable: whether it may be an answer.
+    """
+    rows, columns = np.nonzero(part)
+    middle = part.shape[0] / 2
+    offsets = np.hypot(columns + 0.5 - middle, rows + 0.5 - middle)
+    corners = np.stack([columns, rows], axis=1).astype(np.float32)
+    sides = sorted(length + 1 for length in cv2.minAreaRect(corners)[1])
+    box = mask_to_box(part)
+    assert box is not None  # the caller left out empty parts
+    return VisibleBuilding(
+        area=area,
+        centre=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
+        box=box,
+        elongation=sides[1] / sides[0],
+        centre_distance=float(offsets.min()),
+        askable=askable,
+    )
 
 
 def building_queries(
