@@ -57,6 +57,10 @@ class ColdStartConfig(StrictModel):
     init: str | None = None
     """Checkpoint to continue from; null starts from random weights."""
 
+    init_heads: str | None = None
+    """Trainer's state (`OUTPUT/trainer/checkpoint-N`) to take the auxiliary heads from; null starts new ones,
+    which disturbs a checkpoint that goes on from `init` at first."""
+
     action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
     """What it may answer with; with `any`, each answer's form is drawn at random, so that reinforcement
     learning can find out which form the segmenter serves best."""
@@ -85,7 +89,10 @@ class ColdStartConfig(StrictModel):
     """Samples per optimiser step."""
 
     steps: int = Field(default=1500, ge=1)
-    """Optimiser steps (AdamW)."""
+    """Optimiser steps."""
+
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """`muon` takes Muon for the matrices inside the layers and AdamW for the rest, at the same rates."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Highest learning rate."""
@@ -94,7 +101,7 @@ class ColdStartConfig(StrictModel):
     """Steps over which the learning rate rises to it."""
 
     weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay."""
 
     schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
     """How the learning rate goes on after the warm-up."""

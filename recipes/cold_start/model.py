@@ -17,15 +17,19 @@ Besides the next-token loss there are five auxiliary terms, on heads that are th
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from prompter.checkpoint import Checkpoint
+from prompter.errors import UserError
 from recipes.cold_start.config import AuxiliaryWeights
 from recipes.cold_start.small_policy import number_token_ids
 
@@ -87,6 +91,19 @@ class ColdStartModel(nn.Module):
         spread = max(weights.number_spread, 1e-3)
         kernel = torch.exp(-0.5 * ((offsets[:, None] - offsets[None, :]) / spread) ** 2)
         self.register_buffer("number_targets", kernel / kernel.sum(1, keepdim=True), persistent=False)
+
+    def load_heads(self, folder: str) -> None:
+        """Take the auxiliary heads over from a state of the trainer, not the policy's weights.
+
+        Raises:
+            UserError: if there is none, or it is of another size of policy or image.
+        """
+        try:
+            state = load_file(Path(folder) / "model.safetensors")
+            mine = {name: value for name, value in state.items() if not name.startswith("policy_model.")}
+            self.load_state_dict(mine, strict=False)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"init_heads {folder!r}: {str(error).splitlines()[0]}") from None
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Compute all losses of a batch made by `recipes.cold_start.data.Collator`.

@@ -39,6 +39,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     from recipes.cold_start.average import WeightAverage
     from recipes.cold_start.data import Collator, ExampleStream
     from recipes.cold_start.model import ColdStartModel
+    from recipes.cold_start.optimiser import MuonAndAdamW
     from recipes.cold_start.probe import probe
     from recipes.cold_start.small_policy import build_small_policy
 
@@ -68,6 +69,8 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     learner = ColdStartModel(
         model, policy, config.auxiliary, bfloat16=config.bfloat16, parts=config.length_parts
     )
+    if config.init_heads is not None:
+        learner.load_heads(config.init_heads)
     average = None if config.average is None else WeightAverage(model, config.average)
     commit = _commit()
     history: list[dict[str, float]] = []
@@ -151,8 +154,17 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
         accelerator_config={"dispatch_batches": False},
     )
     collate = Collator(policy)
+    optimiser = None
+    if config.optimiser == "muon":
+        optimiser = MuonAndAdamW(
+            learner.named_parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
+        )
     trainer = ColdStartTrainer(
         model=learner,
+        optimizers=(optimiser, None),
         args=arguments,
         train_dataset=ExampleStream(
             source,
