@@ -71,6 +71,7 @@ class ColdStartModel(nn.Module):
             model.set_attn_implementation("eager")
         if model.config.tie_word_embeddings:
             self.register_state_dict_post_hook(_drop_tied)
+            self.register_load_state_dict_pre_hook(_restore_tied)
         text = model.config.text_config
         side = policy.settings.image.side
         if side is None:
@@ -301,6 +302,14 @@ class ColdStartModel(nn.Module):
         return (chances * on_object[:, None]).sum(-1)[on_object.any(1)]
 
 
+_HEAD, _EMBEDDING = "policy_model.lm_head.weight", "policy_model.model.language_model.embed_tokens.weight"
+
+
 def _drop_tied(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    """One tensor under two names cannot be stored; loading it under either name sets both."""
-    del state[f"{prefix}policy_model.lm_head.weight"]
+    """One tensor under two names cannot be stored."""
+    del state[prefix + _HEAD]
+
+
+def _restore_tied(_module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    if prefix + _EMBEDDING in state:
+        state[prefix + _HEAD] = state[prefix + _EMBEDDING]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from envs.datasets import open_dataset
 from prompter.checkpoint import Checkpoint, load_weights
@@ -16,6 +18,7 @@ from recipes.cold_start.average import WeightAverage
 from recipes.cold_start.config import AnswerForm, AuxiliaryWeights
 from recipes.cold_start.data import Collator, Example, ExampleStream, form_chances
 from recipes.cold_start.model import ColdStartModel
+from recipes.cold_start.optimiser import MuonAndAdamW, is_layer_matrix
 from tests.fixtures.tiny_policy import save_tiny_policy
 
 QUERIES = 3
@@ -132,8 +135,56 @@ def test_another_camera_moves_nothing_and_leaves_colours_tellable() -> None:
     )
 
 
-def test_a_state_holds_tied_weights_once(policy: Checkpoint) -> None:
-    learner = ColdStartModel(load_weights(policy, dtype=torch.float32), policy, AuxiliaryWeights())
-    state = learner.state_dict()
+def test_a_state_holds_tied_weights_once_and_is_loaded_whole(policy: Checkpoint, tmp_path: Path) -> None:
+    first, second = (
+        ColdStartModel(load_weights(policy, dtype=torch.float32), policy, AuxiliaryWeights())
+        for _ in range(2)
+    )
+    with torch.no_grad():
+        first.policy_model.get_input_embeddings().weight.add_(1.0)
+    state = first.state_dict()
     assert "policy_model.lm_head.weight" not in state
-    assert "policy_model.model.language_model.embed_tokens.weight" in state
+    save_file(state, tmp_path / "model.safetensors")
+    second.load_heads(str(tmp_path))  # the heads alone
+    assert torch.equal(second.place_head.weight, first.place_head.weight)
+    tied = (second.policy_model.lm_head.weight, first.policy_model.lm_head.weight)
+    assert not torch.equal(*tied)
+    second.load_state_dict(state)  # strict: no name is missing
+    assert torch.equal(*tied)
+    with pytest.raises(UserError, match="init_heads"):
+        second.load_heads(str(tmp_path / "none"))
+
+
+def test_muon_takes_the_matrices_of_layers_and_one_schedule_drives_it_and_adamw(policy: Checkpoint) -> None:
+    def trained(steps: int, optimiser: MuonAndAdamW | None = None) -> tuple[MuonAndAdamW, torch.nn.Module]:
+        torch.manual_seed(0)
+        model = load_weights(policy, dtype=torch.float32)
+        made = MuonAndAdamW(model.named_parameters(), lr=1e-2, weight_decay=0.0, betas=(0.9, 0.98))
+        if optimiser is not None:
+            made.load_state_dict(optimiser.state_dict())
+        for number in range(steps):
+            for value in model.parameters():
+                value.grad = torch.full_like(value, 0.1 * (number + 1)) + 0.01 * value.detach()
+            made.step()
+        return made, model
+
+    optimiser, model = trained(1)
+    before = load_weights(policy, dtype=torch.float32)
+    names = {name for name, value in before.named_parameters() if is_layer_matrix(name, value)}
+    assert "model.language_model.layers.0.mlp.up_proj.weight" in names
+    assert not {name for name in names if "embed" in name or "norm" in name}
+    moved = dict(model.named_parameters())
+    for name, value in before.named_parameters():
+        change = moved[name] - value
+        assert change.abs().max() > 0
+        if name in names:  # as large a step as AdamW's, by mean square
+            assert float(change.pow(2).mean().sqrt()) < 1e-2
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+    kept = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimiser.step()
+    assert all(torch.equal(kept[name], value) for name, value in model.named_parameters())
+    resumed, _ = trained(0, optimiser)
+    assert len(resumed.state_dict()["muon"]["state"]) == len(names)
+    assert resumed.param_groups[0] is resumed.muon.param_groups[0]
+    assert resumed.param_groups[0]["lr"] == 0.0
