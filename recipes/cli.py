@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -139,11 +140,12 @@ def _run(name: str, words: list[str]) -> int:
         from prompter.runs.config_keys import help_text
 
         parser.epilog = help_text(module.config_keys())
+    typed = shlex.join(["prompter", name, *words])
     overrides: list[str] = []
     if getattr(module, "TAKES_OVERRIDES", False):
         words, overrides = split_overrides(parser, words)
     arguments = parser.parse_args(words)
-    arguments.overrides = overrides
+    arguments.overrides, arguments.typed = overrides, typed
     try:
         return int(run(arguments))
     except ValidationError as error:

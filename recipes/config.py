@@ -184,6 +184,12 @@ class RayConfig(StrictModel):
     """Variables set in the processes of all actors, on every node, such as HF_HOME or NCCL_SOCKET_IFNAME. No
     keys or passwords: those belong into the environment of the nodes."""
 
+    def ensure(self) -> None:
+        """Join or start that Ray, unless this process has one."""
+        from prompter.runs.ray_runtime import ensure_ray
+
+        ensure_ray(self.address, self.num_cpus, self.env_vars)
+
 
 class RanksConfig(StrictModel):
     """The processes that train together. One is the command itself; several are started by Ray Train, or by

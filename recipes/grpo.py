@@ -226,10 +226,8 @@ def open_segmenters(config: TrainConfig, opened: ExitStack) -> dict[str, Any]:
 
     configs = executor_configs(config)
     if config.sampler.backend == "ray" or any(executor.backend == "ray" for executor in configs):
-        from prompter.runs.ray_runtime import ensure_ray
-
         with no_rank_variables():
-            ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
+            config.ray.ensure()
     executors = dict(zip([one.name for one in configs], open_executors(configs), strict=True))
     for executor in executors.values():
         opened.callback(executor.close)

@@ -84,9 +84,7 @@ def bench_rollout(config: TrainConfig, *, rounds: int, adapter: Path | None = No
             for number in range(rounds + 1)
         ]
         samples = [[source[index] for index in window] for window in windows]
-        settings = replace(
-            sampling_settings(config, arguments), n=arguments.num_generations, seed=config.seed
-        )
+        settings = replace(sampling_settings(config, arguments), seed=config.seed)
         device = training_device(arguments)
         rows, answers = _time_samplers(config, policy, samples, settings, device)
         return {
@@ -117,7 +115,7 @@ def _time_samplers(
     for backend in SAMPLERS if find_spec("vllm") is not None else SAMPLERS[:1]:
         chosen = config.sampler.model_copy(update={"backend": backend})
         if backend == "ray":
-            _ensure_ray(config)
+            config.ray.ensure()
         model = None
         if backend == "hf":
             model = load_weights(policy, dtype=config.policy.dtype, device=device)
@@ -173,7 +171,7 @@ def _time_executors(
     asked = executor_configs(config)[0]
     for backend in EXECUTORS:
         if backend == "ray":
-            _ensure_ray(config)
+            config.ray.ensure()
         executor = open_executor(asked.model_copy(update={"backend": backend}))
         try:
             scorer = RolloutScorer(policy, {asked.name: executor}, build_reward(config.rewards))
@@ -203,12 +201,6 @@ def _time_executors(
             }
         )
     return rows
-
-
-def _ensure_ray(config: TrainConfig) -> None:
-    from prompter.runs.ray_runtime import ensure_ray
-
-    ensure_ray(config.ray.address, config.ray.num_cpus)
 
 
 def rollout_text(result: Mapping[str, Any]) -> str:

@@ -202,9 +202,7 @@ class StepBenchmark:
     def _ours(self, way: Way, number: int) -> Measured:
         config = self.config.sampler.model_copy(update={"backend": way.backend})
         if way.backend == "ray":
-            from prompter.runs.ray_runtime import ensure_ray
-
-            ensure_ray(self.config.ray.address, self.config.ray.num_cpus)
+            self.config.ray.ensure()
         with ExitStack() as opened:
             model, arguments = self._model(), self._arguments(f"way-{number}")
             executor = self.open_executor(way.executor)

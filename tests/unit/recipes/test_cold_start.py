@@ -175,7 +175,7 @@ def test_muon_takes_the_matrices_of_layers_and_one_schedule_drives_it_and_adamw(
     assert not {name for name in names if "embed" in name or "norm" in name}
     moved = dict(model.named_parameters())
     for name, value in before.named_parameters():
-        change = moved[name] - value
+        change = (moved[name] - value).detach()
         assert change.abs().max() > 0
         if name in names:  # as large a step as AdamW's, by mean square
             assert float(change.pow(2).mean().sqrt()) < 1e-2
