@@ -150,7 +150,7 @@ class ExampleStream(IterableDataset):
         self.seed, self.queries_per_image = seed, queries_per_image
         self.prose, self.augment = prose or {}, augment
         self.forms = allowed_forms(policy.settings.action_space.kind)
-        self.chances = form_chances(forms or {}, self.forms)
+        self.chances = form_chances(forms, self.forms) if forms else None
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()
@@ -175,20 +175,19 @@ class ExampleStream(IterableDataset):
                 coloured = any(sample.tags.get("family") == "colour" for sample in samples)
                 shown = Image.fromarray(photograph_anew(np.asarray(shown), light, keep_colours=coloured))
         for sample in samples:
-            form = self.forms[int(drawn.choice(len(self.forms), p=self.chances))]
+            count = len(self.forms)
+            form = int(drawn.choice(count, p=self.chances) if self.chances else drawn.integers(count))
             share = self.prose.get(sample.tags.get("length", ""), 0.0)
             prose = share > 0 and bool(drawn.random() < share)
-            yield make_example(sample, self.policy, form, prose=prose, shown=shown)
+            yield make_example(sample, self.policy, self.forms[form], prose=prose, shown=shown)
 
 
 def form_chances(weights: Mapping[AnswerForm, float], forms: Sequence[AnswerForm]) -> list[float]:
-    """The chance of each of `forms`, which sum to 1; without weights all are alike.
+    """The chance of each of `forms`, which sum to 1.
 
     Raises:
         UserError: if a weight is negative or of a form that is not among them, or all weights are zero.
     """
-    if not weights:
-        return [1 / len(forms)] * len(forms)
     strange = [form for form in weights if form not in forms]
     if strange:
         raise UserError(

@@ -59,7 +59,6 @@ def test_answers_take_the_forms_that_have_weight(policy: Checkpoint) -> None:
     answers = [one.answer for one in examples if len(one.coverage)]
     assert answers and all("bbox_2d" in answer and "points" not in answer for answer in answers)
     forms: tuple[AnswerForm, ...] = ("box", "points")
-    assert form_chances({}, forms) == [0.5, 0.5]
     assert form_chances({"points": 3, "box": 1}, forms) == [0.25, 0.75]
     for weights in ({"box": 0.0}, {"box": -1.0, "points": 2.0}, {"box+points": 1.0}):
         with pytest.raises(UserError, match="forms"):
