@@ -80,9 +80,8 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
         looks = summary.get("looks")
         if looks and looks["uses_truth"]:
             raise UserError(
-                f"The answers of {folder.path} were combined by {looks['rule']!r}, which looks at the "
-                "target: a bound, no result. Combine them by another rule first (prompter eval --rescore "
-                "--combine)."
+                f"Answers of {folder.path} were combined by {looks['rule']!r}, which looks at the target: "
+                f"a bound, no result. Combine them by another rule first (prompter eval --rescore --combine)."
             )
         combined = f", {looks['rule']} of {looks['samples']}" if looks else ""
         for protocol, scored in summary["protocols"].items():
