@@ -70,6 +70,10 @@ class StopRequest:
         try:
             self.check()
             yield
+        except SystemError:
+            # What a handler raises within Ray's compiled code (`ray.wait`) arrives as this.
+            self.check()
+            raise
         finally:
             self._at_once = False
 

@@ -25,6 +25,24 @@ def test_a_signal_stops_on_the_spot_where_nothing_is_lost(number: signal.Signals
     assert stopped.value.signal_name == stop.signal_name == number.name
 
 
+def test_a_signal_within_compiled_code_stops_too_and_that_codes_own_error_is_told() -> None:
+    """Ray's `wait` turns what a handler raises in it into a SystemError."""
+
+    def wait(*, signalled: bool) -> None:
+        try:
+            if signalled:
+                send(signal.SIGTERM)
+                signal.pause()
+        except RunStopped as stopped:
+            raise SystemError("returned a result with an exception set") from stopped
+        raise SystemError("its own")
+
+    with StopRequest() as stop, pytest.raises(RunStopped, match="SIGTERM"), stop.at_once():
+        wait(signalled=True)
+    with StopRequest() as stop, pytest.raises(SystemError, match="its own"), stop.at_once():
+        wait(signalled=False)
+
+
 def test_elsewhere_it_is_remembered_said_and_raised_at_the_next_chance(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
