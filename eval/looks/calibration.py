@@ -138,7 +138,8 @@ class CalibrationFile:
     """What a calibration file holds.
 
     Args:
-        made: what it was fitted on and for: `rule`, `samples`, `source`, `policy`, `benchmark`, `looks`.
+        made: what it was fitted on and for: `rule`, `samples`, `source`, and of the run's config
+            `policy`, `policy_options`, `benchmark`, `looks`.
         executors: a calibration per segmenter, by name.
     """
 

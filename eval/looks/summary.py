@@ -227,7 +227,7 @@ def fit_run(folder: RunFolder, out: Path) -> CalibrationFile:
         fitted[path.stem] = fit_calibration(raw, answers.scores.tolist())
     made = {
         **{key: how[key] for key in ("rule", "samples", "source")},
-        **{key: config.get(key) for key in ("policy", "benchmark", "looks")},
+        **{key: config.get(key) for key in ("policy", "policy_options", "benchmark", "looks")},
     }
     found = CalibrationFile(made, fitted)
     found.write(out)

@@ -89,7 +89,5 @@ def _parted(points: NDArray[np.float64], labels: Any) -> tuple[tuple[Any, ...], 
             f"labels should be 1 (on the object) or 0 (off it) for each of the {len(points)} points, "
             f"but are {signs.tolist()}."
         )
-    return tuple(
-        tuple(tuple(point) for point, sign in zip(points.tolist(), signs, strict=True) if sign == wanted)
-        for wanted in (1, 0)
-    )
+    on, off = points[signs == 1], points[signs == 0]
+    return tuple(map(tuple, on.tolist())), tuple(map(tuple, off.tolist()))

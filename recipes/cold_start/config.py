@@ -11,6 +11,8 @@ from prompter.coords import FrameKind
 from prompter.runs.config import StrictModel
 from recipes.cold_start.small_policy import SmallPolicySize
 
+AnswerForm = Literal["box", "points", "box+points"]
+
 
 class AuxiliaryWeights(StrictModel):
     """Weights of the auxiliary losses beside the next-token loss (weight 1); see `ColdStartModel`."""
@@ -55,6 +57,10 @@ class ColdStartConfig(StrictModel):
     init: str | None = None
     """Checkpoint to continue from; null starts from random weights."""
 
+    init_heads: str | None = None
+    """Trainer's state (`OUTPUT/trainer/checkpoint-N`) to take the auxiliary heads from; null starts new ones,
+    which disturbs a checkpoint that goes on from `init` at first."""
+
     action_space: ActionSpace = ActionSpace(kind="any", positive_points=1, max_instances=8)
     """What it may answer with; with `any`, each answer's form is drawn at random, so that reinforcement
     learning can find out which form the segmenter serves best."""
@@ -66,6 +72,14 @@ class ColdStartConfig(StrictModel):
     """Share of answers that are sentences, by the question's tag `length` (`short`, `long`). Models that
     were pre-trained on people's talk answer so; nothing here reads it."""
 
+    forms: dict[AnswerForm, float] = Field(default_factory=dict)
+    """Weights of the forms an answer may take (`box`, `points`, `box+points`), of those that the action space
+    admits; empty: all alike. What a greedy answer looks like follows the heaviest."""
+
+    augment: float = Field(default=0.0, ge=0, le=1)
+    """Share of images whose light, colour, sharpness and noise are changed at random, so that what is learned
+    holds for other cameras."""
+
     auxiliary: AuxiliaryWeights = AuxiliaryWeights()
 
     seed: int = Field(default=0, ge=0)
@@ -75,7 +89,10 @@ class ColdStartConfig(StrictModel):
     """Samples per optimiser step."""
 
     steps: int = Field(default=1500, ge=1)
-    """Optimiser steps (AdamW)."""
+    """Optimiser steps."""
+
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """`muon` takes Muon for the matrices inside the layers and AdamW for the rest, at the same rates."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Highest learning rate."""
@@ -84,10 +101,20 @@ class ColdStartConfig(StrictModel):
     """Steps over which the learning rate rises to it."""
 
     weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay."""
 
     schedule: Literal["cosine", "constant_with_warmup"] = "cosine"
     """How the learning rate goes on after the warm-up."""
+
+    average: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the exponential average of the weights that is measured and exported (0.99 averages over
+    about the last hundred steps); null exports the weights as they are."""
+
+    bfloat16: bool = False
+    """Multiply matrices in bfloat16: about twice as fast on processors that have it."""
+
+    length_parts: int = Field(default=1, ge=1)
+    """In how many parts of like length the language model takes a batch: more parts pad less."""
 
     probe_every: int = Field(default=100, ge=1)
     """Steps between two measurements of localisation, each followed by an export of the checkpoint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +17,10 @@ from envs.masks import Mask
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.sample import Sample, SampleSource
 from prompter.checkpoint import Checkpoint
+from prompter.errors import UserError
 from prompter.types import PromptSet
-
-AnswerForm = Literal["box", "points", "box+points"]
+from recipes.cold_start.augment import photograph_anew
+from recipes.cold_start.config import AnswerForm
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,24 @@ def allowed_forms(kind: str) -> tuple[AnswerForm, ...]:
     return forms[kind]
 
 
-def make_example(sample: Sample, policy: Checkpoint, form: AnswerForm, *, prose: bool = False) -> Example:
+def make_example(
+    sample: Sample,
+    policy: Checkpoint,
+    form: AnswerForm,
+    *,
+    prose: bool = False,
+    shown: Image.Image | None = None,
+) -> Example:
     """Turn a sample into an example whose answer prompts every target object in one form.
 
-    With `prose` the answer is a sentence instead, which `prompter.parse` does not read.
+    With `prose` the answer is a sentence instead, which `prompter.parse` does not read. `shown` replaces the
+    sample's image, already at the size the model sees.
     """
     masks = reading_order(target_masks(sample))[: policy.settings.action_space.max_instances]
     points = 0 if form == "box" else min(1, policy.settings.action_space.positive_points)
     prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
-    image = policy.model_image(sample.load_image())
-    cell = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
-    grid = (image.height // cell, image.width // cell)
+    image = policy.model_image(sample.load_image()) if shown is None else shown
+    grid = (image.height // policy.factor, image.width // policy.factor)
     numbers = _model_numbers(masks, policy, sample.image_wh)
     return Example(
         sample.image_id,
@@ -117,6 +125,12 @@ class ExampleStream(IterableDataset):
         seed: of order and forms.
         queries_per_image: consecutive samples that belong together and are emitted together.
         prose: share of answers that are sentences, by the question's tag `length`.
+        forms: weights of the forms of answers; none: all that the action space admits are alike.
+        augment: share of images that are photographed anew (`recipes.cold_start.augment`).
+        skip: how many images to leave out at the beginning, which a run before it saw.
+
+    Raises:
+        UserError: if `forms` names a form that the action space does not admit, or weighs none.
     """
 
     def __init__(
@@ -127,29 +141,62 @@ class ExampleStream(IterableDataset):
         seed: int,
         queries_per_image: int,
         prose: Mapping[str, float] | None = None,
+        forms: Mapping[AnswerForm, float] | None = None,
+        augment: float = 0.0,
+        skip: int = 0,
     ) -> None:
         super().__init__()
-        self.source, self.policy = source, policy
+        self.source, self.policy, self.skip = source, policy, skip
         self.seed, self.queries_per_image = seed, queries_per_image
-        self.prose = prose or {}
+        self.prose, self.augment = prose or {}, augment
+        self.forms = allowed_forms(policy.settings.action_space.kind)
+        self.chances = form_chances(forms, self.forms) if forms else None
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        forms = allowed_forms(self.policy.settings.action_space.kind)
         images = len(self.source) // self.queries_per_image
-        epoch = 0
+        epoch, skipped = divmod(self.skip, images)
         while True:
             rng = np.random.default_rng([self.seed, epoch])
-            for image in rng.permutation(images)[number::count]:
-                drawn = np.random.default_rng([self.seed, epoch, int(image)])
-                for query in range(self.queries_per_image):
-                    sample = self.source[int(image) * self.queries_per_image + query]
-                    form = forms[int(drawn.integers(len(forms)))]
-                    share = self.prose.get(sample.tags.get("length", ""), 0.0)
-                    prose = share > 0 and bool(drawn.random() < share)
-                    yield make_example(sample, self.policy, form, prose=prose)
-            epoch += 1
+            for image in rng.permutation(images)[skipped:][number::count]:
+                yield from self._about(int(image), epoch)
+            epoch, skipped = epoch + 1, 0
+
+    def _about(self, image: int, epoch: int) -> Iterator[Example]:
+        """The examples about one image, which is loaded (and changed) once for all of them."""
+        drawn = np.random.default_rng([self.seed, epoch, image])
+        first = image * self.queries_per_image
+        samples = [self.source[first + query] for query in range(self.queries_per_image)]
+        shown = self.policy.model_image(samples[0].load_image())
+        if self.augment:
+            light = np.random.default_rng([self.seed, epoch, image, 1])
+            if light.random() < self.augment:
+                coloured = any(sample.tags.get("family") == "colour" for sample in samples)
+                shown = Image.fromarray(photograph_anew(np.asarray(shown), light, keep_colours=coloured))
+        for sample in samples:
+            count = len(self.forms)
+            form = int(drawn.choice(count, p=self.chances) if self.chances else drawn.integers(count))
+            share = self.prose.get(sample.tags.get("length", ""), 0.0)
+            prose = share > 0 and bool(drawn.random() < share)
+            yield make_example(sample, self.policy, self.forms[form], prose=prose, shown=shown)
+
+
+def form_chances(weights: Mapping[AnswerForm, float], forms: Sequence[AnswerForm]) -> list[float]:
+    """The chance of each of `forms`, which sum to 1.
+
+    Raises:
+        UserError: if a weight is negative or of a form that is not among them, or all weights are zero.
+    """
+    strange = [form for form in weights if form not in forms]
+    if strange:
+        raise UserError(
+            f"forms names {strange[0]!r}, which the action space does not admit ({', '.join(forms)})"
+        )
+    given = [float(weights.get(form, 0.0)) for form in forms]
+    if min(given) < 0 or not sum(given):
+        raise UserError(f"forms must be weights of 0 or more, not all 0, but is {dict(weights)}")
+    return [weight / sum(given) for weight in given]
 
 
 class Collator:

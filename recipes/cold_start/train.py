@@ -21,15 +21,25 @@ from prompter.runs.values import dump_yaml
 from recipes.cold_start.config import ColdStartConfig
 
 
-def cold_start(config: ColdStartConfig, command: str = "") -> Path:
-    """Train, and return the folder of the last export."""
+def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = False) -> Path:
+    """Train, and return the folder of the last export.
+
+    With `resume` a run that was broken off goes on after its last export, with the weights, the average,
+    AdamW's state, the schedule and the images as they would have been. Exact where a batch is a whole number
+    of images (`batch_size` a multiple of `queries_per_image`); else it goes on with the next whole image.
+
+    Raises:
+        UserError: if the config does not fit the data or the checkpoint, or there is nothing to resume.
+    """
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
     from envs.datasets import open_dataset
     from prompter.checkpoint import load_policy, load_weights
+    from recipes.cold_start.average import WeightAverage
     from recipes.cold_start.data import Collator, ExampleStream
     from recipes.cold_start.model import ColdStartModel
+    from recipes.cold_start.optimiser import MuonAndAdamW
     from recipes.cold_start.probe import probe
     from recipes.cold_start.small_policy import build_small_policy
 
@@ -54,12 +64,24 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
             seed=config.seed,
         )
     else:
-        policy = load_policy(config.init, {} if config.frame is None else {"frame": config.frame})
+        policy = load_policy(config.init, _changes(config))
     model = load_weights(policy, dtype=torch.float32)
-    learner = ColdStartModel(model, policy, config.auxiliary)
+    learner = ColdStartModel(
+        model, policy, config.auxiliary, bfloat16=config.bfloat16, parts=config.length_parts
+    )
+    if config.init_heads is not None:
+        learner.load_heads(config.init_heads)
+    average = None if config.average is None else WeightAverage(model, config.average)
     commit = _commit()
     history: list[dict[str, float]] = []
-    started = time.time()
+    state = _last_state(output) if resume else None
+    done = 0
+    if state is not None:
+        history = json.loads((state / HISTORY).read_text(encoding="utf-8"))
+        done = int(history[-1]["step"])
+        if average is not None:
+            average.resume(load_weights(load_policy(_export(output, done)), dtype=torch.float32), done)
+    started = time.time() - (60 * history[-1]["minutes"] if history else 0)
 
     class ColdStartTrainer(Trainer):
         """Logs the parts of the loss beside their sum."""
@@ -76,11 +98,14 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         """Measures localisation and writes the checkpoint with its card."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if average is not None:
+                average.update()
             if state.global_step % config.probe_every and state.global_step != config.steps:
                 return
-            model.eval()
-            figures = probe(model, policy, held_out, samples=config.probe_samples)
-            model.train()
+            exported = model if average is None else average.model
+            exported.eval()
+            figures = probe(exported, policy, held_out, samples=config.probe_samples)
+            exported.train()
             history.append(
                 {
                     "step": state.global_step,
@@ -91,12 +116,17 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
             )
             print(json.dumps(history[-1]), flush=True)
             # Each export stays, so that one can be chosen that reinforcement learning can still improve.
-            export = output / "exports" / f"step-{state.global_step:06d}"
+            export = _export(output, state.global_step)
             with atomic_folder(export) as unfinished:
-                model.save_pretrained(unfinished)
+                exported.save_pretrained(unfinished)
                 policy.save_protocol(unfinished)
                 _write_card(unfinished, config, command, commit, history)
             shutil.copytree(export, output, dirs_exist_ok=True)
+            control.should_save = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with atomic_write(output / "trainer" / f"checkpoint-{state.global_step}" / HISTORY) as handle:
+                json.dump(history, handle)
 
     arguments = TrainingArguments(
         output_dir=str(output / "trainer"),
@@ -108,7 +138,9 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         lr_scheduler_type=config.schedule,
         adam_beta2=0.98,
         max_grad_norm=1.0,
-        save_strategy="no",
+        save_strategy="no",  # the callback asks for it, after each export
+        save_total_limit=1,
+        ignore_data_skip=True,  # the stream leaves out what was seen, without drawing it again
         logging_strategy="no",
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
@@ -122,8 +154,17 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
         accelerator_config={"dispatch_batches": False},
     )
     collate = Collator(policy)
+    optimiser = None
+    if config.optimiser == "muon":
+        optimiser = MuonAndAdamW(
+            learner.named_parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
+        )
     trainer = ColdStartTrainer(
         model=learner,
+        optimizers=(optimiser, None),
         args=arguments,
         train_dataset=ExampleStream(
             source,
@@ -131,11 +172,14 @@ def cold_start(config: ColdStartConfig, command: str = "") -> Path:
             seed=config.seed,
             queries_per_image=config.queries_per_image,
             prose=config.prose,
+            forms=config.forms,
+            augment=config.augment,
+            skip=-(-done * config.batch_size // config.queries_per_image),
         ),
         data_collator=_Wrapped(collate),
         callbacks=[Export()],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
     return output
 
 
@@ -147,6 +191,32 @@ class _Wrapped:
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         return {"batch": self.collate(examples)}
+
+
+HISTORY = "history.json"
+"""What was measured so far, beside the trainer's state."""
+
+
+def _export(output: Path, step: int) -> Path:
+    return output / "exports" / f"step-{step:06d}"
+
+
+def _last_state(output: Path) -> Path:
+    """The newest whole state of the trainer under `output`."""
+    states = sorted(output.glob(f"trainer/checkpoint-*/{HISTORY}"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        raise UserError(
+            f"there is no cold start to resume in {output}: it has no trainer/checkpoint-*/{HISTORY}"
+        )
+    return states[-1].parent
+
+
+def _changes(config: ColdStartConfig) -> dict[str, Any]:
+    """Settings that a checkpoint continues with instead of its own: those that the config names."""
+    changes: dict[str, Any] = {} if config.frame is None else {"frame": config.frame}
+    if "image_side" in config.policy.model_fields_set:
+        changes["image"] = {"side": config.policy.image_side}
+    return changes
 
 
 def _commit() -> str:

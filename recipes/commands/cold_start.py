@@ -29,13 +29,18 @@ def config_keys() -> list[Section]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags; any further `--dotted.key value` overrides the config."""
     parser.add_argument("config", type=Path, help="YAML config of the cold start")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was broken off, after its last export"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the cold start a config describes."""
     config = load_config_model(ColdStartConfig, args.config, args.overrides)
     output = Path(config.output_dir)
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"output_dir {output} is not empty: name a new folder or remove it")
-    cold_start(config, args.typed)
+    if not args.resume and output.exists() and any(output.iterdir()):
+        raise UserError(
+            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
+        )
+    cold_start(config, args.typed, resume=args.resume)
     return 0

@@ -96,9 +96,9 @@ def add_chunk(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
-    """Declare `--seed`."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"of {what} (default: 0)")
+def add_seed(parser: Any, what: str, *, default: int | None = 0) -> None:
+    """Declare `--seed` of a parser or a group of its arguments; with a `default` of None 0 is still meant."""
+    parser.add_argument("--seed", type=int, default=default, metavar="N", help=f"of {what} (default: 0)")
 
 
 def add_old_name(parser: argparse.ArgumentParser, old: str, flag: str) -> None:

@@ -67,7 +67,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
     """The benchmark of an evaluation run and its rows: one per segmenter and protocol.
 
     Raises:
-        UserError: if the folder is not an evaluation with results.
+        UserError: if the folder is not an evaluation with results, or its answers were chosen by the target.
     """
     config, results = folder.read_config(), read_results(folder)
     if not isinstance(config.get("benchmark"), str) or not isinstance(config.get("policy"), str):
@@ -77,6 +77,14 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
     benchmark, split = split_name(config["benchmark"])
     rows = []
     for executor, summary in results.items():
+        looks = summary.get("looks")
+        if looks and looks["uses_truth"]:
+            raise UserError(
+                f"The answers of {folder.path} were combined by {looks['rule']!r}, which looks at the "
+                "target: a bound, no result. Combine them by another rule first (prompter eval --rescore "
+                "--combine)."
+            )
+        combined = f", {looks['rule']} of {looks['samples']}" if looks else ""
         for protocol, scored in summary["protocols"].items():
             values = {
                 name: 100 * metric["value"]
@@ -85,7 +93,7 @@ def run_rows(folder: RunFolder) -> tuple[str, list[Row]]:
             }
             rows.append(
                 Row(
-                    system=f"{config.get('label') or config['policy']} + {executor}",
+                    system=f"{config.get('label') or config['policy']} + {executor}{combined}",
                     split=_split_text(split or "", config, scored["queries"]),
                     protocol=protocol,
                     training=config.get("training", UNSTATED),

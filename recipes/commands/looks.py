@@ -15,6 +15,7 @@ from eval.looks.rules import DEFAULT_RULE, RULES
 from eval.looks.summary import fit_run
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
+from recipes.commands import flags
 
 _ONLY_WITH_SAMPLES = ("temperature", "top_p", "seed")
 
@@ -32,7 +33,7 @@ def add_look_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--top-p", type=float, metavar="P", help="share of probability drawn from (default: 1)"
     )
-    group.add_argument("--seed", type=int, metavar="N", help="of the draws (default: 0)")
+    flags.add_seed(group, "the draws", default=None)
     group.add_argument(
         "--combine",
         metavar="RULE",
@@ -133,7 +134,7 @@ def combine_looks(arguments: argparse.Namespace, folder: RunFolder) -> None:
 def _warn(found: CalibrationFile, folder: RunFolder, path: str) -> None:
     """Say where a calibration was fitted on something else than it is used for, or on the very same."""
     config = folder.read_config()
-    for key in ("policy", "looks"):
+    for key in ("policy", "policy_options", "looks"):
         if key in found.made and found.made[key] != config.get(key):
             print(
                 f"warning: {path} was fitted with {key} = {found.made[key]!r}, and is used with "

@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.study)
     if arguments.seeds is not None:
         study = study.model_copy(update={"seeds": _seeds(arguments.seeds)})
-    runs = planned_runs(study, arguments.out, arguments.overrides)
     chosen = _chosen(study, arguments.only)
+    runs = planned_runs(study, arguments.out, arguments.overrides, chosen)
     if arguments.list:
         for one in runs:
             state = "finished" if finished(one) else "to do" if one.arm in chosen else "not asked for"

@@ -98,17 +98,20 @@ def load_study(path: Path | str) -> StudyConfig:
     return load_config_model(StudyConfig, path)
 
 
-def planned_runs(study: StudyConfig, out: Path, overrides: Sequence[str] = ()) -> list[PlannedRun]:
+def planned_runs(
+    study: StudyConfig, out: Path, overrides: Sequence[str] = (), only: Sequence[str] | None = None
+) -> list[PlannedRun]:
     """Every arm with every seed, seeds outermost: after each seed all arms can be compared.
 
     Args:
         study: what to compare.
         out: a run's folder is `out/ARM/seed-N`.
         overrides: "dotted.key=value" texts, stronger than the study's `set`, weaker than an arm.
+        only: arms that are to be trained, whose completions have to be equal; None is all.
 
     Raises:
-        UserError: naming the arm whose config is wrong, or the arms that sample another number of
-            completions than the reference.
+        UserError: naming the arm whose config is wrong, or the arms to be trained that sample another number
+            of completions than the reference.
     """
     runs = []
     for seed in study.seeds:
@@ -124,7 +127,8 @@ def planned_runs(study: StudyConfig, out: Path, overrides: Sequence[str] = ()) -
                 raise UserError(f"arm {arm!r}: trainer.max_steps is not given, so its length is unknown")
             runs.append(PlannedRun(arm, seed, config, folder, completions))
     if study.completions == "equal":
-        _check_equal({run.arm: run.completions for run in runs}, study.compared_with)
+        chosen = {run.arm: run.completions for run in runs if only is None or run.arm in only}
+        _check_equal(chosen, study.compared_with if study.compared_with in chosen else next(iter(chosen)))
     return runs
 
 

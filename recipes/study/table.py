@@ -11,7 +11,7 @@ from eval.study import SeedResult, compare_arms, seed_result, write_study
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from recipes.study.config import PlannedRun, StudyConfig
-from recipes.study.run import finished
+from recipes.study.run import check_same, finished
 
 _NOT_TRAINING = "evaluate"
 """Phase of a timeline that is not counted as training."""
@@ -21,11 +21,12 @@ def write_table(study: StudyConfig, runs: Sequence[PlannedRun], out: Path) -> Pa
     """Compare all finished runs of a study; write `study.json`, `study.md`, `study.html`; return the page.
 
     Raises:
-        UserError: if no run is finished.
+        UserError: if no run is finished, or one has other settings than its arm.
     """
     results: dict[str, list[SeedResult]] = {arm: [] for arm in study.arms}
     for run in runs:
         if finished(run):
+            check_same(run)
             folder = RunFolder(run.folder)
             before, after = (
                 evaluation_files(RunFolder(folder.path / "eval" / name))[0] for name in ("before", "after")

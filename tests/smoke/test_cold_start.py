@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from prompter.checkpoint import load_policy, load_weights
 from prompter.sampling.base import SamplingSettings
@@ -59,6 +61,32 @@ def test_a_cold_start_may_teach_another_frame_than_it_starts_from(tmp_path: Path
     config = write_config(tmp_path, init=str(tmp_path / "first"), frame="absolute", probe_samples=6)
     assert main(["cold-start", str(config)]) == 0
     assert load_policy(tmp_path / "policy").frame_kind == "absolute"
+
+
+def test_a_resumed_cold_start_is_the_unbroken_one(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "schedule": "constant_with_warmup",
+        "warmup_steps": 0,
+        "optimiser": "muon",
+        "average": 0.9,
+        "augment": 0.5,
+        "length_parts": 2,
+        "probe_every": 1,
+        "probe_samples": 6,
+    }
+    for name, steps in (("unbroken", 2), ("broken", 1)):
+        (tmp_path / name).mkdir()
+        assert main(["cold-start", str(write_config(tmp_path / name, steps=steps, **settings))]) == 0
+    config = write_config(tmp_path / "broken", steps=2, **settings)
+    assert main(["cold-start", str(config), "--resume"]) == 0
+    unbroken, resumed = (tmp_path / name / "policy" for name in ("unbroken", "broken"))
+    first, second = (load_file(path / "model.safetensors") for path in (unbroken, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    begun = load_file(resumed / "exports" / "step-000001" / "model.safetensors")
+    assert any(not torch.equal(begun[name], second[name]) for name in second)
+    assert "| 2 | 12 |" in (resumed / "README.md").read_text(encoding="utf-8")
+    assert main(["cold-start", str(write_config(tmp_path)), "--resume"]) == 2
 
 
 def test_bad_input_is_one_sentence_and_writes_nothing(

@@ -18,6 +18,7 @@ from eval.looks.records import read_looks
 from prompter.errors import UserError
 from prompter.sampling.base import SamplingSettings
 from recipes.commands import eval as eval_command
+from recipes.commands import leaderboard as leaderboard_command
 from recipes.commands import predictions as predictions_command
 from recipes.commands import report as report_command
 from rewards.replay import read_rollouts
@@ -95,10 +96,14 @@ def test_combined_again_by_another_rule_without_a_policy(
     assert [one.completion for one in answers] == [own[0].completion for own in looks]
     assert command(eval_command, "--rescore", "--out", run, "--combine", "best", "--samples", 2) == 0
     assert "answers combined by best (it looks at the TRUTH: an upper bound" in capsys.readouterr().out
+    with pytest.raises(UserError, match="a bound, no result"):
+        command(leaderboard_command, run, "--out", tmp_path / "board")
     with pytest.raises(UserError, match="looks at the target; there is nothing to calibrate"):
         command(eval_command, "--rescore", "--out", run, "--fit-calibration", tmp_path / "best.json")
     assert command(eval_command, "--rescore", "--out", run, "--combine", "vote", "--samples", 4) == 0
     assert command(predictions_command, run, "--out", tmp_path / "preds.json") == 0
+    assert command(leaderboard_command, run, "--out", tmp_path / "board") == 0
+    assert "+ box, vote of 4" in (tmp_path / "board" / "leaderboard.md").read_text()
     with pytest.raises(UserError, match="holds 4 samples per question, not 5"):
         command(eval_command, "--rescore", "--out", run, "--samples", 5)
     assert command(eval_command, "--rescore", "--out", run, "--combine", "consensus", "--samples", 4) == 0

@@ -73,9 +73,8 @@ SMALLER = {
 
 def commands(page: Path) -> list[str]:
     """The commands in a page's fenced blocks: continued lines joined, comments taken off, `a && b` parted."""
-    blocks = re.findall(
-        r"^```(?:sh|bash|console)?\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash", "console")]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     parts = [part.strip() for line in lines for part in re.sub(r"(^|\s)#.*", "", line).split("&&")]
     return [shlex.join(shlex.split(part)) for part in parts if COMMAND.match(part)]
@@ -223,9 +222,11 @@ def test_the_readme_has_commands_and_the_reader_of_pages_sees_them(tmp_path: Pat
     page.write_text(
         "Say `prompter data\nls`, or `prompter report RUN…`.\n```\ngit clone x && make demo  # a minute\n"
         "prompter eval --out a \\\n    --limit 2\n```\n```python\nprompter = 1\n```\n"
-        "```sh\npython -m recipes.x '{a: 1}'\n```\n"
+        "```sh\npython -m recipes.x '{a: 1}'\n```\n```python\nx = 2\n```\nSay\n```\nprompter data ls\n```\n"
     )
-    expected = ["make demo", "prompter eval --out a --limit 2", "python -m recipes.x '{a: 1}'"]
+    expected = [
+        *("make demo", "prompter eval --out a --limit 2", "python -m recipes.x '{a: 1}'", "prompter data ls")
+    ]
     assert commands(page) == expected
     assert inline_commands(page) == ["prompter data ls"]
 

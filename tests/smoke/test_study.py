@@ -137,6 +137,8 @@ def test_a_folder_with_other_settings_is_refused_before_anything_is_trained(stud
         UserError, match=r"seed-0 holds a run with trainer\.learning_rate 0\.001, but arm 'plain'"
     ):
         run_all(other, studied.launch)
+    with pytest.raises(UserError, match=r"seed-0 holds a run with trainer\.learning_rate"):
+        write_table(studied.study, other, studied.out)
 
 
 def test_arms_of_unequal_completions_are_refused_or_told(
@@ -147,6 +149,10 @@ def test_arms_of_unequal_completions_are_refused_or_told(
     path.write_text(dump_yaml(text))
     assert main(["study", str(path), "-o", str(tmp_path / "out")]) == 2
     assert "plain 32, but longer 96" in capsys.readouterr().err
+    alike = planned_runs(load_study(path), tmp_path, only=["plain", "groups-of-4"])
+    assert {run.arm for run in alike} == {"plain", "groups-of-4", "longer"}, (
+        "what is not trained is not refused"
+    )
     path.write_text(dump_yaml({**text, "completions": "any"}))
     assert [run.completions for run in planned_runs(load_study(path), tmp_path)][:3] == [32, 32, 96]
 

@@ -9,6 +9,7 @@ from typing import Literal
 from PIL import Image
 
 from envs.datasets.synthetic.queries import Query, scene_queries
+from envs.datasets.synthetic.quilt import draw_quilt, is_quilt, quilt_queries
 from envs.datasets.synthetic.scene import Scene, check_options, draw_scene, scene_generators
 from envs.masks import encode_rle, union
 from envs.sample import Sample
@@ -18,22 +19,30 @@ Split = Literal["train", "val", "test"]
 
 
 @lru_cache(maxsize=8)
-def _drawn(split: str, index: int, size: int, seed: int, least: int, most: int) -> Scene:
+def _drawn(split: str, index: int, size: int, seed: int, least: int, most: int, quilts: float) -> Scene:
     """A scene, kept while its neighbouring queries are read; consumers must not write into it."""
-    scene = draw_scene(split, index, size=size, seed=seed, min_objects=least, max_objects=most)
+    if is_quilt(split, index, seed, quilts):
+        scene = draw_quilt(split, index, size=size, seed=seed)
+    else:
+        scene = draw_scene(split, index, size=size, seed=seed, min_objects=least, max_objects=most)
     scene.image.flags.writeable = False
     return scene
 
 
 @lru_cache(maxsize=8)
-def _asked(split: str, index: int, size: int, seed: int, least: int, most: int, count: int) -> list[Query]:
+def _asked(
+    split: str, index: int, size: int, seed: int, least: int, most: int, quilts: float, count: int
+) -> list[Query]:
     _, rng = scene_generators(split, index, seed)
-    return scene_queries(_drawn(split, index, size, seed, least, most), rng, count)
+    ask = quilt_queries if is_quilt(split, index, seed, quilts) else scene_queries
+    return ask(_drawn(split, index, size, seed, least, most, quilts), rng, count)
 
 
-def load_scene_image(split: str, index: int, size: int, seed: int, least: int, most: int) -> Image.Image:
+def load_scene_image(
+    split: str, index: int, size: int, seed: int, least: int, most: int, quilts: float = 0.0
+) -> Image.Image:
     """Draw a scene again from its number: [size, size] PIL RGB image, the same each time."""
-    return Image.fromarray(_drawn(split, index, size, seed, least, most).image)
+    return Image.fromarray(_drawn(split, index, size, seed, least, most, quilts).image)
 
 
 class SyntheticAerial:
@@ -51,6 +60,8 @@ class SyntheticAerial:
         size: side of the square images in pixels.
         seed: of the whole dataset.
         min_objects, max_objects: how many objects a scene holds.
+        quilts: share of scenes that are four at half size instead, crowded with buildings and half of
+            whose questions are those of `aerial-buildings` (`envs.datasets.synthetic.quilt`).
 
     Raises:
         UserError: if an option is out of range.
@@ -69,6 +80,7 @@ class SyntheticAerial:
         seed: int = 0,
         min_objects: int = 2,
         max_objects: int = 6,
+        quilts: float = 0.0,
     ) -> None:
         if scenes < 1 or queries_per_scene < 1 or first_query < 0:
             raise UserError(
@@ -76,11 +88,16 @@ class SyntheticAerial:
                 f"scenes={scenes}, queries_per_scene={queries_per_scene} and first_query={first_query}."
             )
         check_options(size=size, min_objects=min_objects, max_objects=max_objects)
+        if not 0 <= quilts <= 1 or (quilts and size % 2):
+            raise UserError(
+                "synthetic-aerial needs quilts, a share, between 0 and 1, and an even size to have any, "
+                f"but got quilts={quilts} and size={size}."
+            )
         scene_generators(split, 0, seed)
         self.split: str = split
         self.scenes = scenes
         self.queries_per_scene, self.first_query = queries_per_scene, first_query
-        self._options = (size, seed, min_objects, max_objects)
+        self._options = (size, seed, min_objects, max_objects, quilts)
 
     def __len__(self) -> int:
         return self.scenes * self.queries_per_scene

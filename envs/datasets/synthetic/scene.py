@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import cv2
@@ -93,7 +94,14 @@ def scene_generators(split: str, index: int, seed: int) -> tuple[Rng, Rng]:
 
 
 def draw_scene(
-    split: str, index: int, *, size: int = 256, seed: int = 0, min_objects: int = 2, max_objects: int = 6
+    split: str,
+    index: int,
+    *,
+    size: int = 256,
+    seed: int = 0,
+    min_objects: int = 2,
+    max_objects: int = 6,
+    themes: Collection[str] = tuple(THEMES),
 ) -> Scene:
     """Draw one scene.
 
@@ -104,13 +112,14 @@ def draw_scene(
         seed: of the whole dataset.
         min_objects, max_objects: how many objects it holds, both included. On ground that is hard to
             fill it may hold fewer than asked for, but never fewer than one.
+        themes: the kinds of place it may be.
 
     Raises:
         UserError: if an argument is out of range.
     """
     check_options(size=size, min_objects=min_objects, max_objects=max_objects)
     rng, _ = scene_generators(split, index, seed)
-    name = pick_weighted(rng, {key: theme.share for key, theme in THEMES.items()})
+    name = pick_weighted(rng, {key: THEMES[key].share for key in THEMES if key in themes})
     theme = THEMES[name]
     ground = Ground(size, rng.uniform(0, 2 * np.pi))
     theme.lay(ground, rng)

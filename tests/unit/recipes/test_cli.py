@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import subprocess
 import sys
 import time
@@ -151,7 +152,9 @@ def test_a_command_gets_its_arguments_and_its_result_is_the_exit_code(
 
     fake_command(monkeypatch, run)
     assert cli.main(["fake", "here", "--times", "3"]) == 1
-    assert vars(seen[0]) == {"place": "here", "times": 3, "dry_run": False, "overrides": []}
+    given = vars(seen[0])
+    assert given.pop("typed") == "prompter fake here --times 3"
+    assert given == {"place": "here", "times": 3, "dry_run": False, "overrides": []}
 
 
 def test_a_user_error_is_one_line_without_traceback(
@@ -213,7 +216,9 @@ def test_overrides_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, words: li
     seen: list[argparse.Namespace] = []
     fake_command(monkeypatch, lambda arguments: seen.append(arguments) or 0, takes_overrides=True)
     assert cli.main(["fake", *words]) == 0
-    assert vars(seen[0]) == {"place": "here", "times": 3, "dry_run": True, "overrides": ["a.b=local", "c=1"]}
+    given = vars(seen[0])
+    assert given.pop("typed") == shlex.join(["prompter", "fake", *words])
+    assert given == {"place": "here", "times": 3, "dry_run": True, "overrides": ["a.b=local", "c=1"]}
 
 
 def test_an_override_may_be_negative_empty_or_hold_equals_signs() -> None:

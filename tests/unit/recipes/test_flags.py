@@ -107,7 +107,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     ),
     "--limit": ({*EVALUATIONS, "ceiling", "score", "lmms-task"}, ["7"], lambda arguments: arguments.limit, 7),
     "--chunk": (EVALUATIONS | {"segment"}, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show", "audit"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": ({"bench", "data show", "audit", "eval"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 
