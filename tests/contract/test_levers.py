@@ -141,3 +141,24 @@ def test_what_is_saved_is_the_average_and_not_the_last_weights(mined: RunFolder,
     for name, one in model.merge_and_unload().named_parameters():
         if name in final:
             torch.testing.assert_close(one.detach(), final[name])
+
+
+def test_engines_follow_adapters_in_the_vision_tower(policy: Checkpoint, tmp_path: Path) -> None:
+    """Merged into weights: after each step vLLM's log-probabilities are the trainer's."""
+    pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
+    targets = r".*(language_model.*\.q_proj|visual\.blocks\..*\.(qkv|linear_fc1))"
+    config = config_of(
+        policy,
+        tmp_path / "run",
+        save_manifest(tmp_path / "data", QUESTIONS),
+        sampler={"backend": "vllm", "threads": 1, "kv_cache_gib": 0.1, "sync": "merged"},
+        lora={"r": 4, "alpha": 8, "target_modules": targets},
+    )
+    run = train(config)
+    records = run.read_metrics("train")
+    assert len(records) == 3 and [one["sampler_version"] for one in records] == [0, 1, 2]
+    assert all(one["sampling/sampling_logp_difference/mean"] < 1e-3 for one in records)
+    base = dict(load_weights(policy, dtype=torch.float32).named_parameters())
+    moved = load_file(run.checkpoints_dir / "final" / "model.safetensors")
+    changed = {name for name, one in moved.items() if name in base and not torch.equal(one, base[name])}
+    assert any(".visual.blocks." in name for name in changed), "the tower learned"
