@@ -20,7 +20,7 @@ def photograph_anew(image: RGB, rng: np.random.Generator, *, keep_colours: bool)
     Returns:
         The changed image, [height, width, 3] uint8, RGB.
     """
-    pixels = image.astype(np.float32) / 255
+    pixels: NDArray[np.float32] = image.astype(np.float32) / np.float32(255)
     pixels = pixels ** rng.uniform(0.7, 1.5)
     pixels = (pixels - 0.5) * rng.uniform(0.6, 1.3) + 0.5 + rng.uniform(-0.18, 0.12)
     grey = pixels.mean(axis=2, keepdims=True)
@@ -33,7 +33,7 @@ def photograph_anew(image: RGB, rng: np.random.Generator, *, keep_colours: bool)
     if rng.random() < 0.5:
         pixels = pixels * _clouds(image.shape[:2], rng)[..., None]
     if rng.random() < 0.4:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.1))
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.1)), np.float32)
     if rng.random() < 0.5:
         noise = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
         pixels = pixels + noise * np.float32(rng.uniform(0.01, 0.06))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ class WeightAverage:
 
     def __init__(self, source: nn.Module, decay: float) -> None:
         self.source, self.decay = source, decay
-        self.model = copy.deepcopy(source)
+        self.model: Any = copy.deepcopy(source)
         self.updates = 0
 
     def resume(self, average: nn.Module, updates: int) -> None:

@@ -65,7 +65,7 @@ class ColdStartModel(nn.Module):
         super().__init__()
         self.policy_model = model
         self.weights = weights
-        self.bfloat16, self.parts = bfloat16, parts
+        self.in_bfloat16, self.parts = bfloat16, parts
         if bfloat16:
             # torch's fused attention on CPUs runs backward in bfloat16 five times slower than plain products.
             model.set_attn_implementation("eager")
@@ -119,12 +119,11 @@ class ColdStartModel(nn.Module):
         merged = vision.pooler_output.view(images, -1, vision.pooler_output.shape[-1])
         deepstack = [feature.view(merged.shape) for feature in vision.deepstack_features]
         order = batch["attention_mask"].sum(1).argsort(stable=True)
-        answers, targets, looked, looks = [], [], [], []
+        told = []
         for rows in order.chunk(self.parts):
             with self._precision(chosen.device):
-                told = self._tell(batch, rows, merged, deepstack)
-            for kept, one in zip((answers, targets, looked, looks), told, strict=True):
-                kept.append(one)
+                told.append(self._tell(batch, rows, merged, deepstack))
+        answers, targets, looked, looks = zip(*told, strict=True)
         losses = self._answer_losses(torch.cat(answers).float(), torch.cat(targets))
         losses.update(self._cell_losses(merged.float(), torch.cat(looked)[order.argsort()].float(), batch))
         mass = torch.cat(looks)
@@ -140,7 +139,7 @@ class ColdStartModel(nn.Module):
         return losses
 
     def _precision(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.in_bfloat16)
 
     def _tell(
         self, batch: dict[str, Any], rows: torch.Tensor, merged: torch.Tensor, deepstack: list[torch.Tensor]
