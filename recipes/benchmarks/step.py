@@ -230,6 +230,7 @@ class StepBenchmark:
                 collector=collector,
                 log=log,
                 staleness=way.staleness,
+                group=self.config.group,
             )
             opened.callback(trainer.close)
             watch = Stopwatch(self.device, executor, 1)
