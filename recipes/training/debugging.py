@@ -167,6 +167,7 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
             group=config.group,
             order=WindowOrder(config.order, asked.arguments, len(asked.source)),
             average=WeightAverage(config.average.decay, window_steps(asked.arguments)),
+            measure_drift=config.alarms.drift is not None,
         )
         opened.callback(trainer.close)
         trainer.add_callback(StopBetweenWindows(stop, window_steps(asked.arguments)))

@@ -103,7 +103,8 @@ def test_two_ranks_train_as_one(
 def test_shards_train_as_copies(runs: Runs, two: dict[str, list[str]], sharded: str, whole: str) -> None:
     assert two[sharded] == ["", ""]
     steps = len(runs.metrics(sharded))
-    found = differences(runs.metrics(whole)[:steps], runs.metrics(sharded))
+    # How far the policy has come is not measured where the model is divided.
+    found = differences(runs.metrics(whole)[:steps], runs.metrics(sharded), without=["drift"])
     weights = say(f"{sharded}, DDP | FSDP2", runs, whole, sharded)
     assert weights < 1e-4 and weights < 0.01 * moved(runs, whole)
     assert max(found["loss"], found["grad_norm"]) < 1e-4, found
