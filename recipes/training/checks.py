@@ -17,6 +17,7 @@ from recipes.config import TrainConfig
 from recipes.training.advantages import SHAPES
 from recipes.training.imitation import check_objective
 from recipes.training.order import window_prompts
+from recipes.training.ranks.checks import sharding
 from recipes.training.selection import SELECTIONS
 
 _VISION = re.compile(
@@ -160,12 +161,11 @@ def check_quantised(config: TrainConfig, policy: Checkpoint) -> None:
     """
     if config.policy.quantise is None:
         return
-    for key in ("fsdp", "deepspeed"):
-        if config.trainer.get(key):
-            raise UserError(
-                f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits "
-                "are not cut into shards here. Leave one of them out"
-            )
+    if (key := sharding(config)) is not None:
+        raise UserError(
+            f"policy.quantise {config.policy.quantise} and trainer.{key} are given: weights of 4 bits "
+            "are not cut into shards here. Leave one of them out"
+        )
     from transformers import AutoConfig
 
     check_nf4(AutoConfig.from_pretrained(policy.source), policy.source)
@@ -244,14 +244,12 @@ def check_average(config: TrainConfig) -> None:
     Raises:
         UserError: naming the keys.
     """
-    if config.average.decay is None:
-        return
-    for key in ("fsdp", "deepspeed"):
-        if config.trainer.get(key):
-            raise UserError(
-                f"average.decay and trainer.{key} are given: weights that are divided among ranks are not "
-                "averaged here. Leave one of them out"
-            )
+    key = sharding(config)
+    if config.average.decay is not None and key is not None:
+        raise UserError(
+            f"average.decay and trainer.{key} are given: weights that are divided among ranks are not "
+            "averaged here. Leave one of them out"
+        )
 
 
 def check_sizes(config: TrainConfig, arguments: Any, samples: int) -> None:

@@ -23,6 +23,7 @@ from recipes.config import TrainConfig
 from recipes.training.alarms import END, KIND, Alarm, Watch, ending_line
 from recipes.training.checkpoints import newest_checkpoint, step_of
 from recipes.training.checks import window_steps
+from recipes.training.ranks.checks import sharding
 from recipes.training.ranks.world import Ranks
 
 
@@ -43,12 +44,11 @@ def check_alarms(config: TrainConfig) -> None:
             "alarms.stop is worse, but eval.every_steps is 0: without evaluations during training nothing "
             "shows that it gets worse. Give eval.every_steps, or take alarms.stop collapse"
         )
-    for key in ("fsdp", "deepspeed"):
-        if config.trainer.get(key):
-            raise UserError(
-                f"alarms.stop is {config.alarms.stop} and trainer.{key} is given: the best weights cannot be "
-                "put back into a model that is divided among ranks. Leave one of them out"
-            )
+    if (key := sharding(config)) is not None:
+        raise UserError(
+            f"alarms.stop is {config.alarms.stop} and trainer.{key} is given: the best weights cannot be "
+            "put back into a model that is divided among ranks. Leave one of them out"
+        )
 
 
 def watch_run(folder: RunFolder, config: TrainConfig) -> Watch:

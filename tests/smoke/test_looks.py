@@ -29,6 +29,7 @@ pytestmark = pytest.mark.smoke
 
 ROOT = Path(__file__).parents[2]
 POLICY = "tests.fixtures.looks:unsteady"
+FOUR = ("--benchmark", "synthetic-aerial:test", "--executor", "box", "--limit", 4)
 
 
 def words(split: str, out: Path, *, policy: str = POLICY, samples: int = 4) -> tuple[object, ...]:
@@ -147,32 +148,12 @@ def test_calibrated_on_one_split_and_used_on_another(
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, given: tuple[object, ...], message: str) -> None:
-    flat = (
-        "--benchmark",
-        "synthetic-aerial:test",
-        "--executor",
-        "box",
-        "--limit",
-        4,
-        "--out",
-        tmp_path / "run",
-    )
     with pytest.raises(UserError, match=message):
-        command(eval_command, *flat, *given)
+        command(eval_command, *FOUR, "--out", tmp_path / "run", *given)
 
 
 def test_a_plain_run_has_nothing_to_combine(tmp_path: Path) -> None:
-    flat = (
-        "--benchmark",
-        "synthetic-aerial:test",
-        "--executor",
-        "box",
-        "--limit",
-        4,
-        "--out",
-        tmp_path / "run",
-    )
-    assert command(eval_command, *flat, "--policy", "baseline:centre-point") == 0
+    assert command(eval_command, *FOUR, "--out", tmp_path / "run", "--policy", "baseline:centre-point") == 0
     with pytest.raises(UserError, match="holds one answer per question, so --combine has nothing to act on"):
         command(eval_command, "--rescore", "--out", tmp_path / "run", "--combine", "medoid")
 
