@@ -76,6 +76,10 @@ class ColdStartConfig(StrictModel):
     """Weights of the forms an answer may take (`box`, `points`, `box+points`), of those that the action space
     admits; empty: all alike. What a greedy answer looks like follows the heaviest."""
 
+    no_target_weight: float = Field(default=1.0, gt=0)
+    """How much the tokens of an answer weigh that says that there is no target: they are few beside those that
+    name objects, and a policy that seldom learns from them names something always."""
+
     augment: float = Field(default=0.0, ge=0, le=1)
     """Share of images whose light, colour, sharpness and noise are changed at random, so that what is learned
     holds for other cameras."""

@@ -47,6 +47,7 @@ class ColdStartModel(nn.Module):
         weights: weights of the auxiliary losses.
         bfloat16: multiply matrices in bfloat16 (weights, sums and losses stay float32).
         parts: in how many parts the language model takes a batch.
+        no_target_weight: how much the tokens weigh of answers that name no object.
     """
 
     number_ids: torch.Tensor
@@ -61,11 +62,13 @@ class ColdStartModel(nn.Module):
         *,
         bfloat16: bool = False,
         parts: int = 1,
+        no_target_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.policy_model = model
         self.weights = weights
         self.in_bfloat16, self.parts = bfloat16, parts
+        self.no_target_weight = no_target_weight
         if bfloat16:
             # torch's fused attention on CPUs runs backward in bfloat16 five times slower than plain products.
             model.set_attn_implementation("eager")
@@ -123,8 +126,8 @@ class ColdStartModel(nn.Module):
         for rows in order.chunk(self.parts):
             with self._precision(chosen.device):
                 told.append(self._tell(batch, rows, merged, deepstack))
-        answers, targets, looked, looks = zip(*told, strict=True)
-        losses = self._answer_losses(torch.cat(answers).float(), torch.cat(targets))
+        answers, targets, weights, looked, looks = zip(*told, strict=True)
+        losses = self._answer_losses(torch.cat(answers).float(), torch.cat(targets), torch.cat(weights))
         losses.update(self._cell_losses(merged.float(), torch.cat(looked)[order.argsort()].float(), batch))
         mass = torch.cat(looks)
         losses["look"] = -(mass + 1e-4).log().mean() if len(mass) else mass.sum()
@@ -143,7 +146,7 @@ class ColdStartModel(nn.Module):
 
     def _tell(
         self, batch: dict[str, Any], rows: torch.Tensor, merged: torch.Tensor, deepstack: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run the language model over some sequences of a batch, cut to the longest of them.
 
         Args:
@@ -152,8 +155,8 @@ class ColdStartModel(nn.Module):
             merged: [images, cells, width], the vision tower's tokens; deepstack: the same of inner layers.
 
         Returns:
-            The hidden states [answered, width] that tell the next token of an answer and that token
-            [answered]; the image tokens' hidden states [n, cells, width] halfway through; the share of
+            The hidden states [answered, width] that tell the next token of an answer, that token and its
+            weight, both [answered]; the image tokens' hidden states [n, cells, width] halfway through; the share of
             attention [asking, heads] that `_looking` measures.
         """
         core = self.policy_model.model
@@ -205,18 +208,26 @@ class ColdStartModel(nn.Module):
             for hook in hooks:
                 hook.remove()
         answered = labels[:, 1:] != -100
+        objects = batch["first_object"].diff()[rows]
+        weights = torch.where(objects > 0, 1.0, self.no_target_weight)[:, None].expand_as(answered)[answered]
         mass = self._looking(
             looking, *seen[0], image_mask, labels, instance, batch["first_object"][rows], batch["coverage"]
         )
         return (
             hidden[:, :-1][answered],
             labels[:, 1:][answered],
+            weights,
             middle[0][image_mask].view(len(rows), cells, width),
             mass,
         )
 
-    def _answer_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Losses of the tokens `targets` [n] told by `hidden` [n, width]: coordinates and all others."""
+    def _answer_losses(
+        self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Losses of the tokens `targets` [n] told by `hidden` [n, width]: coordinates and all others.
+
+        `weights` [n] are those of the others.
+        """
         logits = self.policy_model.lm_head(hidden)
         log_probabilities = F.log_softmax(logits, dim=-1)
         values = self.number_values[targets]
@@ -225,7 +236,7 @@ class ColdStartModel(nn.Module):
         soft = self.number_targets[values[is_number]]
         smooth = -(soft * log_probabilities[is_number][:, self.number_ids]).sum(1)
         count = max(1, targets.numel())
-        return {"text": plain.sum() / count, "number": smooth.sum() / count}
+        return {"text": (plain[:, 0] * weights[~is_number]).sum() / count, "number": smooth.sum() / count}
 
     def _soft_numbers(self, hidden: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         """Cross-entropy [n] of hidden states [n, width] with coordinates [n] over all coordinates."""

@@ -67,7 +67,12 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
         policy = load_policy(config.init, _changes(config))
     model = load_weights(policy, dtype=torch.float32)
     learner = ColdStartModel(
-        model, policy, config.auxiliary, bfloat16=config.bfloat16, parts=config.length_parts
+        model,
+        policy,
+        config.auxiliary,
+        bfloat16=config.bfloat16,
+        parts=config.length_parts,
+        no_target_weight=config.no_target_weight,
     )
     if config.init_heads is not None:
         learner.load_heads(config.init_heads)

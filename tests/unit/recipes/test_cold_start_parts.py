@@ -83,6 +83,23 @@ def test_losses_do_not_depend_on_how_many_parts_a_batch_is_taken_in(policy: Chec
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-5)
 
 
+def test_answers_without_a_target_weigh_as_the_config_says(policy: Checkpoint) -> None:
+    examples = list(islice(iter(stream(policy)), 12 * QUERIES))
+    empty = [example for example in examples if not len(example.coverage)][:2]
+    named = [example for example in examples if len(example.coverage)][:2]
+    assert len(empty) == len(named) == 2
+
+    def text(chosen: list[Example], weight: float) -> float:
+        torch.manual_seed(0)
+        model = load_weights(policy, dtype=torch.float32)
+        learner = ColdStartModel(model, policy, AuxiliaryWeights(), parts=2, no_target_weight=weight)
+        return float(learner(Collator(policy)(chosen))["text"].detach())
+
+    assert text(named, 3.0) == text(named, 1.0)
+    assert text(empty, 3.0) == pytest.approx(3 * text(empty, 1.0), rel=1e-4)
+    assert text(empty + named, 1.0) < text(empty + named, 3.0) < 3 * text(empty + named, 1.0)
+
+
 def test_bfloat16_changes_losses_by_its_rounding_only(policy: Checkpoint) -> None:
     batch = Collator(policy)(list(islice(iter(stream(policy)), 2 * QUERIES)))
     found = []
