@@ -1,8 +1,9 @@
 """Rules that make one answer of several looks, by name; "module:function" for one of your own.
 
 A rule sees a `Ballot` and returns a `Choice`. Looks whose completion was not read, or whose segmenter failed,
-have no vote. Where no sampled look has one, every rule but `greedy` takes the first of them, so that the
-question counts as what it is: not answered. Of equals, the segmenter's own score decides, then the order.
+have no vote. Where no sampled look has one, every rule but `greedy` and `mbr` takes the first of them, so
+that the question counts as what it is: not answered. Of equals, the segmenter's own score decides, then the
+order.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ RULES: Registry[CombineRule] = Registry(
             'the middle of the largest cluster of masks, or a majority of "none"',
         ),
         "medoid": Entry("eval.looks.rules:medoid", "the sample that agrees most with all others"),
+        "mbr": Entry("eval.looks.rules:mbr", "the same with the greedy answer among them, which wins ties"),
         "vote": Entry(
             "eval.looks.rules:vote", "pixels that most samples hold; text and prompts of the nearest"
         ),
@@ -68,6 +70,21 @@ def medoid(ballot: Ballot) -> Choice:
     """The sample with the highest mean agreement with the others that have a vote."""
     voters = ballot.voters
     return Choice(_central(ballot, voters)) if voters else Choice(1)
+
+
+def mbr(ballot: Ballot) -> Choice:
+    """The look with the highest mean agreement with all others, the greedy one being one of them.
+
+    Minimum Bayes risk decoding (Kumar and Byrne 2004) with IoU as the gain and the looks as what may be
+    true. One sample and the greedy answer agree with each other alike: the greedy one stays.
+    """
+    readable = [place for place in range(len(ballot.looks)) if ballot.masks[place] is not None]
+    if not readable:
+        return Choice(0)
+    gains = _mean_agreement(ballot, readable, readable)
+    if readable[0] == 0 and _tied(gains[0]) == _tied(gains.max()):
+        return Choice(0)
+    return Choice(_highest(ballot, readable, gains))
 
 
 def consensus(ballot: Ballot) -> Choice:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 CONFIG = Path(__file__).parents[1] / "benchmarks" / "step.yaml"
 
-ADAPTER = "shipped:small-policy-demo"
-"""Without a config the policy starts from what the demo trained, because most of its answers can be read."""
-
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Declare what these benchmarks take besides the config's own keys."""
@@ -122,8 +119,7 @@ def _configured(arguments: argparse.Namespace) -> tuple[TrainConfig, Path | None
     overrides = [*([f"seed={arguments.seed}"] if arguments.seed else []), *arguments.overrides]
     config = load_config(arguments.config or CONFIG, overrides)
     config = config.model_copy(update=_flagged(arguments, config))
-    adapter = arguments.adapter or (None if arguments.config else ADAPTER)
-    folder = None if adapter is None else Path(resolve_source(adapter, "adapter"))
+    folder = None if arguments.adapter is None else Path(resolve_source(arguments.adapter, "adapter"))
     quiet()
     check_trainer_keys(config)
     set_threads(arguments.threads)

@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG = CONFIGS / "synthetic-aerial.yaml"
 REAL_CONFIG = CONFIGS / "adapt-area.yaml"
 
-IMAGES = "drawn"
+IMAGES = "auto"
 """What the demo trains on when nothing is said: "real" photographs, "drawn" scenes, or real ones if "auto"
 can fetch them."""
 

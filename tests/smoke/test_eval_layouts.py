@@ -149,8 +149,7 @@ def test_shipped_policy_and_mobile_sam(
     key: str, tmp_path: Path, hub_cache: Path, segmenter: str, processes: ForkServerContext
 ) -> None:
     words, expected = opened(FIXTURES[key], tmp_path / "data")
-    words += ["--policy", "shipped:small-policy", "--policy-option", "adapter=shipped:small-policy-demo"]
-    words += ["--policy-option", "sampler.backend=hf"]
+    words += ["--policy", "shipped:small-policy", "--policy-option", "sampler.backend=hf"]
     words += ["--executor", segmenter, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 

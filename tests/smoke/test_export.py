@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from prompter.checkpoint import load_policy
 from recipes.cli import main
+from tests.fixtures.tiny_policy import save_random_adapter
 from tests.smoke.test_served_policy import ENVIRONMENT
 
 pytestmark = [
@@ -58,7 +60,8 @@ def test_vllm_and_transformers_load_it_and_say_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    assert main(["export", "shipped:small-policy-demo", "-o", str(folder)]) == 0
+    adapter = save_random_adapter(load_policy("shipped:small-policy"), tmp_path / "adapter", seed=0)
+    assert main(["export", str(adapter), "-o", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == str(folder) and "prompter.json, README.md" in printed
     from transformers import AutoProcessor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def test_a_family_that_nobody_knows_is_probed_before_its_frame_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(POLICY_FAMILIES, "qwen3_vl")
-    source = str(SHIPPED / "small-policy")
+    folder = tmp_path / "unstated"
+    shutil.copytree(SHIPPED / "small-policy", folder)
+    settings = json.loads((folder / "prompter.json").read_text())
+    del settings["frame"]
+    (folder / "prompter.json").write_text(json.dumps(settings))
+    source = str(folder)
     assert (
         main(
             [
@@ -59,6 +65,8 @@ def test_a_family_that_nobody_knows_is_probed_before_its_frame_is_set(
                 *HF,
                 "--executor",
                 "box",
+                "--limit",
+                "8",
                 "--out",
                 str(tmp_path / "run"),
             ]

@@ -36,7 +36,7 @@ BLOCKS = re.findall(
 )
 """The page's Python, each with what it says that it prints; "" if it says nothing of it."""
 
-POLICY = ["--policy", "shipped:small-policy", "--policy-option", "adapter=shipped:small-policy-demo"]
+POLICY = ["--policy", "shipped:small-policy"]
 
 
 @pytest.fixture(scope="module")

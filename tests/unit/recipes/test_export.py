@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from prompter.checkpoint import SHIPPED, load_policy, load_weights, resolve_source
+from prompter.checkpoint import SHIPPED, load_policy, load_weights
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from recipes.cli import main
@@ -20,17 +20,27 @@ from recipes.config import TrainConfig
 from recipes.exporting import export as exporting
 from recipes.exporting.export import export
 from recipes.training.checkpoints import CHECKPOINT_FILES
+from tests.fixtures.tiny_policy import save_random_adapter
 
-POLICY, ADAPTER = "shipped:small-policy", "shipped:small-policy-demo"
+POLICY = "shipped:small-policy"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(ADAPTER, tmp_path_factory.mktemp("export") / "demo", shard_size="6MB")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the shipped policy, as a run leaves it."""
+    folder = save_random_adapter(load_policy(POLICY), tmp_path_factory.mktemp("adapter") / "random", seed=0)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": POLICY}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(str(adapter), tmp_path_factory.mktemp("export") / "demo", shard_size="6MB")
 
 
 def make_run(folder: Path, **policy: Any) -> RunFolder:
-    """A run of the shipped policy that was stopped after two steps, with the demo's adapter as checkpoint."""
+    """A run of the shipped policy that was stopped after two steps, with no weights in its checkpoint yet."""
     config = TrainConfig.model_validate(
         {
             "run_dir": str(folder),
@@ -51,7 +61,9 @@ def make_run(folder: Path, **policy: Any) -> RunFolder:
     return run
 
 
-def test_plain_transformers_loads_it_and_gives_what_base_and_adapter_give(exported: Path) -> None:
+def test_plain_transformers_loads_it_and_gives_what_base_and_adapter_give(
+    exported: Path, adapter: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -65,7 +77,7 @@ def test_plain_transformers_loads_it_and_gives_what_base_and_adapter_give(export
     inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
     model: Any = AutoModelForImageTextToText.from_pretrained(exported)
     base: Any = load_weights(policy, dtype="auto")
-    adapted = PeftModel.from_pretrained(base, resolve_source(ADAPTER, "adapter")).eval()
+    adapted = PeftModel.from_pretrained(base, adapter).eval()
     with torch.no_grad():
         mine, theirs = model.eval()(**inputs).logits, adapted(**inputs).logits
         with adapted.disable_adapter():
@@ -90,10 +102,12 @@ def test_the_folder_holds_shards_protocol_and_card_and_no_place_of_this_machine(
     assert "stand under its licence" in card and "merged into the base; float32" in card
 
 
-def test_a_run_gives_its_newest_checkpoint_and_the_card_says_what_made_it(tmp_path: Path) -> None:
+def test_a_run_gives_its_newest_checkpoint_and_the_card_says_what_made_it(
+    tmp_path: Path, adapter: Path
+) -> None:
     run = make_run(tmp_path / "run")
     checkpoint = run.checkpoints_dir / "checkpoint-2"
-    shutil.copytree(resolve_source(ADAPTER, "adapter"), checkpoint, dirs_exist_ok=True)
+    shutil.copytree(adapter, checkpoint, dirs_exist_ok=True)
     folder = export(str(run.path), tmp_path / "out", dtype="bfloat16")
     weights = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
@@ -123,10 +137,11 @@ def test_a_checkpoint_of_all_weights_is_asked_as_its_run_asked(tmp_path: Path) -
     assert torch.equal(found, model.get_input_embeddings().weight)
 
 
-def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_exported_is_said(
+    tmp_path: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "foreign").mkdir()
-    adapter = Path(resolve_source(ADAPTER, "adapter"))
     shutil.copytree(adapter, tmp_path / "broken")
     (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"no tensors")
     shutil.copytree(adapter, tmp_path / "nameless")
@@ -135,7 +150,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     shutil.rmtree(run.checkpoints_dir / "checkpoint-2")
     new = tmp_path / "new"
     for source, target, says in (
-        (ADAPTER, tmp_path / "there", "exists already: name a new folder"),
+        (str(adapter), tmp_path / "there", "exists already: name a new folder"),
         (str(tmp_path / "nothing"), new, "is no folder: give a run folder"),
         (str(tmp_path / "foreign"), new, "holds neither an adapter"),
         (str(tmp_path / "broken"), new, "does not go onto its model"),
@@ -145,7 +160,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     ):
         with pytest.raises(UserError, match=says):
             export(source, target)
-    assert main(["export", ADAPTER, "-o", str(new), "--shard-size", "5"]) == 2
+    assert main(["export", str(adapter), "-o", str(new), "--shard-size", "5"]) == 2
     assert "--shard-size 5 should be a size" in capsys.readouterr().err
     assert not new.exists()
 
