@@ -76,6 +76,10 @@ class ColdStartConfig(StrictModel):
     """Weights of the forms an answer may take (`box`, `points`, `box+points`), of those that the action space
     admits; empty: all alike. What a greedy answer looks like follows the heaviest."""
 
+    refusals: bool = False
+    """Answer questions of false premise (the sets' option `false_premises`) with a thought that says what is
+    there instead, before the empty answer."""
+
     augment: float = Field(default=0.0, ge=0, le=1)
     """Share of images whose light, colour, sharpness and noise are changed at random, so that what is learned
     holds for other cameras."""
