@@ -29,8 +29,9 @@ COLOURS = frozenset().union(
 
 _STATES = re.compile(
     r"(?:\bthere(?:\s+is|\s+are|'s|’s)|\b(?:i|we)\s+(?:can\s+)?(?:only\s+)?see|"
-    r"\b(?:image|picture|scene|view)\s+(?:only\s+)?(?:shows|contains|has))\s+(?P<phrase>[^.;:!?<>\[\]{}\n]+)"
+    r"\b(?:image|picture|scene|view)\s+(?:only\s+)?(?:shows|contains|has))\s+"
 )
+_SIGN = re.compile(r"[.;:!?<>\[\]{}\n]")
 _AGAIN = re.compile(r"\b(?:there(?:\s+is|\s+are|'s|’s)|but|however|instead|though)\b")
 _ENDS = re.compile(
     r"\b(?:in|on|at|near|beside|by|here|that|which|with|where|visible|present|shown|within|inside|below|above|"
@@ -50,8 +51,9 @@ def stated(text: str) -> list[str]:
     "nothing") are not. Thoughts count: they are where a policy says it.
     """
     phrases = []
-    for found in _STATES.finditer(text.lower()):
-        phrase = _AGAIN.split(found["phrase"])[0].strip()
+    lowered = text.lower()
+    for found in _STATES.finditer(lowered):
+        phrase = _AGAIN.split(_SIGN.split(lowered[found.end() :], maxsplit=1)[0])[0].strip()
         if _DENIED.match(phrase):
             continue
         phrase = _ENDS.split(phrase)[0]
