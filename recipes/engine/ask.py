@@ -21,6 +21,7 @@ from envs.datasets.false_premises import plain_name
 from envs.masks import decode_rle
 from eval.answerers.endpoint import EndpointSampler, EndpointSettings
 from prompter.chat import SamplingRequest, build_messages
+from prompter.dialects.region import outside_thought
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.sampling.base import SamplingSettings
@@ -232,9 +233,10 @@ def _read(
 def _json(reply: str) -> dict[str, Any]:
     """The first JSON object in a reply, thoughts and fences around it left aside; {} if there is none."""
     decoder = json.JSONDecoder()
-    for brace in re.finditer(r"\{", reply):
+    text = outside_thought(reply)
+    for brace in re.finditer(r"\{", text):
         try:
-            value, _ = decoder.raw_decode(reply, brace.start())
+            value, _ = decoder.raw_decode(text, brace.start())
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
