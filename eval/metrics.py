@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.premise import TRUTH_TAGS
 from envs.rollout import Rollout
 from eval.bootstrap import (
     Bootstrap,
@@ -37,13 +38,20 @@ _SIZES = ((0.001, "under 0.1 %"), (0.01, "0.1 to 1 %"), (0.1, "1 to 10 %"), (np.
 _SIZE_NAMES = [*(name for _, name in _SIZES), "no target", "unknown"]
 
 
-def score_file(path: Path | str, protocols: Sequence[ScoringProtocol]) -> QueryTable:
+def score_file(
+    path: Path | str,
+    protocols: Sequence[ScoringProtocol],
+    watch: Callable[[Iterable[Rollout]], Iterable[Rollout]] | None = None,
+) -> QueryTable:
     """Read a file of rollouts into the table that the given protocols need; no model is loaded.
+
+    `watch` sees them on the way, one by one, and passes them on.
 
     Raises:
         UserError: if the file cannot be read, holds no rollout, or a line is not a rollout.
     """
-    table = table_for(read_rollouts(path), protocols)
+    rollouts: Iterable[Rollout] = read_rollouts(path)
+    table = table_for(rollouts if watch is None else watch(rollouts), protocols)
     if not len(table):
         raise UserError(f"{path} holds no rollouts; was the evaluation run?")
     return table
@@ -111,13 +119,13 @@ def with_intervals(
 
 
 def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
-    """Strict metrics per tag and value, and per size of the target.
+    """Strict metrics per tag and value, and per size of the target; not by tags that are of one image only.
 
     Returns:
         tag -> value -> {"queries": …, metric: value or None, …}.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for tag in dict.fromkeys(tag for tags in table.tag_sets for tag in tags):
+    for tag in dict.fromkeys(tag for tags in table.tag_sets for tag in tags if tag not in TRUTH_TAGS):
         values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
         place = {value: index for index, value in enumerate(values)}
         of_set = np.array([place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets])

@@ -13,6 +13,7 @@ from eval.looks.records import looks_files
 from eval.looks.summary import summarise_looks
 from eval.looks.text import looks_lines
 from eval.metrics import score_file, summarise
+from eval.premises import PremiseTally, premise_lines
 from eval.protocols import get_protocols
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
@@ -29,7 +30,8 @@ def rescore(
     """Compute the results of a run from its rollout files and write them to `results.json`.
 
     No model is loaded. The same rollouts and settings give the same bytes. Where questions were looked at
-    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`).
+    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`), and `premises`
+    where some questions have a false premise (`eval.premises.PremiseTally.summary`).
 
     Args:
         folder: a run folder with files of rollouts.
@@ -45,7 +47,10 @@ def rescore(
     chosen = get_protocols(protocols)
     results = {}
     for path in evaluation_files(folder):
-        results[path.stem] = summarise(score_file(path, chosen), chosen, bootstrap)
+        tally = PremiseTally()
+        results[path.stem] = summarise(score_file(path, chosen, tally.watch), chosen, bootstrap)
+        if (premises := tally.summary(bootstrap)) is not None:
+            results[path.stem]["premises"] = premises
         if looks_files(folder):
             results[path.stem]["looks"] = summarise_looks(folder, path.stem, bootstrap)
         give_back_memory()
@@ -115,6 +120,8 @@ def results_text(results: Mapping[str, Any]) -> str:
             rows.append(row)
         lines += [f"  {line}" for line in text_table(rows, numbers=True)]
         lines.append("  per cent; in brackets 95 % bootstrap intervals, drawing images")
+        if "premises" in summary:
+            lines += [f"  {line}" for line in premise_lines(summary["premises"])]
         if "looks" in summary:
             lines += [f"  {line}" for line in looks_lines(summary["looks"])]
     return "\n".join(lines)

@@ -259,8 +259,8 @@ class Policy:
             "prompt": self.prompt or None,
         }
 
-    def write_answer(self, prompts: PromptSet, image_wh: tuple[int, int]) -> str:
-        """Write image-frame prompts as this policy should answer them (without reasoning).
+    def write_answer(self, prompts: PromptSet, image_wh: tuple[int, int], *, think: str | None = None) -> str:
+        """Write image-frame prompts as this policy should answer them, with what it thought if given.
 
         Raises:
             UserError: if it reads a dialect that Prompter does not write.
@@ -270,7 +270,7 @@ class Policy:
                 f"answers are written as `prompter` and `think2seg` read them, but this policy reads "
                 f"{self.settings.reads!r}; set policy.settings.reads."
             )
-        return write_answer(prompts, self.frame(image_wh))
+        return write_answer(prompts, self.frame(image_wh), think=think)
 
     def _model_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
         limits = self.settings.image

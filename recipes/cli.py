@@ -70,6 +70,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.export", "write a trained policy as a folder that transformers and vLLM load"
     ),
     "replay": Command("recipes.commands.replay", "re-score a file of rollouts without a model"),
+    "engine": Command("recipes.commands.engine", "make a data set of images: masks, questions, a review"),
     "data": Command("recipes.commands.data", "list, check and show datasets"),
     "bench": Command("recipes.commands.bench", "time the reward path"),
     "completion": Command("recipes.commands.completion", "print the completion script of a shell"),

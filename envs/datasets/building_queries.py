@@ -110,15 +110,32 @@ def building_queries(
         return [
             _query(kind, (), generator) for kind in generator.sample(possible, min(limit, 2, len(possible)))
         ]
-    rules = {kind: rule for kind, rule in _RULES.items() if kinds is None or kind in kinds}
-    answers = {kind: rule(buildings, side) for kind, rule in rules.items()}
-    clear = [kind for kind, answer in answers.items() if answer is not None]
+    answers = clear_answers(buildings, side, kinds)
+    clear = list(answers)
     empty = [kind for kind in clear if not answers[kind]]
     if empty:  # at most one question without a target beside those that have one
         keep = generator.choice(empty)
         clear = [kind for kind in clear if answers[kind] or kind == keep]
     chosen = generator.sample(clear, min(limit, len(clear)))
-    return [_query(kind, answers[kind] or (), generator) for kind in chosen]
+    return [_query(kind, answers[kind], generator) for kind in chosen]
+
+
+def clear_answers(
+    buildings: Buildings, side: int, kinds: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The kinds of questions that have a clear answer, with the indices of the buildings that give it.
+
+    Args:
+        buildings: every building of which the window shows at least one pixel; at least one.
+        side: the window's side in pixels.
+        kinds: of `KINDS`, those that may be asked; None is all.
+
+    Returns:
+        kind -> indices, () for a certain "no target", in the order of `KINDS`.
+    """
+    rules = {kind: rule for kind, rule in _RULES.items() if kinds is None or kind in kinds}
+    answers = {kind: rule(buildings, side) for kind, rule in rules.items()}
+    return {kind: answer for kind, answer in answers.items() if answer is not None}
 
 
 def _query(kind: str, targets: tuple[int, ...], generator: random.Random) -> BuildingQuery:

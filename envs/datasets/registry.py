@@ -55,8 +55,8 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
             options and returns a `SampleSource`.
         split: one of the dataset's splits.
         options: keyword arguments of the dataset's own opener, for example `root=…` or `skip_bad=True`,
-            and those of `envs.datasets.reading.rules.ReadingRules`, which every set has; text is converted
-            to the option's type.
+            and those that every set has: `envs.datasets.reading.rules.ReadingRules`, and `false_premises`
+            (`envs.datasets.false_premises`); text is converted to the option's type.
 
     Raises:
         UserError: if the name, split or an option is unknown, or if the set's files are missing or bad.
@@ -75,6 +75,7 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
         is_required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if is_required and parameter.name not in given:
             raise UserError(f"dataset {name!r} needs the option {parameter.name!r}.")
+    from envs.datasets.false_premises import OPTION, with_false_premises
     from envs.datasets.reading.rules import ReadingRules, applied, rule_types
     from envs.sample import SampleSource
 
@@ -86,6 +87,8 @@ def open_dataset(name: str, split: str, **options: Any) -> SampleSource:
             f"dataset {name!r} should open an envs.sample.SampleSource, but gave a {type(source).__name__}; "
             f"envs.datasets.reading.records.RecordSource makes one."
         )
+    if OPTION in checked and OPTION not in own:
+        return with_false_premises(source, checked[OPTION])
     return source
 
 
@@ -129,11 +132,13 @@ def _option_types(factory: Callable[..., Any]) -> dict[str, Any]:
 def _checked_options(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse unknown options and convert the values of known ones to their declared types.
 
-    Known are those of the opener and the rules of reading.
+    Known are those of the opener, the rules of reading, and `false_premises`.
     """
     from pydantic import TypeAdapter, ValidationError
 
-    types = {**reading_options(name), **_option_types(factory)}
+    from envs.datasets.false_premises import OPTION_TYPES
+
+    types = {**reading_options(name), **OPTION_TYPES, **_option_types(factory)}
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in types:

@@ -319,6 +319,9 @@ def _protocols(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             if any(cell not in (("", ""), ("-", "")) for cell in cells):
                 rows.append((name, cells))
         tables.append({"executor": executor, "names": list(protocols), "rows": rows})
+        if premises := summary.get("premises"):
+            rows = [(name, [_value_and_interval(one)]) for name, one in premises["metrics"].items()]
+            tables.append({"executor": executor, "names": ["false premises"], "rows": rows})
     return tables
 
 

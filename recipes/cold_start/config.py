@@ -80,6 +80,10 @@ class ColdStartConfig(StrictModel):
     """How much the tokens of an answer weigh that says that there is no target: they are few beside those that
     name objects, and a policy that seldom learns from them names something always."""
 
+    refusals: bool = False
+    """Answer questions of false premise (the sets' option `false_premises`) with a thought that says what is
+    there instead, before the empty answer."""
+
     augment: float = Field(default=0.0, ge=0, le=1)
     """Share of images whose light, colour, sharpness and noise are changed at random, so that what is learned
     holds for other cameras."""

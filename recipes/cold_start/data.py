@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from envs.masks import Mask
 from envs.oracle import oracle_prompts, reading_order, target_masks
+from envs.premise import FalsePremise
 from envs.sample import Sample, SampleSource
 from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError
@@ -62,13 +63,17 @@ def make_example(
     form: AnswerForm,
     *,
     prose: bool = False,
+    refuse: bool = False,
     shown: Image.Image | None = None,
 ) -> Example:
     """Turn a sample into an example whose answer prompts every target object in one form.
 
-    With `prose` the answer is a sentence instead, which `prompter.parse` does not read. `shown` replaces the
-    sample's image, already at the size the model sees.
+    With `prose` the answer is a sentence instead, which `prompter.parse` does not read. With `refuse` the
+    answer to a false premise (`envs.premise`) says first, as a thought, what there is instead. `shown`
+    replaces the sample's image, already at the size the model sees.
     """
+    premise = FalsePremise.from_tags(sample.tags) if refuse else None
+    think = None if premise is None else premise.refusal()
     masks = reading_order(target_masks(sample))[: policy.settings.action_space.max_instances]
     points = 0 if form == "box" else min(1, policy.settings.action_space.positive_points)
     prompts = oracle_prompts(masks, box=form != "points", points=points) if masks else PromptSet()
@@ -79,7 +84,7 @@ def make_example(
         sample.image_id,
         image,
         sample.query,
-        _sentence(numbers) if prose else policy.write_answer(prompts, sample.image_wh),
+        _sentence(numbers) if prose else policy.write_answer(prompts, sample.image_wh, think=think),
         cell_coverage(masks, grid),
         numbers,
     )
@@ -127,6 +132,7 @@ class ExampleStream(IterableDataset):
         prose: share of answers that are sentences, by the question's tag `length`.
         forms: weights of the forms of answers; none: all that the action space admits are alike.
         augment: share of images that are photographed anew (`recipes.cold_start.augment`).
+        refuse: whether answers to false premises say what there is instead (`make_example`).
         skip: how many images to leave out at the beginning, which a run before it saw.
 
     Raises:
@@ -143,12 +149,13 @@ class ExampleStream(IterableDataset):
         prose: Mapping[str, float] | None = None,
         forms: Mapping[AnswerForm, float] | None = None,
         augment: float = 0.0,
+        refuse: bool = False,
         skip: int = 0,
     ) -> None:
         super().__init__()
         self.source, self.policy, self.skip = source, policy, skip
         self.seed, self.queries_per_image = seed, queries_per_image
-        self.prose, self.augment = prose or {}, augment
+        self.prose, self.augment, self.refuse = prose or {}, augment, refuse
         self.forms = allowed_forms(policy.settings.action_space.kind)
         self.chances = form_chances(forms, self.forms) if forms else None
 
@@ -179,7 +186,9 @@ class ExampleStream(IterableDataset):
             form = int(drawn.choice(count, p=self.chances) if self.chances else drawn.integers(count))
             share = self.prose.get(sample.tags.get("length", ""), 0.0)
             prose = share > 0 and bool(drawn.random() < share)
-            yield make_example(sample, self.policy, self.forms[form], prose=prose, shown=shown)
+            yield make_example(
+                sample, self.policy, self.forms[form], prose=prose, refuse=self.refuse, shown=shown
+            )
 
 
 def form_chances(weights: Mapping[AnswerForm, float], forms: Sequence[AnswerForm]) -> list[float]:

@@ -179,6 +179,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
             prose=config.prose,
             forms=config.forms,
             augment=config.augment,
+            refuse=config.refusals,
             skip=-(-done * config.batch_size // config.queries_per_image),
         ),
         data_collator=_Wrapped(collate),

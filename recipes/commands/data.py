@@ -94,6 +94,7 @@ def _sizes(info: DatasetInfo) -> str:
 
 
 def _describe(info: DatasetInfo) -> str:
+    from envs.datasets.false_premises import OPTION
     from envs.datasets.reading.roots import ROOT_VARIABLE, default_root
     from envs.datasets.registry import opener_options, reading_options
 
@@ -109,6 +110,8 @@ def _describe(info: DatasetInfo) -> str:
     if rules:
         lines.append("options that every set of files has (docs/cases.md):")
         lines += [f"  {option}: {_type_name(kind)}" for option, kind in rules.items()]
+    if OPTION not in opener_options(info.name):
+        lines.append(f"of every set with categories (docs/false-premises.md): {OPTION}: float")
     for code, chosen in info.as_published.items():
         options = " ".join(f"--dataset-option {option}={value}" for option, value in chosen.items())
         lines.append(f"odd records as {code} treats them: {options}")

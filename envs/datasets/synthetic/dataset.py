@@ -6,16 +6,21 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
+from envs.datasets.synthetic.false_premises import replaced_queries
 from envs.datasets.synthetic.queries import Query, scene_queries
 from envs.datasets.synthetic.quilt import draw_quilt, is_quilt, quilt_queries
-from envs.datasets.synthetic.scene import Scene, check_options, draw_scene, scene_generators
+from envs.datasets.synthetic.scene import SPLITS, Scene, check_options, draw_scene, scene_generators
 from envs.masks import encode_rle, union
 from envs.sample import Sample
 from prompter.errors import UserError
 
 Split = Literal["train", "val", "test"]
+
+_PREMISES = 1_000_033
+"""Sets the generator of false premises apart from those of the scene and its questions."""
 
 
 @lru_cache(maxsize=8)
@@ -36,6 +41,22 @@ def _asked(
     _, rng = scene_generators(split, index, seed)
     ask = quilt_queries if is_quilt(split, index, seed, quilts) else scene_queries
     return ask(_drawn(split, index, size, seed, least, most, quilts), rng, count)
+
+
+@lru_cache(maxsize=8)
+def _replaced(
+    split: str,
+    index: int,
+    size: int,
+    seed: int,
+    least: int,
+    most: int,
+    quilts: float,
+    share: float,
+    count: int,
+) -> list[Query | None]:
+    rng = np.random.default_rng([seed, SPLITS.index(split), index, _PREMISES])
+    return replaced_queries(_drawn(split, index, size, seed, least, most, quilts), rng, share, count)
 
 
 def load_scene_image(
@@ -62,6 +83,8 @@ class SyntheticAerial:
         min_objects, max_objects: how many objects a scene holds.
         quilts: share of scenes that are four at half size instead, crowded with buildings and half of
             whose questions are those of `aerial-buildings` (`envs.datasets.synthetic.quilt`).
+        false_premises: chance of each question to be replaced by one about what is not there, or is of
+            another colour (`envs.premise`); the others stay as they are without it.
 
     Raises:
         UserError: if an option is out of range.
@@ -81,6 +104,7 @@ class SyntheticAerial:
         min_objects: int = 2,
         max_objects: int = 6,
         quilts: float = 0.0,
+        false_premises: float = 0.0,
     ) -> None:
         if scenes < 1 or queries_per_scene < 1 or first_query < 0:
             raise UserError(
@@ -93,11 +117,17 @@ class SyntheticAerial:
                 "synthetic-aerial needs quilts, a share, between 0 and 1, and an even size to have any, "
                 f"but got quilts={quilts} and size={size}."
             )
+        if not 0 <= false_premises <= 1:
+            raise UserError(
+                "synthetic-aerial needs false_premises, a share, between 0 and 1, "
+                f"but got false_premises={false_premises}."
+            )
         scene_generators(split, 0, seed)
         self.split: str = split
         self.scenes = scenes
         self.queries_per_scene, self.first_query = queries_per_scene, first_query
         self._options = (size, seed, min_objects, max_objects, quilts)
+        self._false_premises = false_premises
 
     def __len__(self) -> int:
         return self.scenes * self.queries_per_scene
@@ -113,7 +143,7 @@ class SyntheticAerial:
             raise IndexError(f"synthetic-aerial {self.split} has {len(self)} samples, but got index {index}")
         scene, number = divmod(position, self.queries_per_scene)
         number += self.first_query
-        query = _asked(self.split, scene, *self._options, self.first_query + self.queries_per_scene)[number]
+        query = self._query(scene, number)
         size = self._options[0]
         image_id = f"{self.split}-{scene:06d}"
         return Sample(
@@ -128,3 +158,11 @@ class SyntheticAerial:
             instances=tuple(encode_rle(mask) for mask in query.masks),
             tags=dict(query.tags),
         )
+
+    def _query(self, scene: int, number: int) -> Query:
+        count = self.first_query + self.queries_per_scene
+        if self._false_premises:
+            false = _replaced(self.split, scene, *self._options, self._false_premises, count)[number]
+            if false is not None:
+                return false
+        return _asked(self.split, scene, *self._options, count)[number]

@@ -204,3 +204,24 @@ def test_muon_takes_the_matrices_of_layers_and_one_schedule_drives_it_and_adamw(
     assert len(resumed.state_dict()["muon"]["state"]) == len(names)
     assert resumed.param_groups[0] is resumed.muon.param_groups[0]
     assert resumed.param_groups[0]["lr"] == 0.0
+
+
+def test_answers_to_false_premises_say_what_is_there_only_where_asked(policy: Checkpoint) -> None:
+    options: dict = {"scenes": 5, "queries_per_scene": QUERIES, "size": 64, "false_premises": 0.6}
+    source = open_dataset("synthetic-aerial", "train", **options)
+    told, plain = (
+        list(
+            islice(
+                iter(ExampleStream(source, policy, seed=3, queries_per_image=QUERIES, refuse=refuse)),
+                5 * QUERIES,
+            )
+        )
+        for refuse in (True, False)
+    )
+    refusals = [one.answer for one in told if "<think>" in one.answer]
+    assert refusals and all(
+        answer.startswith("<think>there is no ") and answer.endswith("</think><answer>[]</answer>")
+        for answer in refusals
+    )
+    assert [one.answer.split("</think>")[-1] for one in told] == [one.answer for one in plain]
+    assert not any("<think>" in one.answer for one in plain)

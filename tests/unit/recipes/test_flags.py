@@ -36,6 +36,7 @@ NEEDED = {
     "audit": [],
     "export": ["run", "--out", "x"],
     "study": ["study.yaml", "--out", "x"],
+    "engine": ["x", "--out", "x"],
     "segment": ["x.png", "the roofs", "--out", "x", "--policy", "p"],
 }
 """What else a command has to be given before it can be parsed."""
@@ -72,7 +73,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     "--root": (TAKES_SETS | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
     "--skip-bad": (TAKES_SETS | LOOKS | {"segment"}, [], skip_bad, {"skip_bad": True}),
     "--executor": (
-        MEASURES | {"lmms-task", "audit", "segment"},
+        MEASURES | {"lmms-task", "audit", "segment", "engine"},
         ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"],
         executor,
         BOX,
@@ -98,6 +99,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "lmms-task",
                 "audit",
                 "export",
+                "engine",
                 "segment",
             ),
         },
@@ -105,9 +107,14 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         lambda arguments: arguments.out,
         Path("there"),
     ),
-    "--limit": ({*EVALUATIONS, "ceiling", "score", "lmms-task"}, ["7"], lambda arguments: arguments.limit, 7),
+    "--limit": (
+        {*EVALUATIONS, "ceiling", "score", "lmms-task", "engine"},
+        ["7"],
+        lambda arguments: arguments.limit,
+        7,
+    ),
     "--chunk": (EVALUATIONS | {"segment"}, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show", "audit", "eval"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": ({"bench", "data show", "audit", "eval", "engine"}, ["7"], lambda arguments: arguments.seed, 7),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 
