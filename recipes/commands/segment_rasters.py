@@ -302,7 +302,6 @@ def _segmented(
     describe = Describe(job.place, clean_up, keep, queries, policy, executor, identifier)
     came = write(stages, job.view, job.place, looking, describe, job.out, parts, skip_bad=arguments.skip_bad)
     summary = {
-        "out": str(job.out),
         "run_id": identifier,
         "windows": {"grid": sum(1 for _ in job.grid), "asked": sum(len(stage.windows) for stage in stages)},
         "objects": came.objects,
@@ -316,7 +315,7 @@ def _segmented(
         "settings": {**settings, **written, "extent": job.extent and list(job.extent)},
     }
     write_summary(job.out, summary)
-    return summary
+    return {"out": str(job.out), **summary}
 
 
 def _tell(arguments: argparse.Namespace, done: Sequence[dict[str, Any]], left_out: Sequence[str]) -> None:

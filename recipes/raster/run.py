@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def write(
         sinks = []
         for part in parts:
             name, opener = WRITERS[part]
+            _clear(out, name)
             sinks.append(stack.enter_context(opener(out / name, view.raster, place, describe.queries)))
         for batch in _batches(features):
             for feature in batch:
@@ -157,6 +159,15 @@ def write(
                 f"{tally.failed[0]} Nothing was written; --skip-bad writes what there is, and lists them."
             )
     return Came(tally, counts, over_seams)
+
+
+def _clear(out: Path, name: str) -> None:
+    """Remove what a killed run left of a file beside it."""
+    for path in out.glob(f".{name}.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _batches(features: Iterator[Feature]) -> Iterator[list[Feature]]:
