@@ -202,7 +202,7 @@ def _described(file: Path, driver: str, dataset: Any) -> Raster:
     transform: Affine = tuple(dataset.transform)[:6]
     if transform == PIXELS:
         transform = _from_world_file(file)
-    crs = "" if dataset.crs is None else dataset.crs.to_wkt()
+    crs = "" if dataset.crs is None else dataset.crs.to_wkt(version="WKT2_2019")
     if transform == PIXELS:
         if dataset.gcps[0] or dataset.rpcs is not None:
             notes.append("its control points are not used; outlines are in pixels, y down")
