@@ -132,6 +132,7 @@ def _right_angled(outline: MultiPolygon, aspect: float, tolerance: float) -> Mul
         simplify_tolerance=tolerance,
         allow_circles=False,
         num_cores=1,  # its default forks a pool over all cores
+        include_metadata=True,  # leaving columns out calls pandas in a way that it will refuse one day
     )
     return _as_multi(_polygons(stretched(shapely.union_all(list(done.geometry)), 1 / aspect)))
 
@@ -240,9 +241,12 @@ class Place:
 
 def projected(geometry: BaseGeometry, transformer: Transformer) -> BaseGeometry:
     """Take a geometry's points through a transformer; x and y are as `always_xy` has them."""
-    return shapely.transform(
-        geometry, lambda points: np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-    )
+
+    def moved(points: Any) -> Any:
+        x, y = (points[0].tolist()) if len(points) == 1 else (points[:, 0], points[:, 1])
+        return np.column_stack(transformer.transform(x, y))  # pyproj wants a single point as plain numbers
+
+    return shapely.transform(geometry, moved)
 
 
 def _first_line(error: BaseException) -> str:

@@ -44,9 +44,10 @@ def read_prompts(path: Path, place: Place) -> list[Instance]:
     for number, shape in enumerate(shapes, start=1):
         if shape is None or shape.is_empty:
             raise UserError(f"prompts {path}: feature {number} has no shape.")
-        inside = place.to_pixels(shape if transformer is None else projected(shape, transformer))
-        if not all(abs(value) < 1e9 for value in inside.bounds):
+        there = shape if transformer is None else projected(shape, transformer)
+        if not all(abs(value) < 1e12 for value in there.bounds):  # not so of NaN and infinities
             raise UserError(f"prompts {path}: feature {number} cannot be taken to the raster's place.")
+        inside = place.to_pixels(there)
         points = getattr(inside, "geoms", [inside])
         try:
             if all(part.geom_type == "Point" for part in points):

@@ -196,8 +196,10 @@ def run_lengths(views: Sequence[View], hw: tuple[int, int]) -> dict[str, Any]:
     first = np.concatenate([[True], start[1:] > reached[:-1]])  # a run that no earlier one reaches
     start, end = start[first], reached[np.append(np.flatnonzero(first)[1:] - 1, len(reached) - 1)]
     borders = np.column_stack([start, end]).reshape(-1)
-    counts = np.diff(borders, prepend=0, append=height * width)
-    encoded = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    counts = np.diff(borders, prepend=0, append=height * width).tolist()
+    if not counts[-1]:
+        counts.pop()  # the last pixel is of the object: nothing comes after it
+    encoded = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
 
 
