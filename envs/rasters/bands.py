@@ -58,11 +58,11 @@ def band_names(raster: Raster, named: str | None) -> Mapping[str, int]:
             if name and name not in ("undefined", "palette"):
                 found.setdefault(name, number)
     for part in (named or "").split(","):
-        name, equals, number = part.partition("=")
-        if part and (not equals or not number.strip().isdigit()):
+        name, equals, band = part.partition("=")
+        if part and (not equals or not band.strip().isdigit()):
             raise UserError(f"--band-map {named}: it is written NAME=NUMBER,…, as in red=3,nir=4.")
         if part:
-            found[name.strip().lower()] = _in_file(int(number), raster, f"--band-map {named}")
+            found[name.strip().lower()] = _in_file(int(band), raster, f"--band-map {named}")
     return found
 
 

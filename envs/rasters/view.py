@@ -170,9 +170,9 @@ def _in_bytes(values: NDArray[Any], limits: tuple[float, float] | None) -> NDArr
     low, high = limits
     if not high > low:
         return np.zeros(values.shape, np.uint8)
-    numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    numbers: NDArray[Any] = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     np.nan_to_num(numbers, copy=False, nan=low, posinf=high, neginf=low)
-    numbers -= low
-    numbers *= 255 / (high - low)
+    np.subtract(numbers, low, out=numbers)  # in place: a window is large
+    np.multiply(numbers, 255 / (high - low), out=numbers)
     np.rint(numbers, out=numbers)
     return np.clip(numbers, 0, 255, out=numbers).astype(np.uint8)

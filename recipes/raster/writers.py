@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from pycocotools import mask as coco
 from shapely.geometry import MultiPolygon, mapping
 from shapely.geometry.base import BaseGeometry
@@ -182,7 +183,8 @@ def run_lengths(views: Sequence[View], hw: tuple[int, int]) -> dict[str, Any]:
     Made from the runs of each view, so that the image is never in memory.
     """
     height, width = hw
-    starts, ends = [], []
+    starts: list[NDArray[np.int64]] = []
+    ends: list[NDArray[np.int64]] = []
     for view in views:
         x, y = view.box[:2]
         columns = np.pad(view.mask().T.astype(np.int8), ((0, 0), (1, 1)))  # runs go down the columns
