@@ -61,6 +61,9 @@ from recipes.training.quiet import quiet
 from rewards.replay import read_rollouts
 
 
+CHUNK = 32
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
@@ -97,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"larger images are refused (default: {PILLOW_LIMIT:,})",
     )
     flags.add_chunk(parser)
+    parser.set_defaults(chunk=None)  # 32 for images; rasters have large windows, and many objects in them
     flags.add_skip_bad(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_raster_arguments(parser)
@@ -104,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, segment and write; print what came of it and the folder. 1 if a segmenter failed, else 0."""
-    if arguments.chunk < 1:
+    if arguments.chunk is not None and arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
     if (arguments.policy is None) == (arguments.prompts is None):
         raise UserError(
@@ -191,7 +195,7 @@ def _answered(
             named,
             arguments.out,
             config=identity,
-            chunk=arguments.chunk,
+            chunk=CHUNK if arguments.chunk is None else arguments.chunk,
             keep_instances=True,
             progress=sys.stderr.isatty(),
         )

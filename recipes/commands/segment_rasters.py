@@ -53,7 +53,7 @@ FLAGS = {
 RASTER_FILES = ("gpkg", "geojson", "coco", "mask")
 """What can be written of a raster; the keys of `recipes.raster.writers.WRITERS`."""
 
-TILE_SIZE, OVERLAP, OUTLINE_IOU = 1024, 128, 0.9
+TILE_SIZE, OVERLAP, OUTLINE_IOU, POLICY_CHUNK = 1024, 128, 0.9, 4
 
 
 def add_raster_arguments(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +208,13 @@ def _job(arguments: argparse.Namespace, path: Path, out: Path) -> _Job:
     return _Job(view_of(raster, bands, stretch), grid, place, extent, prompts, out)
 
 
+def _chunk(arguments: argparse.Namespace) -> int:
+    """Windows answered together; all masks of all of them are in memory at one time."""
+    if arguments.chunk is not None:
+        return int(arguments.chunk)
+    return POLICY_CHUNK if arguments.prompts is None else 1
+
+
 def _outline_iou(arguments: argparse.Namespace) -> float:
     return OUTLINE_IOU if arguments.outline_iou is None else float(arguments.outline_iou)
 
@@ -281,7 +288,7 @@ def _segmented(
         named,
         job.out,
         {**settings, "extent": job.extent and list(job.extent), "skip_bad": arguments.skip_bad},
-        arguments.chunk,
+        _chunk(arguments),
         skip_bad=arguments.skip_bad,
         progress=sys.stderr.isatty(),
     )
@@ -300,7 +307,17 @@ def _segmented(
     policy = arguments.policy if prompted is None else f"prompts:{arguments.prompts.name}"
     [executor] = named
     describe = Describe(job.place, clean_up, keep, queries, policy, executor, identifier)
-    came = write(stages, job.view, job.place, looking, describe, job.out, parts, skip_bad=arguments.skip_bad)
+    came = write(
+        stages,
+        job.view,
+        job.place,
+        looking,
+        describe,
+        job.out,
+        parts,
+        skip_bad=arguments.skip_bad,
+        progress=sys.stderr.isatty(),
+    )
     summary = {
         "run_id": identifier,
         "windows": {"grid": sum(1 for _ in job.grid), "asked": sum(len(stage.windows) for stage in stages)},

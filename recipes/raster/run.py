@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from envs.rasters.view import RasterView
 from envs.rasters.windows import Grid, Rect, Window, meets
 from prompter.errors import UserError
@@ -120,6 +122,7 @@ def write(
     parts: Sequence[str],
     *,
     skip_bad: bool = False,
+    progress: bool = False,
 ) -> Came:
     """Join what the stages found, and write it.
 
@@ -128,6 +131,7 @@ def write(
         out: folder; each file in it is whole or absent at any time.
         parts: of `WRITERS`.
         skip_bad: write what there is where windows could not be segmented.
+        progress: show a bar on stderr.
 
     Raises:
         UserError: if COCO is asked for and cannot hold a file of this size; or, without `skip_bad`, if a
@@ -140,6 +144,8 @@ def write(
         )
     tally, counts, over_seams = Tally(), dict.fromkeys(describe.queries, 0), 0
     answers = answers_of(stages, view, describe.queries, exhaustive=looking.only is None, tally=tally)
+    total = sum(len(stage.windows) for stage in stages) * len(describe.queries)
+    answers = tqdm(answers, "joining", total, unit="window", disable=not progress)
     features = describe(joined(answers, view.raster.wh))
     with ExitStack() as stack:
         sinks = []

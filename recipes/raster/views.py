@@ -72,7 +72,8 @@ def views_of(
     """
     prompts = rollout.reading.instances if isinstance(rollout.reading, PromptSet) else ()
     found = []
-    for number, mask in enumerate(rollout.predicted_instance_masks):
+    for number, rle in enumerate(rollout.predicted_instances):
+        mask = decode_rle(rle, rollout.mask_hw)  # one after the other: there may be hundreds
         kept = mask if shown is None else mask & shown
         tight = mask_to_box(kept)
         if tight is None:
