@@ -60,7 +60,6 @@ from recipes.commands.segment_rasters import (
 from recipes.training.quiet import quiet
 from rewards.replay import read_rollouts
 
-
 CHUNK = 32
 
 
