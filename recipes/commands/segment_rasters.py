@@ -162,7 +162,7 @@ def run_rasters(
     arguments.executor = [arguments.executor]
     [config] = parse_segmenters(arguments)
     done: list[dict[str, Any]] = []
-    identity = {"executors": executors_identity([config])}
+    identity: dict[str, Any] = {"executors": executors_identity([config])}
     with opened([config]) as named:
         if arguments.prompts is not None:
             identity["prompts"] = sha256_of(arguments.prompts)
