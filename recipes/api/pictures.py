@@ -83,7 +83,8 @@ def refuse_map(path: Path | str) -> None:
     if place is not None:
         raise UserError(
             f"image {path}: it has a place on a map ({place}), which would be lost: outlines come out in "
-            f"pixels. If pixels are what you want, save it as PNG without it, or give its pixels as an array."
+            f"pixels. `prompter segment` keeps it; if pixels are what you want, save it as PNG without, or "
+            f"give its pixels as an array."
         )
 
 

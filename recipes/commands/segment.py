@@ -14,8 +14,8 @@ Images are files or folders; the question is the last word before the flags. OUT
     coco.json              all objects as a COCO dataset
     config.yaml, completions.jsonl, rollouts/    the run, as `prompter eval` keeps it
 
-A killed run is resumed by running the same command again. An image with a place on a map (GeoTIFF) is
-refused.
+A killed run is resumed by running the same command again. Files with a place on a map (GeoTIFF) are looked
+at window by window, and what is found becomes polygons on the map: see `recipes.commands.segment_rasters`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from envs.datasets.reading.pixels.georeference import georeference_of
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
 from eval.answerers import build_answerer
 from eval.runner import Samples, evaluate
@@ -49,8 +50,17 @@ from recipes.api.load import checkpoint_options, thought_is_opened
 from recipes.api.result import Result
 from recipes.commands import flags
 from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+from recipes.commands.segment_rasters import (
+    RASTER_FILES,
+    add_raster_arguments,
+    given_flags,
+    is_raster,
+    run_rasters,
+)
 from recipes.training.quiet import quiet
 from rewards.replay import read_rollouts
+
+CHUNK = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,21 +74,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_out(parser, "folder of the answers", required=True)
     parser.add_argument(
-        "--policy", required=True, help="checkpoint folder or hub id, shipped:NAME, openai:URL#MODEL, sam3:ID"
+        "--policy", help="checkpoint folder or hub id, shipped:NAME, openai:URL#MODEL, sam3:ID"
     )
     flags.add_policy_option(parser)
     flags.add_executor(parser, default="mobile-sam")
     parser.add_argument(
         "--write",
-        default=",".join(WRITTEN),
         metavar="A,B,…",
-        help=f"which files besides results.jsonl (default: {','.join(WRITTEN)})",
+        help=f"which files besides results.jsonl: {','.join(WRITTEN)}; of rasters {','.join(RASTER_FILES)} "
+        f"(default: all)",
     )
     parser.add_argument(
         "--stretch",
         default="refuse",
         metavar="RULE",
-        help="how 16 bits or floats are seen: percentile, minmax, full, range:LOW:HIGH (default: refuse)",
+        help="how 16 bits or floats are seen: percentile, minmax, full, range:LOW:HIGH (default: refuse; "
+        "of rasters percentile, for the whole file at once)",
     )
     parser.add_argument(
         "--max-pixels",
@@ -88,15 +99,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"larger images are refused (default: {PILLOW_LIMIT:,})",
     )
     flags.add_chunk(parser)
+    parser.set_defaults(chunk=None)  # 32 for images; rasters have large windows, and many objects in them
     flags.add_skip_bad(parser)
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    add_raster_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, segment and write; print what came of it and the folder. 1 if a segmenter failed, else 0."""
-    if arguments.chunk < 1:
+    if arguments.chunk is not None and arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
-    parts = _parts(arguments.write)
+    if (arguments.policy is None) == (arguments.prompts is None):
+        raise UserError(
+            "Name who answers: --policy, or --prompts for boxes and points of your own; not both."
+        )
     queries = list(dict.fromkeys([arguments.question, *arguments.also]))
     for query in queries:
         if not query.strip():
@@ -104,6 +120,9 @@ def run(arguments: argparse.Namespace) -> int:
         if Path(query).is_file():
             raise UserError(f"The last word is the question, but {query!r} is a file; add what to look for.")
     images = find_images(arguments.images, leave_out=arguments.out)
+    if _are_rasters(arguments, images):
+        return run_rasters(arguments, images, queries, _parts(arguments.write, RASTER_FILES))
+    parts = _parts(arguments.write, WRITTEN)
     questions = questions_about(images, queries)
     rules = ReadingRules(stretch=arguments.stretch, max_pixels=arguments.max_pixels)
     with applied(rules):
@@ -131,11 +150,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if done["failed"] else 0
 
 
-def _parts(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+def _are_rasters(arguments: argparse.Namespace, images: Sequence[Path]) -> bool:
+    """Whether the images are rasters; a flag that only rasters take makes them so."""
+    if given_flags(arguments):
+        return True
+    rasters = [path for path in images if is_raster(path)]
+    if rasters and len(rasters) < len(images):
+        plain = next(path for path in images if path not in rasters)
+        raise UserError(
+            f"{rasters[0]} has a place on a map ({georeference_of(rasters[0])}), {plain} has none; ask about "
+            f"maps and about plain images apart."
+        )
+    return bool(rasters)
+
+
+def _parts(text: str | None, known: Sequence[str]) -> list[str]:
+    parts = list(known) if text is None else [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if part not in WRITTEN:
-            raise UserError(f"--write: there is no {part!r}.{did_you_mean(part, WRITTEN)}")
+        if part not in known:
+            raise UserError(f"--write: there is no {part!r}.{did_you_mean(part, known)}")
     return parts
 
 
@@ -161,7 +194,7 @@ def _answered(
             named,
             arguments.out,
             config=identity,
-            chunk=arguments.chunk,
+            chunk=CHUNK if arguments.chunk is None else arguments.chunk,
             keep_instances=True,
             progress=sys.stderr.isatty(),
         )

@@ -167,7 +167,9 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(
 ) -> None:
     out = ["-o", str(tmp_path / "out")]
     Image.open("scene.png").save(tmp_path / "map.tif", tiffinfo={33550: (1.0, 1.0, 0.0)})
-    assert "GeoTIFF tags (ModelPixelScale)" in refusal([str(tmp_path), "roofs", *out], capsys)
+    mixed = refusal([str(tmp_path), "scene.png", "roofs", *out], capsys)
+    assert "GeoTIFF tags (ModelPixelScale)" in mixed and "scene.png has none" in mixed
+    assert "not both" in refusal(["scene.png", "roofs", *out, "--prompts", "boxes.gpkg"], capsys)
     assert "the question, but 'other.png' is a file" in refusal(["scene.png", "other.png", *out], capsys)
     assert "no file or folder gone.png" in refusal(["gone.png", "roofs", *out], capsys)
     assert "more than the limit of 100" in refusal(

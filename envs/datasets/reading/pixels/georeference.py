@@ -37,10 +37,17 @@ def georeference_of(path: Path | str) -> str | None:
             found = [name for number, name in _TAGS.items() if number in tags]
             if found:
                 return f"GeoTIFF tags ({', '.join(found)})"
+    beside = world_file_of(file)
+    return None if beside is None else f"the world file {beside.name}"
+
+
+def world_file_of(path: Path | str) -> Path | None:
+    """The world file beside an image: `a.pgw`, `a.pngw` or `a.wld` beside `a.png`; None if there is none."""
+    file = Path(path)
     suffix = file.suffix[1:]
     for world in (f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld"):
         for name in (world, world.upper()):
             beside = file.with_suffix(f".{name}")
             if suffix and beside != file and beside.is_file():
-                return f"the world file {beside.name}"
+                return beside
     return None

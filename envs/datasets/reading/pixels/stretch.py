@@ -41,6 +41,15 @@ class Stretch:
         scaled = (np.where(measured, numbers, low) - low) * (255 / (high - low) if high > low else 0)
         return np.where(measured, np.clip(np.rint(scaled), 0, 255), 0).astype(np.uint8)
 
+    def limits(self, values: NDArray[Any]) -> tuple[float, float]:
+        """The values that become 0 and 255, found in measured values of any shape; (0, 0) if there are none.
+
+        Raises:
+            ValueError: if the rule is "refuse".
+        """
+        numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+        return self._range(values.dtype, numbers[np.isfinite(numbers)])
+
     def _range(self, dtype: np.dtype[Any], measured: NDArray[Any]) -> tuple[float, float]:
         if self.kind == "range":
             return self.low, self.high
