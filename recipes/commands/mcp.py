@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 from pathlib import Path
 
 from prompter.errors import UserError
@@ -75,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             server.run("stdio")
         else:
             _check_free(arguments.http)
+            where = f"http://{HOST}:{arguments.http}/mcp"
+            print(f"prompter: serving {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
             server.run("streamable-http", host=HOST, port=arguments.http)
     return 0
 

@@ -8,6 +8,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,12 @@ def port(place: Path) -> Iterator[int]:
         text=True,
     ) as server:
         assert server.stderr is not None
-        seen = []
-        for line in server.stderr:
-            seen.append(line)
-            if "Uvicorn running" in line:
-                break
-        else:
-            raise AssertionError("".join(seen))
+        assert server.stderr.readline() == f"prompter: serving http://127.0.0.1:{port}/mcp; Ctrl-C ends it\n"
+        for _ in range(600):  # said just before it listens
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
         yield port
         server.terminate()
         server.stderr.read()
