@@ -123,7 +123,7 @@ def entry(line: str) -> Smaller:
     """How a command is run here, by the longest beginning that is listed."""
     found = [start for start in SMALLER if f"{line} ".startswith(f"{start} ")]
     assert found, (
-        f"`{line}` is new in the README or the quick start: say in SMALLER how it is run in seconds."
+        f"`{line}` is new in the README or quick start: say in SMALLER how it runs in seconds."
     )
     return SMALLER[max(found, key=len)]
 

@@ -82,7 +82,8 @@ def test_the_lines_of_the_data_page_are_a_manifest(tmp_path: Path) -> None:
     Image.new("L", (100, 80), 255).save(tmp_path / "masks" / "a-roof.png")
     (tmp_path / "my.jsonl").write_text(lines)
     found = [*open_dataset("manifest", "train", path=tmp_path / "my.jsonl")]
-    assert [one.target is None or decode_rle(one.target).sum() for one in found] == [8000, 780, 0]
+    areas = [decode_rle(one.target).sum() for one in found if one.target is not None]
+    assert areas[0] == 8000 and abs(areas[1] - 780) < 5 and areas[2] == 0  # a rectangle and a triangle
     keys = set(re.findall(r"^\| `(\w+)`(?:, `(\w+)`)? \|", page, re.MULTILINE)[0]) | set(
         re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     )
