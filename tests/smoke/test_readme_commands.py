@@ -122,9 +122,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def entry(line: str) -> Smaller:
     """How a command is run here, by the longest beginning that is listed."""
     found = [start for start in SMALLER if f"{line} ".startswith(f"{start} ")]
-    assert found, (
-        f"`{line}` is new in the README or quick start: say in SMALLER how it runs in seconds."
-    )
+    assert found, f"`{line}` is new in the README or quick start: say in SMALLER how it runs in seconds."
     return SMALLER[max(found, key=len)]
 
 
