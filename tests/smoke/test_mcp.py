@@ -165,9 +165,12 @@ def test_http_is_served_to_this_machine_only_and_foreign_hosts_are_refused(port:
             assert not (await client.call_tool("status", {})).structured_content["loaded"]
 
     anyio.run(talk)
-    with socket.create_connection(("127.0.0.1", port)) as raw:  # a page of another site, by DNS rebinding
-        raw.sendall(b"POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n")
-        assert raw.recv(100).startswith(b"HTTP/1.1 421")
+    # A page of another site, by DNS rebinding and by a plain request.
+    for headers, status in (("Host: evil.example", 421), (f"Host: 127.0.0.1:{port}", 403)):
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            more = "Origin: http://evil.example\r\nContent-Type: application/json\r\nContent-Length: 2"
+            raw.sendall(f"POST /mcp HTTP/1.1\r\n{headers}\r\n{more}\r\n\r\n{{}}".encode())
+            assert raw.recv(100).startswith(f"HTTP/1.1 {status}".encode())
     table = Path("/proc/net/tcp").read_text().splitlines()[1:]
     listening = [line.split()[1] for line in table if line.split()[3] == "0A"]
     assert [one for one in listening if one.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
