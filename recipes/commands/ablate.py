@@ -14,6 +14,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from prompter.prompt_text import read_prompt_file
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
                     where = str(folder.relative_to(arguments.out))
                     cells.append(Cell(benchmark, policy, space, frame, executor, *cell, where))
                     first = scored if first is None else first
-    print(write_grid(arguments.out, cells, protocol, arguments.metric))
+    page = write_grid(arguments.out, cells, protocol, arguments.metric)
+    tell(out=arguments.out, page=page, cells=[asdict(cell) for cell in cells])
+    print(page)
     return 0
 
 

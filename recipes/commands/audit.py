@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from prompter.errors import UserError
 from prompter.runs.tables import text_table
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from envs.executors.base import Executor
@@ -130,6 +131,7 @@ def _write(queue: Queue, samples: Mapping[str, Sample], arguments: argparse.Name
     page = arguments.out / "audit.html"
     with atomic_write(page) as handle:
         handle.write(render_page(queue, queue.entries[: arguments.page], samples))
+    tell(out=arguments.out, page=page, audit=queue.key, queries=len(queue.entries))
     print(_summary(queue))
     print(page)
 
@@ -184,6 +186,7 @@ def _plant(
     for kind, counts in [*found["kinds"].items(), ("all", _added(found["kinds"].values()))]:
         share = f"{100 * counts['found'] / counts['planted']:.0f} %" if counts["planted"] else "-"
         rows.append([kind, str(counts["planted"]), str(counts["found"]), share])
+    tell(out=arguments.out, share=arguments.plant, seed=arguments.seed, planted=found)
     print("\n".join(text_table(rows, numbers=True)))
     rows = [["ordered by", "found"], *([name, percent(one)] for name, one in found["orders"].items())]
     print("\n".join(["", *text_table(rows, numbers=True), ""]))
@@ -235,6 +238,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     )
     print(", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
     scores = score_both(audited.predictors, entries, decisions, repair)
+    tell(out=arguments.out, audit=queue.key, decisions=counts, predictors=scores, manifest=folder / MANIFEST)
     print(both_scores_text(scores))
     with atomic_write(arguments.out / "scores.json") as handle:
         json.dump({"audit": queue.key, "decisions": counts, "predictors": scores}, handle, indent=1)

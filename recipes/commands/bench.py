@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.bench import PHASES, bench_executor
@@ -42,6 +41,7 @@ from prompter.runs.tables import markdown_table, text_table
 from recipes.commands import flags
 from recipes.commands.bench_runs import RUNS, add_run_flags, refuse_run_flags, set_threads, write_result
 from recipes.commands.bench_scale import add_scale_flags, run_scale
+from recipes.commands.output import add_json_file
 
 if TYPE_CHECKING:
     from envs.executors import ExecutorConfig
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's own choice")
     add_scale_flags(parser)
     flags.add_seed(parser, "the made-up prompts")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+    add_json_file(parser, "everything that was measured")
 
 
 def run(arguments: argparse.Namespace) -> int:

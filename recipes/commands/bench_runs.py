@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from recipes.config import TrainConfig
@@ -47,7 +48,8 @@ def set_threads(threads: int | None) -> None:
 
 
 def write_result(result: Any, path: Path | None) -> None:
-    """Write everything that was measured as JSON, if a path was given."""
+    """Tell everything that was measured, and write it as JSON, if a path was given."""
+    tell(measured=result)
     if path:
         with atomic_write(path) as handle:
             json.dump(result, handle, indent=1)

@@ -26,6 +26,7 @@ from recipes.commands.arguments import (
     opened_executors,
     parse_executors,
 )
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from envs.sample import Sample
@@ -100,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if not result["units"]:
         raise UserError(f"{arguments.benchmark} has no target with a mask to validate on.")
+    tell(out=arguments.out, **result)
     table = ceiling_table(result)
     print(table)
     if arguments.out:

@@ -17,6 +17,7 @@ from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
 from recipes.cold_start.config import ColdStartConfig
 from recipes.cold_start.train import cold_start
+from recipes.commands.output import tell
 
 TAKES_OVERRIDES = True
 
@@ -43,4 +44,5 @@ def run(args: argparse.Namespace) -> int:
             f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
         )
     cold_start(config, args.typed, resume=args.resume)
+    tell(out=output)
     return 0

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
+from recipes.commands.output import add_json_file, tell
 
 if TYPE_CHECKING:
     from envs.rollout import Rollout
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is drawn as a whole: the value of a tag, or group 1 of an expression on the image id "
         "(default: the tag `tile`, or what the dataset says)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
+    add_json_file(parser, "all figures")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
     found = print_pairs(_pairs([RunFolder.open(path) for path in arguments.runs]), tile)
+    tell(comparisons=found)
     if arguments.json is not None:
         with atomic_write(arguments.json) as handle:
             json.dump({"comparisons": found}, handle, indent=1, ensure_ascii=False, allow_nan=False)

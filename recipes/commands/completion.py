@@ -16,6 +16,7 @@ from pathlib import Path
 from envs.datasets.registry import known_datasets
 from envs.executors.config import SEGMENTER_FAMILIES
 from prompter.errors import UserError
+from recipes.commands.output import WITHOUT, add_json
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -53,6 +54,8 @@ def whole_parser(shell: str) -> argparse.ArgumentParser:
         module = importlib.import_module(module_name)
         command = commands.add_parser(name, help=summary, allow_abbrev=False)
         module.add_arguments(command)
+        if name not in WITHOUT:
+            add_json(command)
         for section in module.config_keys() if hasattr(module, "config_keys") else ():
             for key in section.keys:
                 says = key.says.replace("%", "%%")

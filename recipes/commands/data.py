@@ -6,6 +6,7 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from prompter.errors import UserError
 from prompter.runs.tables import text_table
 from recipes.commands import flags
 from recipes.commands.arguments import dataset_options
+from recipes.commands.output import add_json_file, tell
 
 if TYPE_CHECKING:
     from envs.datasets.check import CheckReport
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="read a whole split and report what is wrong with it")
     _add_source(check)
     check.add_argument("--most", type=int, default=5, help="problems of each kind to print (default: 5)")
-    check.add_argument("--json", type=Path, metavar="FILE", help="also write the report with all problems")
+    add_json_file(check, "the report with all problems")
 
     show = actions.add_parser("show", help="write a contact sheet of samples drawn at random")
     _add_source(show)
@@ -47,7 +49,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; `check` returns 1 when it found a problem."""
     if arguments.action == "ls":
-        print(_describe(dataset_info(arguments.name)) if arguments.name else _table())
+        chosen = [dataset_info(arguments.name)] if arguments.name else [*known_datasets().values()]
+        tell(datasets=[{**asdict(info), "status": _status(info)} for info in chosen])
+        print(_describe(chosen[0]) if arguments.name else _table())
         return 0
     name, split = _split(arguments.benchmark)
     options = dataset_options(arguments)
@@ -136,6 +140,7 @@ def _check(name: str, split: str, options: dict[str, Any], most: int, output: Pa
     report = check_split(
         name, split, options, lambda numbers: tqdm(numbers, disable=not sys.stderr.isatty(), unit="sample")
     )
+    tell(**report.to_json())
     print(_summary(report, most))
     if output is not None:
         with atomic_write(output) as handle:
@@ -175,5 +180,6 @@ def _show(name: str, split: str, options: dict[str, Any], arguments: argparse.Na
     output = arguments.out or Path(f"{name.replace(':', '-')}_{split}.png")
     sheet = contact_sheet([source[number] for number in numbers], columns=min(arguments.columns, count))
     write_contact_sheet(sheet, output)
+    tell(picture=output, shown=count, samples=len(source))
     print(f"{count} of {len(source):,} samples: {output}")
     return 0

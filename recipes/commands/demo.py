@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompter.errors import RunStopped, UserError
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, compare, report; the report's path is printed last."""
     started = time.time()
     run_dir = args.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-    from recipes.commands.train import stopped_line
+    from recipes.commands.train import stopped_line, tell_run
     from recipes.config import load_config
     from recipes.grpo import train
     from recipes.training.alarms import alarm_lines
@@ -61,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
         config = load_config(chosen, [*args.overrides, f"run_dir={run_dir}"])
         folder = train(config)
     except RunStopped as stopped:
+        tell(run=run_dir, stopped=stopped.signal_name)
         print(stopped_line(stopped, run_dir, run_dir / "config.yaml"))
         return 0
     place = "one place" if chosen == REAL_CONFIG else "drawn scenes"
     title = f"A small policy learns to prompt a frozen MobileSAM: {place}"
     report = write_training_report(folder, title, trust=True)
+    tell_run(folder, report)
     print(*alarm_lines(folder.read_metrics(), config.alarms), *comparison_lines(folder), sep="\n")
     print(f"took {(time.time() - started) / 60:.1f} minutes")
     print(report)

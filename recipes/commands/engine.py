@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from recipes.engine.settings import EngineSettings
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         names = _work(arguments, folder)
     verdicts = read_verdicts(folder)
     summary = assemble(folder, arguments.images, names, verdicts, reviewed=arguments.reviewed)
+    tell(out=folder.path, summary=summary)
     print("\n".join(summary_lines(summary)))
     print(folder.path)
     return 0

@@ -50,6 +50,7 @@ from recipes.commands.arguments import open_as_run, open_benchmark, opened, pars
 from recipes.commands.compare import by_segmenter, print_pairs
 from recipes.commands.invariance import run_invariance
 from recipes.commands.looks import add_look_flags, combine_looks, look_settings
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rescore:
         for found in _evaluations(arguments.out):
             combine_looks(arguments, found)
-            print(f"{found.path}\n{results_text(rescore(found, protocols))}")
+            results = rescore(found, protocols)
+            tell(**{str(found.path): {"run": found.path, "results": results}})
+            print(f"{found.path}\n{results_text(results)}")
         return 0
     for name in ("benchmark", "policy", "executor"):
         if not getattr(arguments, name):
@@ -190,7 +193,9 @@ def _finish(
         print(f"  {line}")
     if against is not None:
         print_pairs(by_segmenter(f"{against.path} -> {done.folder.path}", against, done.folder))
-    return write_evaluation_report(done.folder, samples=source, against=against)
+    page = write_evaluation_report(done.folder, samples=source, against=against)
+    tell(**{benchmark: {"run": done.folder.path, "report": page, "results": results}})
+    return page
 
 
 def write_evaluation_report(

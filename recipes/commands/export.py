@@ -13,6 +13,7 @@ import argparse
 from typing import get_args
 
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = export(arguments.source, arguments.out, dtype=arguments.dtype, shard_size=arguments.shard_size)
     files = sorted(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
+    tell(out=folder, weights=files, bytes=size)
     print(f"{len(files)} file(s) of weights, {size / 1e9:.3f} GB, prompter.json, README.md")
     print(folder)
     return 0

@@ -25,6 +25,7 @@ from eval.invariance import (
 from eval.runner import Samples, evaluate
 from prompter.runs.files import atomic_write
 from recipes.commands.arguments import opened, run_identity
+from recipes.commands.output import tell
 
 COMPARISON = "invariance.json"
 
@@ -82,6 +83,7 @@ def _report(runs: Mapping[Setting, Mapping[str, Path]], benchmark: str, policy: 
         handle.write("\n")
     with atomic_write((folder / COMPARISON).with_suffix(".txt")) as handle:
         handle.write(text)
+    tell(**{benchmark: {"folder": folder, "comparison": comparison}})
     print(f"{text}{folder / COMPARISON}")
     return int(moves(comparison))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     for name, content in (("leaderboard.md", text), ("leaderboard.html", html(boards))):
         with atomic_write(arguments.out / name) as handle:
             handle.write(content)
+    tell(
+        page=arguments.out / "leaderboard.html",
+        runs={name: [asdict(row) for row in rows] for name, rows in ours.items()},
+    )
     if ours:
         print(text)
     print(arguments.out / "leaderboard.html")

@@ -22,6 +22,7 @@ from prompter.errors import UserError
 from prompter.runs.values import read_options
 from recipes.commands import flags
 from recipes.commands.arguments import dataset_options, open_benchmark, parse_executors
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,5 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         metrics=chosen_metrics(protocols, arguments.metric),
     )
     path = write_task(arguments.out, settings, source, arguments.limit)
+    tell(task=task_name(arguments.benchmark), file=path)
     print(f"{task_name(arguments.benchmark)}: {path}")
     return 0

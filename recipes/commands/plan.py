@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
+from recipes.commands.output import add_json_file, tell
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="run", type=Path, metavar="RUN", help="take the rates of a run's folder"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there, too")
+    add_json_file(parser, "the plan")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     plan = estimate(config, **limits, rates=_rates(args))
     advice = advise(plan, **limits)
     print(*plan_lines(plan, advice), sep="\n")
+    tell(**_as_json(plan))
     if args.json:
         args.json.write_text(json.dumps(_as_json(plan), indent=2), encoding="utf-8")
     return 1 if plan.fits is False else 0

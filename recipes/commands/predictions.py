@@ -11,6 +11,7 @@ a folder of masks with an index. `prompter score` reads each of them, and gives 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from eval.results import evaluation_files
@@ -18,6 +19,7 @@ from eval.submission.export import FORMS, export
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.run_folder import RunFolder
 from recipes.commands import flags
+from recipes.commands.output import tell
 from rewards.replay import read_rollouts
 
 
@@ -41,5 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.run} holds no masks of {name!r}.{did_you_mean(name, files)}")
     done = export(read_rollouts(files[name]), arguments.form, arguments.out)
     lost = f"; {done.pixels_lost} pixels differ from the masks" if arguments.form == "polygons" else ""
+    tell(out=arguments.out, **asdict(done))
     print(f"{done.masks} masks of {done.samples} samples{lost}: {arguments.out}")
     return 0

@@ -21,6 +21,7 @@ from prompter.prompt_text import read_prompt_file
 from prompter.runs.files import atomic_write
 from prompter.runs.values import read_options
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", help="checkpoint folder or hub id, shipped:NAME, openai:URL#MODEL")
     flags.add_policy_option(parser)
     flags.add_out(parser, "JSON file for the whole report, answers included")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,5 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
         with atomic_write(arguments.out) as handle:
             json.dump(report.to_json(), handle, indent=1, ensure_ascii=False)
             handle.write("\n")
-    print(json.dumps(report.to_json(), ensure_ascii=False) if arguments.json else report_text(report))
+    tell(**report.to_json())
+    print(report_text(report))
     return 0 if report.verdict.told and not report.contradictions else 1

@@ -16,6 +16,7 @@ from prompter.errors import UserError
 from prompter.runs.tables import text_table
 from prompter.runs.values import read_option
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 TOLERANCE = 1e-9
 """Totals nearer than this are alike; sums of floats may differ in their last bits."""
@@ -61,6 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
             pass
     else:
         write_lines(arguments.out, score_all())
+    tell(
+        out=arguments.out,
+        rollouts=len(scores["total"]),
+        changed=changed,
+        means={name: _mean(values) for name, values in scores.items()},
+    )
     print(_table(scores))
     print(f"changed: {changed} of {len(scores['total'])} rollouts")
     return 0
@@ -87,11 +94,18 @@ def _alike(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= TOLERANCE
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean over the scored rollouts; None if there are none."""
+    scored = [value for value in values if value is not None]
+    return sum(scored) / len(scored) if scored else None
+
+
 def _table(scores: Mapping[str, Sequence[float | None]]) -> str:
     """Aligned text: per reward the mean over the scored rollouts, how many those are, and the rest."""
     rows = [("reward", "mean", "scored", "left out")]
     for name, values in scores.items():
-        scored = [value for value in values if value is not None]
-        mean = f"{sum(scored) / len(scored):.4f}" if scored else "-"
-        rows.append((name, mean, str(len(scored)), str(len(values) - len(scored))))
+        scored = sum(value is not None for value in values)
+        mean = _mean(values)
+        text = "-" if mean is None else f"{mean:.4f}"
+        rows.append((name, text, str(scored), str(len(values) - scored)))
     return "\n".join(text_table(rows))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.runs:
         raise UserError("Name the folder of a run, as in prompter report runs/demo.")
     against = None if arguments.against is None else RunFolder.open(arguments.against)
+    pages = []
     for path in arguments.runs:
         folder = RunFolder.open(path)
-        print(write_run_report(folder, arguments.title, trust=arguments.trust, against=against))
+        pages.append(write_run_report(folder, arguments.title, trust=arguments.trust, against=against))
+        print(pages[-1])
+    tell(pages=pages)
     return 0
 
 

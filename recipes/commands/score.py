@@ -27,6 +27,7 @@ from prompter.errors import UserError
 from recipes.commands import flags
 from recipes.commands.arguments import OWN_MASKS, open_benchmark, run_identity
 from recipes.commands.eval import write_evaluation_report
+from recipes.commands.output import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_benchmark(arguments, arguments.benchmark)
     if arguments.questions is not None:
         count = write_questions(first_samples(source, arguments.limit), arguments.questions)
+        tell(questions=count, file=arguments.questions)
         print(f"{count} questions: {arguments.questions}")
         return 0
     if arguments.predictions is None or arguments.out is None:
@@ -129,8 +131,11 @@ def run(arguments: argparse.Namespace) -> int:
     if text_rules and not done.has_text and arguments.protocol is None:
         protocols = [name for name in protocols if name not in text_rules]
         exceptions.append(f"no prediction has a `text`, which {', '.join(text_rules)} read: left out")
-    print(f"{arguments.benchmark}\n{results_text(rescore(done.folder, protocols))}")
+    results = rescore(done.folder, protocols)
+    print(f"{arguments.benchmark}\n{results_text(results)}")
     for sentence in exceptions:
         print(f"  {sentence}")
-    print(write_evaluation_report(done.folder, samples=source))
+    page = write_evaluation_report(done.folder, samples=source)
+    tell(run=done.folder.path, report=page, results=results, exceptions=exceptions)
+    print(page)
     return 0

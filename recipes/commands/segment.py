@@ -21,7 +21,6 @@ at window by window, and what is found becomes polygons on the map: see `recipes
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -50,6 +49,7 @@ from recipes.api.load import checkpoint_options, thought_is_opened
 from recipes.api.result import Result
 from recipes.commands import flags
 from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+from recipes.commands.output import tell
 from recipes.commands.segment_rasters import (
     RASTER_FILES,
     add_raster_arguments,
@@ -101,7 +101,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_chunk(parser)
     parser.set_defaults(chunk=None)  # 32 for images; rasters have large windows, and many objects in them
     flags.add_skip_bad(parser)
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_raster_arguments(parser)
 
 
@@ -138,15 +137,13 @@ def run(arguments: argparse.Namespace) -> int:
     }
     tally = _answered(arguments, source, identity, parts)
     done = {"out": str(arguments.out), **asdict(tally), "left_out": source.skipped}
-    if arguments.json:
-        print(json.dumps(done, ensure_ascii=False))
-    else:
-        for sentence in source.skipped:
-            print(f"left out: {sentence}", file=sys.stderr)
-        print(
-            f"{done['answers']} answers: {done['objects']} objects; {done['refused']} say there is nothing, "
-            f"{done['unreadable']} could not be read, {done['failed']} not segmented\n{arguments.out}"
-        )
+    tell(**done)
+    for sentence in source.skipped:
+        print(f"left out: {sentence}", file=sys.stderr)
+    print(
+        f"{done['answers']} answers: {done['objects']} objects; {done['refused']} say there is nothing, "
+        f"{done['unreadable']} could not be read, {done['failed']} not segmented\n{arguments.out}"
+    )
     return 1 if done["failed"] else 0
 
 

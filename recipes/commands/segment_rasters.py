@@ -19,7 +19,6 @@ See docs/rasters.md.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -41,6 +40,7 @@ from prompter.runs.files import sha256_of
 from prompter.runs.values import read_options
 from recipes.api.load import checkpoint_options
 from recipes.commands.arguments import executors_identity, opened, parse_segmenters
+from recipes.commands.output import tell
 from recipes.training.quiet import quiet
 
 FLAGS = {
@@ -336,11 +336,7 @@ def _segmented(
 
 
 def _tell(arguments: argparse.Namespace, done: Sequence[dict[str, Any]], left_out: Sequence[str]) -> None:
-    if arguments.json:
-        print(
-            json.dumps({"out": str(arguments.out), "rasters": done, "left_out": left_out}, ensure_ascii=False)
-        )
-        return
+    tell(out=arguments.out, rasters=done, left_out=left_out)
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
     for one in done:

@@ -12,11 +12,13 @@ base and `set`, not the arms.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompter.errors import RunStopped, UserError, did_you_mean
 from recipes.commands import flags
+from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         for one in runs:
             state = "finished" if finished(one) else "to do" if one.arm in chosen else "not asked for"
             print(f"{one.arm}  seed {one.seed}  {one.completions:,} completions  {state}")
+        tell(runs=[{"arm": one.arm, "seed": one.seed, "finished": finished(one)} for one in runs])
         return 0
     stopped: RunStopped | None = None
     if not arguments.rescore:
@@ -68,6 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{stopped.signal_name}: stopped; the same command goes on from there")
         return 0
     page = write_table(study, runs, arguments.out)
+    tell(
+        out=arguments.out,
+        page=page,
+        table=json.loads((arguments.out / "study.json").read_text(encoding="utf-8")),
+        stopped=None if stopped is None else stopped.signal_name,
+    )
     if stopped is not None:
         print(f"{stopped.signal_name}: stopped; the same command goes on from there")
     print(page)

@@ -6,14 +6,17 @@ Any further `--dotted.key value` overrides the config: `--executor.backend local
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompter.errors import InfrastructureError, RunStopped, UserError
+from recipes.commands.output import tell
 from recipes.shipped import shipped_recipes
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
+    from prompter.runs.run_folder import RunFolder
     from recipes.config import TrainConfig
 
 TAKES_OVERRIDES = True
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     if args.print_config:
+        tell(config=config.model_dump(mode="json"))
         print(dump_config(config), end="")
         return 0
     if args.dry_run:
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
         quiet()
         findings = dry_run(config, resume=args.resume)
+        tell(findings=[asdict(one) for one in findings])
         print(table(findings))
         return 2 if any(one.state == "wrong" for one in findings) else 0
     if args.rollout_only or args.train_only is not None:
@@ -81,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         folder = train(config, resume=args.resume)
     except RunStopped as stopped:
         if ranks_by_environment()[0] == 0:
+            tell(run=config.run_dir, stopped=stopped.signal_name)
             print(stopped_line(stopped, config.run_dir, args.config))
         return 0
     except InfrastructureError as error:
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if ranks_by_environment()[0] > 0:
         return 0
     report = write_training_report(folder, trust=True)
+    tell_run(folder, report)
     print(*alarm_lines(folder.read_metrics(), config.alarms), *comparison_lines(folder), sep="\n")
     print(report)
     return 0
@@ -108,10 +115,23 @@ def _half(args: argparse.Namespace, config: TrainConfig) -> int:
         else:
             folder = train_on_rollouts(config, args.train_only)
     except RunStopped as stopped:
+        tell(run=config.run_dir, stopped=stopped.signal_name)
         print(f"{stopped.signal_name}: stopped; what {config.run_dir} holds is whole, and is not resumed")
         return 0
+    tell(run=folder.path, metrics=folder.metrics_path)
     print(folder.metrics_path)
     return 0
+
+
+def tell_run(folder: RunFolder, report: Path) -> None:
+    """Tell what became of a whole run: its page, its alarms, and each held-out evaluation."""
+    lines = list(folder.read_metrics())
+    tell(
+        run=folder.path,
+        report=report,
+        evaluations=[line for line in lines if line["kind"] == "eval"],
+        alarms=[line for line in lines if line["kind"].startswith("alarm/")],
+    )
 
 
 def stopped_line(stopped: RunStopped, run_dir: Path | str, config: Path) -> str:

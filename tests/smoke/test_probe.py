@@ -22,7 +22,7 @@ HF = ("--policy-option", "sampler.backend=hf")
 
 def probe(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     code = main(["probe", *words, "--json"])
-    return code, json.loads(capsys.readouterr().out)
+    return code, json.loads(capsys.readouterr().out)["result"]
 
 
 @pytest.mark.parametrize("frame", ["thousandths", "absolute"])

@@ -1,8 +1,10 @@
 """What the README and the docs tell a reader to type works: the README's commands run, all others are parsed.
 
-Commands are lines of fenced blocks that start with `prompter`, `python -m` or `make`. Of the README's,
-each is run, smaller where it would take minutes: `SMALLER` says how. A command that no line of it
-covers fails, so that a new one in the README is a line here as well.
+Commands are lines of fenced blocks that start with `prompter`, `python -m`, `python -c` or `make`. Of the
+README's and of docs/start.md's, each is run, smaller where it would take minutes: `SMALLER` says how. A
+command that no line of it covers fails, so that a new one there is a line here as well. The commands of
+docs/use.md and docs/extending.md are run by tests of their own (test_use.py, test_extending.py); those of all
+other pages go through their real parsers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from tests.fixtures.training import ROOT
 
 pytestmark = pytest.mark.smoke
 
-COMMAND = re.compile(r"(prompter|python -m|make)\b")
+COMMAND = re.compile(r"(prompter|python -[mc]|make)\b")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Smaller:
 SMALLER = {
     "prompter --help": Smaller(),
     "prompter data ls": Smaller(),
+    "prompter data show": Smaller(),
+    "prompter segment": Smaller(),
+    "prompter plan": Smaller(),
     "prompter train": Smaller(add=("--print-config",)),  # a run in full: tests/smoke/test_train.py
     "prompter cold-start": Smaller(parsed=True),  # in full: tests/smoke/test_cold_start.py
     "prompter demo": Smaller(parsed=True),
@@ -64,6 +69,7 @@ SMALLER = {
     "prompter export": Smaller(),
     "prompter report": Smaller(parsed=True),  # needs a run: tests/smoke/test_extending.py
     "prompter replay": Smaller(parsed=True),  # the same
+    "python -c": Smaller(),
     "python -m recipes.grpo_loop": Smaller(
         add=tuple("--executor box --steps 1 --prompts 2 --group-size 2 --scenes 1 --held-out 1".split())
     ),
@@ -87,8 +93,13 @@ def inline_commands(page: Path) -> list[str]:
     return [span for span in spans if re.match(r"(prompter|make) [a-z]", span) and "…" not in span]
 
 
+START_PAGE = ROOT / "docs" / "start.md"
+START = commands(START_PAGE)
 README = commands(ROOT / "README.md")
-PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "recipes" / "agents" / "SKILL.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def marked(found: Callable[[Path], list[str]], pages: list[Path]) -> list[ParameterSet]:
@@ -112,7 +123,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def entry(line: str) -> Smaller:
     """How a command is run here, by the longest beginning that is listed."""
     found = [start for start in SMALLER if f"{line} ".startswith(f"{start} ")]
-    assert found, f"`{line}` is new in the README: say in SMALLER how it is run in seconds."
+    assert found, f"`{line}` is new in the README or quick start: say in SMALLER how it runs in seconds."
     return SMALLER[max(found, key=len)]
 
 
@@ -152,8 +163,7 @@ def check_flags(name: str, words: list[str]) -> None:
     """Look a command up, and each of its flags. Those of `train` are keys of its config: it resolves it."""
     name = cli.RENAMED.get(name, name)
     assert name in cli.COMMANDS, f"there is no command {name!r}"
-    module, parser = importlib.import_module(cli.COMMANDS[name].module), argparse.ArgumentParser()
-    module.add_arguments(parser)
+    module, parser = importlib.import_module(cli.COMMANDS[name].module), cli.build_parser(name)
     if name == "train" and words and (Path(words[0]).exists() or words[0] in shipped_recipes()):
         assert cli.main(["train", *words, "--print-config"]) == 0
     elif not getattr(module, "TAKES_OVERRIDES", False):
@@ -169,7 +179,9 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command of the README, or what `SMALLER` makes of it."""
     how = Smaller() if is_plain_help(shlex.split(line)) else entry(line)
     words = [how.swap.get(word, word) for word in shlex.split(line)]
-    if words[0] == "python":
+    if words[:2] == ["python", "-c"]:
+        exec(compile(words[2], line, "exec"), {})
+    elif words[0] == "python":
         monkeypatch.setattr(sys, "argv", [words[2], *words[3:], *how.add])
         try:
             runpy.run_module(words[2], run_name="__main__")
@@ -193,13 +205,27 @@ def test_each_command_of_the_readme_runs(line: str, clone: Path, monkeypatch: py
         run(line, monkeypatch)
 
 
-@pytest.mark.parametrize("line", marked(commands, PAGES[1:]))
+def test_the_quick_start_runs_from_top_to_bottom(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(START) >= 8
+    for line in START:
+        program, *words = shlex.split(line)
+        if program == "make":
+            check_make(words)
+        else:
+            run(line, monkeypatch)
+    assert (clone / "runs" / "answers" / "masks" / "scene.png").exists()
+    assert (clone / "runs" / "eval" / "report.html").exists()
+
+
+@pytest.mark.parametrize("line", marked(commands, [page for page in PAGES[1:] if page != START_PAGE]))
 def test_each_command_in_the_docs_is_taken_by_its_parser(
     line: str, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, *words = shlex.split(line)
     if program == "make":
         check_make(words)
+    elif program == "python" and words[0] == "-c":
+        compile(words[1], line, "exec")
     elif program == "python":
         assert importlib.util.find_spec(words[1]) is not None
     elif ":" not in words[0]:  # one's own command: test_extending.py
@@ -233,7 +259,7 @@ def test_the_readme_has_commands_and_the_reader_of_pages_sees_them(tmp_path: Pat
 
 @pytest.mark.parametrize("line", ["prompter train-all x.yaml", "prompter frobnicate", "python -m json.tool"])
 def test_a_command_that_is_not_listed_fails(line: str) -> None:
-    with pytest.raises(AssertionError, match="is new in the README"):
+    with pytest.raises(AssertionError, match="is new in the README or"):
         entry(line)
 
 

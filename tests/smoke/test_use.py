@@ -149,7 +149,7 @@ def test_a_run_that_was_cut_off_comes_out_as_if_it_had_not(
     capsys.readouterr()
     assert again(cut, "--json") == 0
     assert contents(cut) == whole
-    done = json.loads(capsys.readouterr().out)
+    done = json.loads(capsys.readouterr().out)["result"]
     assert done["out"] == str(cut) and done["answers"] == 4 and done["failed"] == 0 and done["left_out"] == []
 
 
@@ -192,7 +192,7 @@ def test_a_folder_is_walked_bad_images_are_listed_and_answers_left_alone(
     words = ["segment", str(tmp_path / "in"), "every car", "-o", str(out), *POLICY, "--executor", "box"]
     for _ in range(2):  # the second time, the answers lie in the folder that is walked
         assert main([*words, "--skip-bad", "--write", "masks", "--json"]) == 0
-        done = json.loads(capsys.readouterr().out)
+        done = json.loads(capsys.readouterr().out)["result"]
         assert done["answers"] == 3 and len(done["left_out"]) == 1 and "bad.png" in done["left_out"][0]
     assert sorted(
         path.relative_to(out).as_posix() for path in out.rglob("*.*") if path.suffix != ".yaml"

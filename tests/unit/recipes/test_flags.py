@@ -37,6 +37,7 @@ NEEDED = {
     "export": ["run", "--out", "x"],
     "study": ["study.yaml", "--out", "x"],
     "engine": ["x", "--out", "x"],
+    "mcp": [],
     "segment": ["x.png", "the roofs", "--out", "x", "--policy", "p"],
 }
 """What else a command has to be given before it can be parsed."""
@@ -73,13 +74,13 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
     "--root": (TAKES_SETS | LOOKS, ["2024"], dataset_options, {"root": "2024"}),
     "--skip-bad": (TAKES_SETS | LOOKS | {"segment"}, [], skip_bad, {"skip_bad": True}),
     "--executor": (
-        MEASURES | {"lmms-task", "audit", "segment", "engine"},
+        MEASURES | {"lmms-task", "audit", "segment", "engine", "mcp"},
         ["box,mask_threshold=1e-1,dtype=bfloat16,actors=2"],
         executor,
         BOX,
     ),
     "--policy-option": (
-        EVALUATIONS | {"probe", "lmms-task", "segment"},
+        EVALUATIONS | {"probe", "lmms-task", "segment", "mcp"},
         ["image.side=84"],
         lambda arguments: read_options(arguments.policy_option, "--policy-option"),
         {"image": {"side": 84}},
@@ -101,6 +102,7 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
                 "export",
                 "engine",
                 "segment",
+                "mcp",
             ),
         },
         ["there"],
