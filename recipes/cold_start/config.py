@@ -77,8 +77,8 @@ class ColdStartConfig(StrictModel):
     admits; empty: all alike. What a greedy answer looks like follows the heaviest."""
 
     no_target_weight: float = Field(default=1.0, gt=0)
-    """How much the tokens of an answer weigh that says that there is no target: they are few beside those that
-    name objects, and a policy that seldom learns from them names something always."""
+    """How much the tokens of an answer weigh that says that there is no target: they are few beside those
+    that name objects, and a policy that seldom learns from them names something always."""
 
     refusals: bool = False
     """Answer questions of false premise (the sets' option `false_premises`) with a thought that says what is

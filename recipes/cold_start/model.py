@@ -156,8 +156,8 @@ class ColdStartModel(nn.Module):
 
         Returns:
             The hidden states [answered, width] that tell the next token of an answer, that token and its
-            weight, both [answered]; the image tokens' hidden states [n, cells, width] halfway through; the share of
-            attention [asking, heads] that `_looking` measures.
+            weight, both [answered]; the image tokens' hidden states [n, cells, width] halfway through; the
+            share of attention [asking, heads] that `_looking` measures.
         """
         core = self.policy_model.model
         length = int(batch["attention_mask"][rows].sum(1).max())
