@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "cold-start": Command(
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
+    "seg-token": Command(
+        "recipes.commands.seg_token", "train a policy whose [SEG] tokens are decoded into masks"
+    ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
     "probe": Command(
