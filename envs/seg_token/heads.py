@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,11 @@ from torch import Tensor, nn
 from envs.executors.base import Embedding
 from envs.executors.decoding.package_prompts import PackagePrompts
 from envs.executors.decoding.promptable import Geometry, PromptableSegmenter
+from envs.executors.families.preprocessing import resized_hw
 from envs.executors.serving.local import LocalExecutor
 from envs.seg_token.settings import HeadSettings
 from prompter.errors import UserError
+from prompter.types import Instance, Point
 
 
 class MaskHead(nn.Module, ABC):
@@ -42,6 +43,18 @@ class MaskHead(nn.Module, ABC):
     @abstractmethod
     def geometry(self, embedding: Embedding) -> Geometry:
         """How the logits for this image lie on it."""
+
+    def point_token(self, point: Point, image_wh: tuple[int, int]) -> Tensor:
+        """The prompt [width] by which the segmenter's own prompt encoder writes a point on a target.
+
+        Args:
+            point: (x, y) in pixels of the image.
+            image_wh: (width, height) of the image.
+
+        Raises:
+            UserError: if this head has no such prompts.
+        """
+        raise UserError("weights.align needs a head that takes SAM's prompts: head.kind sam.")
 
 
 class SamHead(MaskHead):
@@ -87,6 +100,13 @@ class SamHead(MaskHead):
         """See `MaskHead.geometry`: as the segmenter's own logits lie."""
         return self._decoder.geometry(embedding)
 
+    @torch.no_grad()
+    def point_token(self, point: Point, image_wh: tuple[int, int]) -> Tensor:
+        """See `MaskHead.point_token`; without the point that SAM pads a prompt with."""
+        embedding = Embedding({}, image_wh, resized_hw(image_wh, self._decoder.side))
+        tokens = self._decoder.prompt_tokens(embedding, [Instance(positive_points=(point,))])
+        return tokens[0, 0].float().to(self.place.device)
+
     def forward(self, embedding: Embedding, prompts: Tensor) -> Tensor:
         """See `MaskHead.forward`."""
         maps = {
@@ -120,13 +140,3 @@ def build_head(executor: LocalExecutor, settings: HeadSettings) -> MaskHead:
             f"{executor.name!r} does not have: take mobile-sam, segment-anything, sam2 or onnx."
         )
     return SamHead(decoder, train=settings.train)
-
-
-def trained_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
-    """Parameters of modules that require grad, by name."""
-    return {
-        f"{number}.{name}": parameter
-        for number, module in enumerate(modules)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }

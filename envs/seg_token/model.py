@@ -172,7 +172,7 @@ def save_seg_token(
     Args:
         folder: where.
         parts: what to save.
-        weights: the language model's, by name, where adapters have to be merged into them; None takes its own.
+        weights: the language model's, by name, with adapters merged into them; None takes its own.
         extra: writes what else belongs into the folder.
     """
     settings = parts.settings.model_copy(update={"encoder": parts.executor.segmenter.fingerprint})

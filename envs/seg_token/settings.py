@@ -66,7 +66,7 @@ def read_settings(folder: Path, executor: Mapping[str, Any] | None = None) -> Se
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{folder} holds no seg-token policy: it has no {SETTINGS_FILE}, as `prompter seg-token` writes it."
+            f"{folder} holds no seg-token policy: it has no {SETTINGS_FILE}, which `prompter seg-token` writes."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
@@ -76,8 +76,9 @@ def read_settings(folder: Path, executor: Mapping[str, Any] | None = None) -> Se
             family = data["executor"].get("family")
             if "family" not in given and family not in SEGMENTER_FAMILIES:
                 raise UserError(
-                    f"{path} names the segmenter family {family!r}, which is none of Prompter's. A checkpoint "
-                    f"may not have code imported; if you trust it, give the option executor.family={family}."
+                    f"{path} names the segmenter family {family!r}, which is none of Prompter's. A "
+                    f"checkpoint may not have code imported; if you trust it, give the option "
+                    f"executor.family={family}."
                 )
             data["executor"] = {**data["executor"], **given}
         return SegTokenSettings.model_validate(data)

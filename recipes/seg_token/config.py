@@ -90,8 +90,8 @@ class SegTokenConfig(StrictModel):
     batch_size: int = Field(default=16, ge=1)
     """Questions per optimiser step."""
 
-    steps: int = Field(default=1000, ge=1)
-    """Optimiser steps."""
+    steps: int = Field(default=1000, ge=0)
+    """Optimiser steps; 0 writes the policy as it is before any, to be evaluated beside a trained one."""
 
     learning_rate: float = Field(default=3e-4, gt=0)
     """Highest learning rate, of the language model and the projection (LISA: 3e-4)."""

@@ -28,21 +28,21 @@ def dice_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
     return 1 - (2 * (chances * wanted).sum(1) + 1e-3) / (chances.sum(1) + wanted.sum(1) + 1e-3)
 
 
-def attention_loss(attention: Tensor, foreground: Tensor) -> Tensor:
-    """SegEarth-R2's spatial attention supervision (arXiv 2512.20013, section 4.1).
+def attention_loss(attention: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """SegEarth-R2's spatial attention supervision (section 4.1, both equations).
 
     With a the mean attention over the background, minus the logarithm of the mean over the foreground of
     (attention - a) squared. As written there: attention *below* the background's mean lowers it as well.
 
     Args:
-        attention: [n, cells], from `[SEG]` to the image's tokens, a mean over layers and heads.
-        foreground: bool [n, cells], at least one cell of each row.
+        attention: [n, tokens], from `[SEG]`, a mean over layers and heads.
+        foreground, background: bool [n, tokens], image tokens on the target, at least one of each row, and
+            image tokens off it; a is 0 where there are none.
 
     Returns:
-        [n]. Without any background a is 0.
+        [n].
     """
-    inside = foreground.to(attention.dtype)
-    outside = 1 - inside
-    background = (attention * outside).sum(1) / outside.sum(1).clamp(min=1)
-    distance = ((attention - background[:, None]).square() * inside).sum(1) / inside.sum(1)
+    inside, outside = foreground.to(attention.dtype), background.to(attention.dtype)
+    mean = (attention * outside).sum(1) / outside.sum(1).clamp(min=1)
+    distance = ((attention - mean[:, None]).square() * inside).sum(1) / inside.sum(1)
     return -(distance + torch.finfo(torch.float32).tiny).log()

@@ -56,6 +56,9 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         handle.write(dump_yaml(config.model_dump(mode="json")))
     with atomic_write(output / "command.txt") as handle:
         handle.write(f"{command}\n")
+    if not config.steps:
+        save_seg_token(output / POLICY, parts, weights=saved_weights(adapted))
+        return output / POLICY
     started = time.time()
 
     class SegTokenTrainer(Trainer):
