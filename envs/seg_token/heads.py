@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from envs.executors.base import Embedding
 from envs.executors.decoding.package_prompts import PackagePrompts
-from envs.executors.decoding.promptable import Geometry, PromptableSegmenter
+from envs.executors.decoding.promptable import Geometry
 from envs.executors.families.preprocessing import resized_hw
-from envs.executors.serving.local import LocalExecutor
-from envs.seg_token.settings import HeadSettings
 from prompter.errors import UserError
 from prompter.types import Instance, Point
 
@@ -124,19 +122,3 @@ class SamHead(MaskHead):
             **options,
         )[0]
         return masks[:, 0]
-
-
-def build_head(executor: LocalExecutor, settings: HeadSettings) -> MaskHead:
-    """Make the head that settings name, over an open executor's embeddings.
-
-    Raises:
-        UserError: if the executor's segmenter has no decoder that can be taken.
-    """
-    segmenter = executor.segmenter
-    decoder = segmenter.decoder if isinstance(segmenter, PromptableSegmenter) else None
-    if not isinstance(decoder, PackagePrompts):
-        raise UserError(
-            f"head.kind sam takes the mask decoder of `segment_anything` or `sam2`, which executor "
-            f"{executor.name!r} does not have: take mobile-sam, segment-anything, sam2 or onnx."
-        )
-    return SamHead(decoder, train=settings.train)

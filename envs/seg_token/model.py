@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from envs.executors.base import Embedding
 from envs.executors.serving.local import LocalExecutor
 from envs.sample import RGB
-from envs.seg_token.heads import MaskHead, build_head
+from envs.seg_token.build_head import build_head
+from envs.seg_token.heads import MaskHead
 from envs.seg_token.settings import SETTINGS_FILE, WEIGHTS_FILE, SegTokenSettings, read_settings
 from prompter.chat_batch import repeated_images
 from prompter.checkpoint import Checkpoint, load_policy, load_weights

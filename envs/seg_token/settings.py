@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from envs.executors.config import SEGMENTER_FAMILIES, ExecutorConfig
 from prompter.errors import UserError
@@ -19,17 +19,42 @@ SETTINGS_FILE = "seg_token.json"
 WEIGHTS_FILE = "seg_token.safetensors"
 """Beside the policy's weights: projection, chooser, and the head's decoder where it was trained."""
 
-HeadKind = Literal["sam"]
+HeadKind = Literal["sam", "mask2former"]
+
+
+class Mask2FormerSettings(StrictModel):
+    """Sizes of a Mask2Former head; the defaults are the paper's."""
+
+    width: int = Field(default=256, ge=32, multiple_of=32)
+    """Width of pixel decoder, transformer decoder and mask embeddings."""
+
+    encoder_layers: int = Field(default=6, ge=1)
+    """Layers of the pixel decoder's deformable attention over three scales."""
+
+    decoder_layers: int = Field(default=9, ge=1)
+    """Layers of masked attention."""
+
+    attention_heads: int = Field(default=8, ge=1)
+    """Attention heads of both."""
 
 
 class HeadSettings(StrictModel):
     """What turns a `[SEG]` token's embedding into a mask."""
 
     kind: HeadKind = "sam"
-    """`sam` is the decoder of the segmenter in `executor`: SAM's, MobileSAM's or SAM 2's."""
+    """`sam` is the decoder of the segmenter in `executor`: SAM's, MobileSAM's or SAM 2's. `mask2former` puts
+    Mask2Former's pixel and transformer decoder over its image encoder; they start from nothing."""
+
+    mask2former: Mask2FormerSettings = Mask2FormerSettings()
 
     train: bool = True
     """Whether the decoder is trained (LISA, LISAT, SegEarth-R2) or stays as it is."""
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadSettings:
+        if self.kind == "mask2former" and not self.train:
+            raise ValueError("a head of kind mask2former starts from random weights: it has to be trained")
+        return self
 
 
 class SegTokenSettings(StrictModel):
@@ -66,7 +91,8 @@ def read_settings(folder: Path, executor: Mapping[str, Any] | None = None) -> Se
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{folder} holds no seg-token policy: it has no {SETTINGS_FILE}, which `prompter seg-token` writes."
+            f"{folder} holds no seg-token policy: it has no {SETTINGS_FILE}, which "
+            f"`prompter seg-token` writes."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from envs.seg_token.heads import build_head
+from envs.seg_token.build_head import build_head
 from envs.seg_token.model import SegTokenModel, SegTokenPolicy, load_own_state, open_encoder
 from envs.seg_token.settings import SETTINGS_FILE, SegTokenSettings
 from prompter.checkpoint import Checkpoint, load_policy, load_weights, resolve_source
@@ -39,6 +40,7 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     language = load_weights(policy, dtype=torch.float32)
     torch.manual_seed(config.seed)
     add_marks(language, policy, config.queries)
+    policy = replace(policy)  # what it had derived from the tokenizer before
     adapted = _adapt(language, policy, config)
     ids = query_ids(policy.processor.tokenizer, config.queries)
     model = SegTokenModel(language, build_head(executor, config.head), ids)

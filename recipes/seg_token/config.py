@@ -31,6 +31,16 @@ class SegTokenWeights(StrictModel):
     from nothing. Heads of kind `sam` only."""
 
 
+class PairsConfig(StrictModel):
+    """Question-answer pairs without masks; see `recipes.seg_token.pairs` for what a file looks like."""
+
+    path: str
+    """JSON array or JSON lines."""
+
+    root: str | None = None
+    """Folder that the images' paths start from; null takes the file's own."""
+
+
 class SegTokenConfig(StrictModel):
     """Everything `prompter seg-token` needs."""
 
@@ -52,6 +62,10 @@ class SegTokenConfig(StrictModel):
 
     queries_per_image: int = Field(default=6, ge=1)
     """How many consecutive samples share an image (the dataset's own option of that meaning)."""
+
+    pairs: PairsConfig | None = None
+    """Learn from these in the place of `dataset`: the first of LISAT's two stages. The second is a run whose
+    `init` is the first one's checkpoint. `queries_per_image` pairs in a row are kept together."""
 
     executor: ExecutorConfig = ExecutorConfig()
     """The frozen segmenter whose image encoder sees the image. Its embeddings are kept as its cache says:

@@ -33,20 +33,19 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-    from envs.datasets import open_dataset
     from envs.seg_token.model import save_seg_token
     from recipes.seg_token.build import build, saved_weights
-    from recipes.seg_token.data import SegCollator, SegStream
+    from recipes.seg_token.data import SegCollator
     from recipes.seg_token.learner import SegTokenLearner
 
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
     output = Path(config.output_dir)
-    source = open_dataset(config.dataset, config.split, **config.options)
+    source = _source(config)
     if len(source) < config.queries_per_image:
         raise UserError(
-            f"dataset {config.dataset} gives {len(source)} samples, fewer than queries_per_image "
-            f"{config.queries_per_image}: not one image is whole"
+            f"{config.dataset if config.pairs is None else config.pairs.path} gives {len(source)} samples, "
+            f"fewer than queries_per_image {config.queries_per_image}: not one image is whole"
         )
     state = _last_state(output) if resume else None
     done = 0 if state is None else int(state.name.removeprefix("checkpoint-"))
@@ -123,9 +122,7 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         model=learner,
         optimizers=(_optimiser(learner, config), None),
         args=arguments,
-        train_dataset=SegStream(
-            source, parts.policy, config, skip=-(-done * config.batch_size // config.queries_per_image)
-        ),
+        train_dataset=_stream(source, parts.policy, config, done),
         data_collator=_Wrapped(SegCollator(parts.policy)),
         callbacks=[Keep()],
     )
@@ -144,6 +141,30 @@ class _Wrapped:
 
     def __call__(self, examples: Any) -> dict[str, Any]:
         return {"batch": self.collate(examples)}
+
+
+def _source(config: SegTokenConfig) -> Any:
+    """The samples, or the pairs, that are learned from."""
+    if config.pairs is not None:
+        from recipes.seg_token.pairs import Pairs
+
+        root = config.pairs.root
+        return Pairs(Path(config.pairs.path), None if root is None else Path(root))
+    from envs.datasets import open_dataset
+
+    return open_dataset(config.dataset, config.split, **config.options)
+
+
+def _stream(source: Any, policy: Any, config: SegTokenConfig, done: int) -> Any:
+    """The endless stream of examples, from where `done` steps ended."""
+    skip = -(-done * config.batch_size // config.queries_per_image)
+    if config.pairs is not None:
+        from recipes.seg_token.pairs import PairStream
+
+        return PairStream(source, policy, seed=config.seed, together=config.queries_per_image, skip=skip)
+    from recipes.seg_token.data import SegStream
+
+    return SegStream(source, policy, config, skip=skip)
 
 
 def _optimiser(learner: Any, config: SegTokenConfig) -> Any:
