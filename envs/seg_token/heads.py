@@ -107,10 +107,7 @@ class SamHead(MaskHead):
 
     def forward(self, embedding: Embedding, prompts: Tensor) -> Tensor:
         """See `MaskHead.forward`."""
-        maps = {
-            name: torch.as_tensor(value).to(prompts.device, self.place.dtype)[None]
-            for name, value in embedding.tensors.items()
-        }
+        maps = image_maps(embedding, self.place)
         options: dict[str, Any] = {}
         if self.is_sam2:
             options = {"repeat_image": True, "high_res_features": [maps["fine"], maps["coarse"]]}
@@ -122,3 +119,17 @@ class SamHead(MaskHead):
             **options,
         )[0]
         return masks[:, 0]
+
+
+def image_maps(embedding: Embedding, like: Tensor) -> dict[str, Tensor]:
+    """An embedding's maps by name, [1, C, h, w], of the type and on the device of `like`.
+
+    Encoders run in inference mode, and autograd refuses tensors made there: those are copied.
+    """
+    maps = {}
+    for name, value in embedding.tensors.items():
+        tensor = torch.as_tensor(value).to(like.device, like.dtype)[None]
+        maps[name] = (
+            tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+        )
+    return maps

@@ -19,7 +19,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from envs.executors.base import Embedding
 from envs.executors.decoding.package_prompts import PackagePrompts
 from envs.executors.decoding.promptable import Geometry
-from envs.seg_token.heads import MaskHead
+from envs.seg_token.heads import MaskHead, image_maps
 from envs.seg_token.settings import Mask2FormerSettings
 
 STRIDES = (4, 8, 16, 32)
@@ -76,7 +76,7 @@ class Mask2FormerHead(MaskHead):
 
     def forward(self, embedding: Embedding, prompts: Tensor) -> Tensor:
         """See `MaskHead.forward`."""
-        decoded = self.pixel_decoder(self._features(embedding, prompts), return_dict=True)
+        decoded = self.pixel_decoder(self._features(embedding), return_dict=True)
         count = len(prompts)
         features, places, sizes = [], [], []
         for level, one in zip(self.level_embed.weight, decoded.multi_scale_features, strict=True):
@@ -96,12 +96,9 @@ class Mask2FormerHead(MaskHead):
         masks: Tensor = found.masks_queries_logits[-1]
         return masks[:, 0]
 
-    def _features(self, embedding: Embedding, prompts: Tensor) -> list[Tensor]:
+    def _features(self, embedding: Embedding) -> list[Tensor]:
         """Maps [1, C, h, w] at `STRIDES`."""
-        maps = {
-            name: torch.as_tensor(value).to(prompts.device, prompts.dtype)[None]
-            for name, value in embedding.tensors.items()
-        }
+        maps = image_maps(embedding, self.level_embed.weight)
         image = maps["image"]
         small = nn.functional.max_pool2d(image, 2)
         if len(self.pyramid):

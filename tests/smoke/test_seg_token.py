@@ -32,19 +32,19 @@ def write(folder: Path, name: str, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of twenty steps on one image, in the folder `run`."""
+    """A run of forty steps on one image, in the folder `run`."""
     folder = tmp_path_factory.mktemp("seg-token")
     options = {"scenes": 1, "queries_per_scene": 4, "size": 96}
-    config = write(folder, "run", steps=20, options=options)
+    config = write(folder, "run", steps=40, options=options, targets="union")
     assert main(["seg-token", str(config)]) == 0
     return folder
 
 
 def test_the_losses_fall_and_are_logged(world: Path) -> None:
     lines = list(read_lines(world / "run" / "metrics.jsonl"))
-    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert [line["step"] for line in lines] == list(range(1, 41))
     for name in ("text", "bce", "dice"):
-        assert lines[-1][name] < 0.8 * lines[0][name]
+        assert lines[-1][name] < 0.85 * lines[0][name]
     assert lines[-1]["encodes"] == 1
 
 
@@ -57,7 +57,7 @@ def test_it_answers_in_an_evaluation_with_its_own_masks(world: Path) -> None:
     assert main(command) == 0
     rollouts = list(read_rollouts(out / "rollouts" / "own-masks.jsonl"))
     read = [one for one in rollouts if isinstance(one.reading, PromptSet)]
-    assert len(rollouts) == 4 and len(read) >= 3  # it has learned the notation
+    assert len(rollouts) == 4 and len(read) == 4  # it has learned the notation
     marked = [one for one in read if "[SEG]" in one.completion]
     assert marked and all("[REJ]" in one.completion for one in read if one not in marked)
     for one in marked:
