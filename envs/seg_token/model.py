@@ -176,7 +176,11 @@ def save_seg_token(
         weights: the language model's, by name, with adapters merged into them; None takes its own.
         extra: writes what else belongs into the folder.
     """
-    settings = parts.settings.model_copy(update={"encoder": parts.executor.segmenter.fingerprint})
+    # Where this machine computes and keeps embeddings is no part of a policy.
+    executor = parts.settings.executor.model_copy(update={"device": "auto", "cache_dir": None})
+    settings = parts.settings.model_copy(
+        update={"encoder": parts.executor.segmenter.fingerprint, "executor": executor}
+    )
     with atomic_folder(folder) as unfinished:
         state = None if weights is None else {name: value.contiguous() for name, value in weights}
         parts.model.policy_model.save_pretrained(unfinished, state_dict=state)
@@ -217,6 +221,26 @@ def load_seg_token(
     return SegTokenPolicy(policy, parts.eval().requires_grad_(False), settings, opened)
 
 
+def take_over_state(model: SegTokenModel, folder: Path) -> list[str]:
+    """Load of a checkpoint's projection, chooser and head what has the same name and shape in a model.
+
+    Returns:
+        What the checkpoint has and the model has not, or otherwise.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    own = model.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fits, strict=False)
+    return sorted(set(state) - set(fits))
+
+
 def load_own_state(model: SegTokenModel, folder: Path) -> None:
     """Load projection, chooser and head of a checkpoint into a model.
 
@@ -226,11 +250,14 @@ def load_own_state(model: SegTokenModel, folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     try:
         state = load_file(path)
-        wanted = {name for name in model.state_dict() if not name.startswith("policy_model.")}
-        strange = [name for name in state if name not in wanted]
-        missing = [name for name in wanted - set(state) if not name.startswith("head.")]
-        if strange or missing:
-            raise ValueError(f"see {(strange or missing)[0]!r}")
+        trained = any(parameter.requires_grad for parameter in model.head.parameters())
+        wanted = {
+            name
+            for name in model.state_dict()
+            if not name.startswith(("policy_model.",) if trained else ("policy_model.", "head."))
+        }
+        if wanted != set(state):
+            raise ValueError(f"see {min(wanted ^ set(state))!r}")
         model.load_state_dict(state, strict=False)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.seg_token.build_head import build_head
-from envs.seg_token.model import SegTokenModel, SegTokenPolicy, load_own_state, open_encoder
+from envs.seg_token.model import SegTokenModel, SegTokenPolicy, open_encoder, take_over_state
 from envs.seg_token.settings import SETTINGS_FILE, SegTokenSettings
 from prompter.checkpoint import Checkpoint, load_policy, load_weights, resolve_source
 from prompter.families import lora_targets
@@ -46,7 +46,7 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     model = SegTokenModel(language, build_head(executor, config.head), ids)
     source = Path(resolve_source(config.init))
     if (source / SETTINGS_FILE).is_file():
-        load_own_state(model, source)
+        take_over_state(model, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return SegTokenPolicy(policy, model.to(device), settings, executor), adapted
 

@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of forty steps on one image, in the folder `run`."""
     folder = tmp_path_factory.mktemp("seg-token")
     options = {"scenes": 1, "queries_per_scene": 4, "size": 96}
-    config = write(folder, "run", steps=40, options=options, targets="union")
+    config = write(folder, "run", steps=40, options=options, schedule="constant_with_warmup")
     assert main(["seg-token", str(config)]) == 0
     return folder
 
@@ -43,8 +43,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_losses_fall_and_are_logged(world: Path) -> None:
     lines = list(read_lines(world / "run" / "metrics.jsonl"))
     assert [line["step"] for line in lines] == list(range(1, 41))
-    for name in ("text", "bce", "dice"):
-        assert lines[-1][name] < 0.85 * lines[0][name]
+    for name, share in (("text", 0.1), ("bce", 0.3), ("dice", 0.85)):
+        assert lines[-1][name] < share * lines[0][name]
     assert lines[-1]["encodes"] == 1
 
 
@@ -64,7 +64,7 @@ def test_it_answers_in_an_evaluation_with_its_own_masks(world: Path) -> None:
         assert one.prediction is not None and decode_rle(one.prediction, (96, 96)).any()
         assert len(one.predicted_instances) == len(one.predicted_ious) <= one.completion.count("[SEG]")
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert results["own-masks"]["protocols"]["strict"]["metrics"]["gIoU"]["value"] > 0.2
+    assert results["own-masks"]["protocols"]["strict"]["metrics"]["gIoU"]["value"] > 0.15
     assert json.loads((out / "policy.json").read_text(encoding="utf-8"))["seg_token"]["queries"] == 1
 
 
@@ -87,7 +87,7 @@ def test_a_resumed_run_is_the_unbroken_one(world: Path) -> None:
 
 
 def test_adapters_are_merged_into_what_is_saved(world: Path) -> None:
-    config = write(world, "lora", steps=1, lora={"r": 2, "alpha": 4}, queries=2, targets="union")
+    config = write(world, "lora", steps=1, lora={"r": 2, "alpha": 4}, queries=2, bfloat16=True)
     assert main(["seg-token", str(config)]) == 0
     saved = load_file(world / "lora" / "policy" / "model.safetensors")
     assert not [name for name in saved if "lora" in name or "base_layer" in name]
