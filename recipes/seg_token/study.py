@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.results import evaluation_files
+from eval.results import RESULTS, evaluation_files
 from eval.study import SeedResult, compare_arms, seed_result, write_study
 from prompter.errors import UserError
 from prompter.runs.config import load_config_model
@@ -133,7 +133,9 @@ def _train(run: SegRun) -> None:
 
 
 def _evaluate(study: StudyConfig, folder: Path) -> None:
-    """`prompter eval` of a run's checkpoint, in a process of its own; goes on with one that is begun."""
+    """`prompter eval` of a run's checkpoint, in a process of its own, unless that is done."""
+    if (folder / "eval" / RESULTS).exists():
+        return
     asked = study.questions
     words = ["--benchmark", asked.benchmark, "--policy", f"seg-token:{folder / POLICY}"]
     words += ["--executor", "own-masks", "--out", str(folder / "eval")]

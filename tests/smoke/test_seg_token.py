@@ -132,3 +132,37 @@ def test_a_checkpoint_is_data(world: Path) -> None:
     (copy / WEIGHTS_FILE).write_bytes(weights[: len(weights) // 2])
     with pytest.raises(UserError, match="does not hold the projection and head"):
         build_answerer(f"seg-token:{copy}")
+
+
+def test_a_study_trains_and_compares_its_arms_once(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def here(*words: str) -> None:
+        asked.append(words[0])
+        assert main(list(words)) == 0
+
+    monkeypatch.setattr("recipes.seg_token.study._prompter", here)
+    options = {"scenes": 1, "queries_per_scene": 2, "size": 96}
+    path, out = world / "study.yaml", world / "study"
+    study: dict[str, Any] = {
+        "trains": "seg-token",
+        "base": str(write(world, "base", steps=1, max_new_tokens=8)),
+        "questions": {"benchmark": "synthetic-aerial:test", "options": options},
+        "seeds": [0],
+        "arms": {"plain": {}, "attention": {"weights.attention": 0.01}},
+    }
+    path.write_text(yaml.safe_dump(study))
+    assert main(["study", str(path), "-o", str(out), "--list"]) == 0
+    assert "attention  seed 0  4 questions  to do" in capsys.readouterr().out
+    assert main(["study", str(path), "-o", str(out)]) == 0
+    assert asked == ["seg-token", "eval"] * 3  # before any step, and each arm
+    record = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    assert [arm["name"] for arm in record["arms"]] == ["plain", "attention"]
+    assert main(["study", str(path), "-o", str(out)]) == 0
+    assert len(asked) == 6
+    study["arms"]["longer"] = {"steps": 2}
+    path.write_text(yaml.safe_dump(study))
+    assert main(["study", str(path), "-o", str(out)]) == 2
+    assert "plain 4, but longer 8" in capsys.readouterr().err
