@@ -39,7 +39,7 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     executor = open_encoder(settings)
     language = load_weights(policy, dtype=torch.float32)
     torch.manual_seed(config.seed)
-    add_marks(language, policy, config.queries)
+    add_marks(language, policy, config.queries, config.mark_from)
     policy = replace(policy)  # what it had derived from the tokenizer before
     adapted = _adapt(language, policy, config)
     ids = query_ids(policy.processor.tokenizer, config.queries)
@@ -51,14 +51,16 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     return SegTokenPolicy(policy, model.to(device), settings, executor), adapted
 
 
-def add_marks(model: Any, policy: Checkpoint, queries: int) -> None:
+def add_marks(model: Any, policy: Checkpoint, queries: int, mark_from: str | None = None) -> None:
     """Add the tokens of the notation to a tokenizer, and rows for them to a model that lacks some.
 
-    A new row is the mean of the known tokens' rows with a little noise; where a vocabulary was padded
-    (Qwen's is) it takes the place of one that no training has seen.
+    A new row is the mean of the known tokens' rows with a little noise, a query token's the mean of those of
+    the text `mark_from`, if there is one. Where a vocabulary was padded (Qwen's is) new rows take the place
+    of some that no training has seen.
     """
     tokenizer = policy.processor.tokenizer
     known = sorted(tokenizer.get_vocab().values())
+    like = None if mark_from is None else tokenizer(mark_from)["input_ids"]
     add_mark_tokens(tokenizer, queries)
     new = sorted(set(tokenizer.get_vocab().values()) - set(known))
     if not new:
@@ -73,6 +75,10 @@ def add_marks(model: Any, policy: Checkpoint, queries: int) -> None:
             old = weight[known]
             noise = torch.randn(len(new), weight.shape[1], dtype=weight.dtype, device=weight.device)
             weight[new] = old.mean(0) + 0.1 * old.std(0) * noise
+            if like:
+                marks = [number for number in query_ids(tokenizer, queries) if number in new]
+                rows = torch.tensor([new.index(number) for number in marks], dtype=torch.long)
+                weight[marks] = weight[like].mean(0) + 0.1 * old.std(0) * noise[rows]
 
 
 def _adapt(model: Any, policy: Checkpoint, config: SegTokenConfig) -> Any:

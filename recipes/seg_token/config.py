@@ -86,6 +86,11 @@ class SegTokenConfig(StrictModel):
     phrase_tag: str = "category"
     """Tag of a question that names its target between `<p>` and `</p>`; where it has none, "target"."""
 
+    mark_from: str | None = None
+    """Text that the checkpoint knows, from whose tokens' embeddings those of the query tokens start; null
+    takes the mean of all tokens. What a policy writes where it begins to say a place (`{"bbox_2d":[` for
+    Prompter's own) lets `[SEG]` look where the policy looks then."""
+
     prompt: str = "[system]\nMark what is asked for.\n[user]\n{query}"
     """What the policy is asked; kept with its checkpoint. `{query}` stands for the question."""
 
