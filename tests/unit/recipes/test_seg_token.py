@@ -171,3 +171,17 @@ def test_attention_is_supervised_for_one_query_only(folder: Path) -> None:
     fields = seg_token_fields(folder, queries=2, weights={"attention": 0.01})
     with pytest.raises(ValidationError, match="set it to 0"):
         SegTokenConfig.model_validate(fields)
+
+
+def test_query_tokens_may_start_from_a_text_that_the_checkpoint_knows(
+    folder: Path, parts: SegTokenPolicy
+) -> None:
+    text = '{"bbox_2d":['
+    config = SegTokenConfig.model_validate(seg_token_fields(folder, mark_from=text))
+    told, _ = build(config)
+    near = []
+    for one in (parts, told):
+        weight = one.model.policy_model.get_input_embeddings().weight
+        (known,) = one.policy.processor.tokenizer(text)["input_ids"]
+        near.append(float(torch.cosine_similarity(weight[one.model.query_ids], weight[known], dim=-1)))
+    assert near[0] < 0.5 < 0.9 < near[1]
