@@ -153,7 +153,7 @@ def test_a_study_trains_and_compares_its_arms_once(
         "seeds": [0],
         "arms": {"plain": {}, "attention": {"weights.attention": 0.01}},
     }
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["study", str(path), "-o", str(out), "--list"]) == 0
     assert "attention  seed 0  4 questions  to do" in capsys.readouterr().out
     assert main(["study", str(path), "-o", str(out)]) == 0
@@ -163,6 +163,6 @@ def test_a_study_trains_and_compares_its_arms_once(
     assert main(["study", str(path), "-o", str(out)]) == 0
     assert len(asked) == 6
     study["arms"]["longer"] = {"steps": 2}
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["study", str(path), "-o", str(out)]) == 2
     assert "plain 4, but longer 8" in capsys.readouterr().err
