@@ -46,6 +46,9 @@ COMMANDS: dict[str, Command] = {
     "cold-start": Command(
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
+    "seg-token": Command(
+        "recipes.commands.seg_token", "train a policy whose [SEG] tokens are decoded into masks"
+    ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
     "mcp": Command("recipes.commands.mcp", "serve a policy to agents by the Model Context Protocol"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),

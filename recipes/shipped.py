@@ -9,11 +9,14 @@ from prompter.errors import UserError, did_you_mean
 FOLDER = Path(__file__).parent / "configs"
 """Where they are; each has a section in docs/recipes.md."""
 
+OTHER_COMMANDS = ("cold-start", "seg-token")
+"""Beginnings of the names of configs that other commands than `prompter train` take."""
+
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of every shipped config of `prompter train`, by name."""
     files = sorted(FOLDER.glob("*.yaml"))
-    return {path.stem: path for path in files if not path.stem.startswith("cold-start")}
+    return {path.stem: path for path in files if not path.stem.startswith(OTHER_COMMANDS)}
 
 
 def config_path(given: Path | str) -> Path:

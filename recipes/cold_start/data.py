@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from envs.masks import Mask
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.premise import FalsePremise
 from envs.sample import Sample, SampleSource
+from prompter.chat_batch import AnsweredChat, chat_batch
 from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError
 from prompter.types import PromptSet
@@ -121,8 +123,36 @@ def _model_numbers(masks: Sequence[Mask], policy: Checkpoint, image_wh: tuple[in
     return np.asarray(rows, np.int64).reshape(-1, 6)
 
 
-class ExampleStream(IterableDataset):
-    """An endless stream of examples: whole images at a time, in a seeded order, each answer's form drawn.
+class ImageStream(IterableDataset, ABC):
+    """An endless stream of examples: whole images at a time, in a seeded order.
+
+    Args:
+        images: how many there are.
+        seed: of their order.
+        skip: how many to leave out at the beginning, which a run before it saw.
+    """
+
+    def __init__(self, images: int, *, seed: int, skip: int = 0) -> None:
+        super().__init__()
+        self.images, self.seed, self.skip = images, seed, skip
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        epoch, skipped = divmod(self.skip, self.images)
+        while True:
+            rng = np.random.default_rng([self.seed, epoch])
+            for image in rng.permutation(self.images)[skipped:][number::count]:
+                yield from self.about(int(image), epoch)
+            epoch, skipped = epoch + 1, 0
+
+    @abstractmethod
+    def about(self, image: int, epoch: int) -> Iterator[Any]:
+        """The examples about one image in one pass over all."""
+
+
+class ExampleStream(ImageStream):
+    """A stream of examples, each answer's form drawn.
 
     Args:
         source: training samples; consecutive samples may share an image.
@@ -152,25 +182,13 @@ class ExampleStream(IterableDataset):
         refuse: bool = False,
         skip: int = 0,
     ) -> None:
-        super().__init__()
-        self.source, self.policy, self.skip = source, policy, skip
-        self.seed, self.queries_per_image = seed, queries_per_image
+        super().__init__(len(source) // queries_per_image, seed=seed, skip=skip)
+        self.source, self.policy, self.queries_per_image = source, policy, queries_per_image
         self.prose, self.augment, self.refuse = prose or {}, augment, refuse
         self.forms = allowed_forms(policy.settings.action_space.kind)
         self.chances = form_chances(forms, self.forms) if forms else None
 
-    def __iter__(self) -> Iterator[Example]:
-        worker = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        images = len(self.source) // self.queries_per_image
-        epoch, skipped = divmod(self.skip, images)
-        while True:
-            rng = np.random.default_rng([self.seed, epoch])
-            for image in rng.permutation(images)[skipped:][number::count]:
-                yield from self._about(int(image), epoch)
-            epoch, skipped = epoch + 1, 0
-
-    def _about(self, image: int, epoch: int) -> Iterator[Example]:
+    def about(self, image: int, epoch: int) -> Iterator[Example]:
         """The examples about one image, which is loaded (and changed) once for all of them."""
         drawn = np.random.default_rng([self.seed, epoch, image])
         first = image * self.queries_per_image
@@ -209,13 +227,9 @@ def form_chances(weights: Mapping[AnswerForm, float], forms: Sequence[AnswerForm
 
 
 class Collator:
-    """Collates examples into one tensor batch; each distinct image is processed once.
+    """Collates examples into one tensor batch.
 
-    Returns of a call (a dict):
-        input_ids, attention_mask, mm_token_type_ids: int64 [batch, length], right-padded.
-        labels: int64 [batch, length], -100 outside the answer and its end token.
-        pixel_values, image_grid_thw: of the distinct images, as the processor makes them.
-        image_index: int64 [batch], which distinct image a sequence shows.
+    Returns of a call: what `prompter.chat_batch.chat_batch` gives, and
         instance: int64 [batch, length], which object of the answer a token speaks of; -1 outside.
         coverage: float32 [objects of the batch, cells] in row-major order; first_object: int64
             [batch + 1], where each sequence's objects begin.
@@ -226,39 +240,24 @@ class Collator:
         self.policy = policy
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        processor, tokenizer = self.policy.processor, self.policy.processor.tokenizer
-        places: dict[str, int] = {}
-        images: list[Image.Image] = []
-        for example in examples:
-            if example.image_id not in places:
-                places[example.image_id] = len(images)
-                images.append(example.image)
-        pixels = processor.image_processor(images=images, return_tensors="pt")
-        merge = processor.image_processor.merge_size**2
-        rows, prompts = [], []
-        for example in examples:
-            grid = pixels["image_grid_thw"][places[example.image_id]]
-            prompt = self._prompt_ids(example.query, int(grid.prod()) // merge)
-            prompts.append(len(prompt))
-            rows.append(prompt + tokenizer(example.answer + tokenizer.eos_token)["input_ids"])
-        length = max(len(row) for row in rows)
-        input_ids = torch.full((len(rows), length), tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        labels = torch.full_like(input_ids, -100)
-        instance = torch.full_like(input_ids, -1)
-        for number, (row, prompt_length) in enumerate(zip(rows, prompts, strict=True)):
-            input_ids[number, : len(row)] = torch.tensor(row)
-            attention_mask[number, : len(row)] = 1
-            labels[number, prompt_length : len(row)] = torch.tensor(row[prompt_length:])
-            instance[number, prompt_length : len(row)] = torch.tensor(self._objects(row[prompt_length:]))
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": labels,
-            "mm_token_type_ids": (input_ids == processor.image_token_id).long(),
-            "pixel_values": pixels["pixel_values"],
-            "image_grid_thw": pixels["image_grid_thw"],
-            "image_index": torch.tensor([places[example.image_id] for example in examples]),
+        tokenizer = self.policy.processor.tokenizer
+        batch = chat_batch(
+            self.policy,
+            [
+                AnsweredChat(
+                    one.image_id,
+                    one.image,
+                    one.query,
+                    tokenizer(one.answer + tokenizer.eos_token)["input_ids"],
+                )
+                for one in examples
+            ],
+        )
+        instance = torch.full_like(batch["input_ids"], -1)
+        for row, labels in zip(instance, batch["labels"], strict=True):
+            answered = labels != -100
+            row[answered] = torch.tensor(self._objects(labels[answered].tolist()))
+        return batch | {
             "instance": instance,
             "coverage": torch.from_numpy(
                 np.concatenate(
@@ -276,10 +275,3 @@ class Collator:
         """Which object of the answer each token belongs to: each begins with a brace, in prose a bracket."""
         pieces = self.policy.processor.tokenizer.convert_ids_to_tokens(list(answer_ids))
         return list(np.cumsum(["{" in piece or "(" in piece for piece in pieces]) - 1)
-
-    def _prompt_ids(self, query: str, image_tokens: int) -> list[int]:
-        processor = self.policy.processor
-        expanded = self.policy.render(query).replace(
-            processor.image_token, processor.image_token * image_tokens
-        )
-        return list(processor.tokenizer(expanded)["input_ids"])

@@ -72,9 +72,7 @@ class ColdStartModel(nn.Module):
         if bfloat16:
             # torch's fused attention on CPUs runs backward in bfloat16 five times slower than plain products.
             model.set_attn_implementation("eager")
-        if model.config.tie_word_embeddings:
-            self.register_state_dict_post_hook(_drop_tied)
-            self.register_load_state_dict_pre_hook(_restore_tied)
+        store_tied_once(self)
         text = model.config.text_config
         side = policy.settings.image.side
         if side is None:
@@ -310,6 +308,13 @@ class ColdStartModel(nn.Module):
         on_object = torch.zeros(len(rows), hidden.shape[1])
         on_object[image_mask[rows]] = (coverage[objects] > 0.15).float().flatten()
         return (chances * on_object[:, None]).sum(-1)[on_object.any(1)]
+
+
+def store_tied_once(module: Any) -> None:
+    """Let a module's state hold its `policy_model`'s tied embeddings once; both names are filled from it."""
+    if module.policy_model.config.tie_word_embeddings:
+        module.register_state_dict_post_hook(_drop_tied)
+        module.register_load_state_dict_pre_hook(_restore_tied)
 
 
 _HEAD, _EMBEDDING = "policy_model.lm_head.weight", "policy_model.model.language_model.embed_tokens.weight"

@@ -6,7 +6,7 @@ A study names a `base` config, what all its arms have otherwise (`set`), the `ar
 each changes, and `seeds`. Every run is a `prompter train` run in OUT/ARM/seed-N. Runs that are finished are
 skipped and one that was broken off goes on, so the same command again resumes a study. Arms have to sample
 equally many completions, or the study says `completions: any`. Any further `--dotted.key value` overrides the
-base and `set`, not the arms.
+base and `set`, not the arms. With `trains: seg-token` the runs are those of `prompter seg-token`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seeds is not None:
         study = study.model_copy(update={"seeds": _seeds(arguments.seeds)})
     chosen = _chosen(study, arguments.only)
+    if study.trains == "seg-token":
+        from recipes.seg_token.study import run_study
+
+        return run_study(study, arguments, chosen)
     runs = planned_runs(study, arguments.out, arguments.overrides, chosen)
     if arguments.list:
         for one in runs:

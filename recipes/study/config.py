@@ -19,8 +19,27 @@ from recipes.planning.trainer import planned_completions
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
+class StudyQuestions(StrictModel):
+    """What the arms of a study are asked before and after, where their configs do not say it."""
+
+    benchmark: str = "synthetic-aerial:test"
+    """Benchmark and split, as `prompter eval` takes them."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The set's own options."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many questions."""
+
+
 class StudyConfig(StrictModel):
     """What `prompter study` reads."""
+
+    trains: Literal["grpo", "seg-token"] = "grpo"
+    """What trains the arms: `prompter train`, or `prompter seg-token`, whose `base` is a file."""
+
+    questions: StudyQuestions = StudyQuestions()
+    """With `trains: seg-token`, what is asked before and after; a GRPO config has its own `eval`."""
 
     base: str
     """Config that all arms start from: a file, or the name of a recipe."""
@@ -117,7 +136,7 @@ def planned_runs(
     for seed in study.seeds:
         for arm, changes in study.arms.items():
             folder = out / arm / f"seed-{seed}"
-            given = [*_texts(study.set), *overrides, *_texts(changes)]
+            given = [*texts(study.set), *overrides, *texts(changes)]
             try:
                 config = load_config(study.base, [*given, f"run_dir={folder}", f"seed={seed}"])
             except UserError as error:
@@ -132,7 +151,8 @@ def planned_runs(
     return runs
 
 
-def _texts(changes: Mapping[str, Any]) -> list[str]:
+def texts(changes: Mapping[str, Any]) -> list[str]:
+    """Dotted keys and values as "dotted.key=value" texts."""
     return [f"{key}={yaml_value(value)}" for key, value in changes.items()]
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from prompter.errors import UserError
+from prompter.runs.config import load_config_model
 from recipes.cli import main
 from recipes.config import load_config
 from recipes.planning.trainer import group_size, window_prompts, window_rows, window_updates
-from recipes.shipped import config_path, shipped_recipes
+from recipes.seg_token.config import SegTokenConfig
+from recipes.seg_token.study import planned
+from recipes.shipped import FOLDER, config_path, shipped_recipes
 from recipes.study.config import load_study, planned_runs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,9 +90,10 @@ def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
 
 
 STUDIES = sorted((ROOT / "recipes" / "configs" / "studies").glob("*.yaml"))
+GRPO = [path for path in STUDIES if load_study(path).trains == "grpo"]
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GRPO, ids=lambda path: path.stem)
 def test_the_arms_of_each_study_are_configs_of_equal_completions(path: Path, tmp_path: Path) -> None:
     runs = planned_runs(load_study(path), tmp_path)
     assert len({run.completions for run in runs}) == 1
@@ -99,3 +103,17 @@ def test_the_arms_of_each_study_are_configs_of_equal_completions(path: Path, tmp
         config = run.config
         assert config.trainer["save_steps"] % window_updates(config) == 0
         assert window_prompts(config) * group_size(config) == window_rows(config), "groups divide a window"
+
+
+@pytest.mark.parametrize("path", sorted(set(STUDIES) - set(GRPO)), ids=lambda path: path.stem)
+def test_the_arms_of_each_seg_token_study_see_equally_many_questions(path: Path, tmp_path: Path) -> None:
+    study = load_study(path)
+    runs = planned(study.model_copy(update={"base": str(ROOT / study.base)}), tmp_path, [])
+    assert len({run.samples for run in runs}) == 1 and len(runs) == len(study.arms) * len(study.seeds)
+    distinct = {run.config.model_copy(update={"output_dir": ""}).model_dump_json() for run in runs}
+    assert len(distinct) == len(runs), "two arms are the same"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("seg-token*.yaml")), ids=lambda path: path.stem)
+def test_each_config_of_seg_token_is_read(path: Path) -> None:
+    assert load_config_model(SegTokenConfig, path).output_dir == f"runs/{path.stem}"

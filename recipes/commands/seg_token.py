@@ -1,0 +1,50 @@
+"""Embedding-as-mask: train a policy whose [SEG] tokens are decoded into masks, as LISA's are.
+
+    prompter seg-token recipes/configs/seg-token.yaml
+    prompter eval --benchmark synthetic-aerial:test --policy seg-token:runs/seg-token \\
+        --executor own-masks --out runs/seg-token-eval
+
+The segmenter's image encoder stays frozen behind the cache of embeddings; its mask decoder, the
+projection and the language model (all of it, or adapters) are trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prompter.errors import UserError
+from prompter.runs.config import load_config_model
+from prompter.runs.config_keys import Section, config_sections
+from recipes.seg_token.config import SegTokenConfig
+
+TAKES_OVERRIDES = True
+
+
+def config_keys() -> list[Section]:
+    """Every key of the config, for `--help`."""
+    return config_sections(SegTokenConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags; any further `--dotted.key value` overrides the config."""
+    parser.add_argument("config", type=Path, help="YAML config of the training")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was broken off, after its last checkpoint",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what a config describes; print the checkpoint's folder."""
+    config = load_config_model(SegTokenConfig, args.config, args.overrides)
+    output = Path(config.output_dir)
+    if not args.resume and output.exists() and any(output.iterdir()):
+        raise UserError(
+            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
+        )
+    from recipes.seg_token.train import train_seg_token
+
+    print(train_seg_token(config, args.typed, resume=args.resume))
+    return 0

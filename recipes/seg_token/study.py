@@ -1,0 +1,152 @@
+"""Studies of seg-token policies: `prompter study` with `trains: seg-token`."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.results import RESULTS, evaluation_files
+from eval.study import SeedResult, compare_arms, seed_result, write_study
+from prompter.errors import UserError
+from prompter.runs.config import load_config_model
+from prompter.runs.config_keys import yaml_value
+from prompter.runs.files import atomic_write
+from prompter.runs.jsonl import read_lines
+from prompter.runs.run_folder import RunFolder
+from prompter.runs.values import dump_yaml
+from recipes.seg_token.config import SegTokenConfig
+from recipes.seg_token.train import METRICS, POLICY
+from recipes.study.config import StudyConfig, texts
+
+
+@dataclass(frozen=True)
+class SegRun:
+    """One arm with one seed; `config.output_dir` is where it trains."""
+
+    arm: str
+    seed: int
+    config: SegTokenConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.config.output_dir)
+
+    @property
+    def samples(self) -> int:
+        """Questions that it learns from, repeated ones counted again."""
+        return self.config.steps * self.config.batch_size
+
+
+def planned(study: StudyConfig, out: Path, overrides: Sequence[str]) -> list[SegRun]:
+    """Every arm with every seed, seeds outermost. A run's folder is `out/ARM/seed-N`.
+
+    Raises:
+        UserError: naming the arm whose config is wrong, or that sees another number of questions than the
+            reference where the study wants them `equal`.
+    """
+    runs = []
+    for seed in study.seeds:
+        for arm, changes in study.arms.items():
+            given = [*texts(study.set), *overrides, *texts(changes)]
+            given += [f"output_dir={out / arm / f'seed-{seed}'}", f"seed={seed}"]
+            try:
+                config = load_config_model(SegTokenConfig, Path(study.base), given)
+            except UserError as error:
+                raise UserError(f"arm {arm!r}: {error}") from None
+            runs.append(SegRun(arm, seed, config))
+    samples = {run.arm: run.samples for run in runs}
+    other = {arm: count for arm, count in samples.items() if count != samples[study.compared_with]}
+    if study.completions == "equal" and other:
+        told = ", ".join(f"{arm} {count:,}" for arm, count in other.items())
+        raise UserError(
+            f"the arms see different numbers of questions: {study.compared_with} "
+            f"{samples[study.compared_with]:,}, but {told}. Change steps or batch_size, or write "
+            f"completions: any into the study"
+        )
+    return runs
+
+
+def finished(run: SegRun) -> bool:
+    """Whether a run was trained to its last step."""
+    path = run.folder / METRICS
+    if not path.exists() or not (run.folder / POLICY).is_dir():
+        return False
+    return any(record["step"] == run.config.steps for record in read_lines(path))
+
+
+def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequence[str]) -> int:
+    """Train and evaluate what is missing, write the study's table, print the page's path; return 0.
+
+    What a policy answers before training is asked once: without a step it marks nothing in any arm.
+    """
+    out = Path(arguments.out)
+    runs = planned(study, out, arguments.overrides)
+    if arguments.list:
+        for run in runs:
+            state = "finished" if finished(run) else "to do" if run.arm in chosen else "not asked for"
+            print(f"{run.arm}  seed {run.seed}  {run.samples:,} questions  {state}")
+        return 0
+    if not arguments.rescore:
+        first = next(run for run in runs if run.arm == study.compared_with)
+        untrained = first.config.model_copy(update={"steps": 0, "output_dir": str(out / "before")})
+        _train(SegRun("before", first.seed, untrained))
+        _evaluate(study, out / "before")
+        for run in runs:
+            if run.arm in chosen:
+                _train(run)
+                _evaluate(study, run.folder)
+    before = evaluation_files(RunFolder(out / "before" / "eval"))[0]
+    results: dict[str, list[SeedResult]] = {arm: [] for arm in study.arms}
+    for run in runs:
+        if finished(run) and (run.folder / "eval" / "config.yaml").exists():
+            last = list(read_lines(run.folder / METRICS))[-1]
+            results[run.arm].append(
+                seed_result(
+                    run.seed,
+                    before,
+                    evaluation_files(RunFolder(run.folder / "eval"))[0],
+                    completions=run.samples,
+                    minutes=float(last["minutes"]),
+                )
+            )
+    if not any(results.values()):
+        raise UserError(f"no run of this study is finished in {out}, so there is nothing to compare")
+    arms = compare_arms(results, study.compared_with)
+    print(write_study(out, arms, study.compared_with, f"Study {out.name}"))
+    return 0
+
+
+def _train(run: SegRun) -> None:
+    """`prompter seg-token` in a process of its own, unless the run is finished."""
+    if finished(run) or (not run.config.steps and (run.folder / POLICY).is_dir()):
+        return
+    config = run.folder.with_suffix(".yaml")
+    with atomic_write(config) as handle:
+        handle.write(dump_yaml(run.config.model_dump(mode="json")))
+    begun = any(run.folder.glob("trainer/checkpoint-*/trainer_state.json"))
+    _prompter("seg-token", str(config), *(["--resume"] if begun else []))
+
+
+def _evaluate(study: StudyConfig, folder: Path) -> None:
+    """`prompter eval` of a run's checkpoint, in a process of its own, unless that is done."""
+    if (folder / "eval" / RESULTS).exists():
+        return
+    asked = study.questions
+    words = ["--benchmark", asked.benchmark, "--policy", f"seg-token:{folder / POLICY}"]
+    words += ["--executor", "own-masks", "--out", str(folder / "eval")]
+    for key, value in asked.options.items():
+        words += ["--dataset-option", f"{key}={yaml_value(value)}"]
+    if asked.limit is not None:
+        words += ["--limit", str(asked.limit)]
+    _prompter("eval", *words)
+
+
+def _prompter(*words: str) -> None:
+    code = subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=False).returncode
+    if code:
+        raise UserError(f"`prompter {' '.join(words)}` ended with exit code {code}; what it printed says why")
