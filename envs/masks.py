@@ -188,6 +188,20 @@ def symmetric_iou(masks: Sequence[Mask], ignore: Mask | None = None) -> NDArray[
     return result
 
 
+def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each cell that each object covers.
+
+    Args:
+        masks: one bool [height, width] per object.
+        grid: (rows, columns) of cells.
+
+    Returns:
+        float32 [objects, rows, columns].
+    """
+    shares = [cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
+
+
 def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:
     """Tight XYXY half-open box of a mask in pixels, or None when the mask is empty."""
     rows, columns = np.flatnonzero(as_mask(mask).any(1)), np.flatnonzero(as_mask(mask).any(0))

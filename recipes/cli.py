@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "cold-start": Command(
         "recipes.commands.cold_start", "teach a small policy the answer's format and rough localisation"
     ),
+    "elisa": Command(
+        "recipes.commands.elisa", "train a policy that chooses among masks the segmenter proposes"
+    ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),
     "probe": Command(

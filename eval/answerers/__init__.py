@@ -5,6 +5,7 @@ The runner knows only `Answerer`. `build_answerer` makes one from what a user ty
     baseline:NAME             a trivial or oracle baseline (`eval.answerers.baselines`)
     openai:URL#MODEL          any OpenAI-compatible endpoint (`eval.answerers.endpoint`)
     sam3:FOLDER_OR_ID         SAM 3 asked with the question as text, no policy (`eval.answerers.sam3`)
+    elisa:FOLDER              chooses among proposed masks, brings its own (`eval.answerers.elisa`)
     MODULE:CALLABLE[:REST]    one of your own, called like those in `ANSWERERS`
     a folder or hub id        a checkpoint of ours or of Qwen-VL (`eval.answerers.checkpoint`)
 """
@@ -26,6 +27,7 @@ ANSWERERS: Registry[Callable[[str, Mapping[str, Any]], Answerer]] = Registry(
         "baseline": Entry("eval.answerers.baselines:build_baseline", "baseline:NAME"),
         "openai": Entry("eval.answerers.endpoint:build_endpoint", "openai:URL#MODEL"),
         "sam3": Entry("eval.answerers.sam3:build_sam3", "sam3:FOLDER_OR_ID"),
+        "elisa": Entry("eval.answerers.elisa:build_elisa_answerer", "elisa:FOLDER"),
     },
 )
 """What stands before the first colon of `--policy` -> called with what follows it, and the options."""
@@ -39,9 +41,10 @@ def build_answerer(
     Args:
         policy: see the module's docstring. A folder of that name wins over MODULE:CALLABLE.
         options: for an endpoint, the fields of `eval.answerers.endpoint.EndpointSettings`; for SAM 3,
-            those of `eval.answerers.sam3.TextSegmenterSettings`; for a checkpoint,
-            overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
-            `adapter` (folder of a LoRA adapter, or shipped:NAME); none for a baseline.
+            those of `eval.answerers.sam3.TextSegmenterSettings`; for ELISA, those of
+            `eval.answerers.elisa.ElisaOptions`; for a checkpoint, overrides of
+            `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and `adapter` (folder of
+            a LoRA adapter, or shipped:NAME); none for a baseline.
         assumed_frame: see `prompter.checkpoint.load_policy`; for `prompter probe`.
 
     Raises:
