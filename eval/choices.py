@@ -86,10 +86,11 @@ def summarise_choices(
         bootstrap: settings of the intervals.
 
     Returns:
-        `questions`; `answerable`: those with a right mask on offer; `none_right`: {"questions",
-        "left_alone": the share of the others where nothing was chosen, None if there are none}; `offered`,
-        `matching`: masks on offer and right ones, per answerable question; `share`: of right ones among all masks on offer; and
-        `scores`: chosen, Rand50, RandClass -> precision, recall, F1 -> as `eval.metrics.with_intervals`.
+        `questions`; `answerable`: those with a right mask on offer; `none_right`: how many are the others
+        (`questions`), and the share of them where nothing was chosen (`left_alone`, None without any);
+        `offered`, `matching`: masks on offer and right ones, per answerable question; `share`: of right ones
+        among all masks on offer; `scores`: chosen, Rand50, RandClass -> precision, recall, F1 -> as
+        `eval.metrics.with_intervals`.
     """
     able = np.array([bool(one.matching) for one in choices], dtype=np.bool_)
     answerable = [one for one, is_able in zip(choices, able, strict=True) if is_able]
