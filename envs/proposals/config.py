@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envs.assets import cache_folder
-from envs.executors import open_executor
 from envs.executors.config import RESULT_FIELDS, ExecutorConfig
-from envs.proposals.propose import GridRules
-from envs.proposals.store import GridProposer
+from envs.proposals.rules import GridRules
 from prompter.runs.config import StrictModel
 from prompter.runs.files import sha256_of
+
+if TYPE_CHECKING:
+    from envs.proposals.store import GridProposer
 
 
 class ProposerConfig(StrictModel):
@@ -36,5 +37,8 @@ class ProposerConfig(StrictModel):
 
     def open(self) -> GridProposer:
         """A proposer that opens the segmenter when it first needs it."""
+        from envs.executors import open_executor
+        from envs.proposals.store import GridProposer
+
         folder = self.folder or cache_folder() / "proposals"
         return GridProposer(lambda: open_executor(self.executor), self.identity(), self.grid, folder)

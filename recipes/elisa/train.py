@@ -10,12 +10,18 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prompter.elisa.folder import ElisaPolicy, build_elisa
 from prompter.errors import UserError
 from prompter.runs.files import atomic_folder
 from recipes.elisa.config import ElisaConfig
+
+if TYPE_CHECKING:
+    from prompter.elisa.folder import ElisaPolicy
+
+
+SEGMENTER_CHANNELS = 256
+"""Channels of the image embeddings of SAM, MobileSAM and SAM 2."""
 
 
 def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False) -> Path:
@@ -47,7 +53,13 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
         lessons = prepare(source, elisa, proposer, config)
     finally:
         proposer.close()
-    elisa.model.adapter.mean.copy_(mean_embedding(lessons))
+    mean = mean_embedding(lessons)
+    if len(mean) != elisa.width:
+        raise UserError(
+            f"masks have embeddings of width {len(mean)} by {config.proposer.executor.name}, not {elisa.width}: "
+            f"`features: segmenter` takes SAM's {SEGMENTER_CHANNELS} channels."
+        )
+    elisa.model.adapter.mean.copy_(mean)
     told = {
         "samples": len(lessons),
         "masks a sample": round(sum(len(one.masks) for one in lessons) / len(lessons), 1),
@@ -121,6 +133,7 @@ def open_base(config: ElisaConfig, command: str) -> ElisaPolicy:
 
     from prompter.checkpoint import load_policy, load_weights, resolve_source
     from prompter.elisa.features import VisionTower, embedding_width
+    from prompter.elisa.folder import build_elisa
     from prompter.families import lora_targets
 
     checkpoint = load_policy(config.policy, config.policy_settings)
@@ -154,10 +167,6 @@ def open_base(config: ElisaConfig, command: str) -> ElisaPolicy:
             "batch_size": config.batch_size,
         },
     )
-
-
-SEGMENTER_CHANNELS = 256
-"""Channels of the image embeddings of SAM, MobileSAM and SAM 2."""
 
 
 def last_checkpoint(output: Path) -> Path:

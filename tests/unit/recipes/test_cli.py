@@ -45,6 +45,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 KEYS = {
     "train": ("trainer.epsilon_high", "executor.cache_disk_mb", "policy.settings.frame", "run_dir"),
     "cold-start": ("auxiliary.place", "action_space.kind", "policy.image_side"),
+    "elisa": ("proposer.grid.points_per_side", "elisa.features", "proposer.executor.family"),
     "demo": (
         "sampler.max_num_seqs (whole number, at least 1; default 256)",
         "trainer.max_steps (default 60)",
