@@ -56,8 +56,8 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
     mean = mean_embedding(lessons)
     if len(mean) != elisa.width:
         raise UserError(
-            f"masks have embeddings of width {len(mean)} by {config.proposer.executor.name}, not {elisa.width}: "
-            f"`features: segmenter` takes SAM's {SEGMENTER_CHANNELS} channels."
+            f"masks have embeddings of width {len(mean)} by {config.proposer.executor.name}, "
+            f"not {elisa.width}: `features: segmenter` takes SAM's {SEGMENTER_CHANNELS} channels."
         )
     elisa.model.adapter.mean.copy_(mean)
     told = {
