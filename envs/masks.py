@@ -174,7 +174,8 @@ def rle_iou(masks: Sequence[RLE], others: Sequence[RLE]) -> NDArray[np.float64]:
         return np.zeros((len(masks), len(others)))
     scores = np.asarray(coco.iou(list(masks), list(others), [0] * len(others)), dtype=np.float64)
     # pycocotools calls two empty masks unlike; `iou` says that they agree.
-    empty = [coco.area(list(group)) == 0 for group in (masks, others)]
+    # One by one: `area` of more than 255 fails in pycocotools 2.0.
+    empty = [np.array([coco.area(rle) == 0 for rle in group]) for group in (masks, others)]
     scores[np.ix_(*empty)] = 1.0
     return scores
 
