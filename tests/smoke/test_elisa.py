@@ -10,9 +10,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from prompter.elisa.embedding import GEOMETRY_WIDTH
 from prompter.elisa.folder import RECORD, load_elisa
 from recipes.cli import main
 from rewards.replay import read_rollouts
+from tests.fixtures.segmenters import save_sam
 from tests.fixtures.tiny_policy import save_tiny_policy
 
 pytestmark = pytest.mark.smoke
@@ -117,17 +119,27 @@ def test_it_is_evaluated_like_any_policy_with_masks(trained: Path, tmp_path: Pat
     evaluate(trained / "trainer/checkpoint-4", tmp_path / "free", "generation=free", "batch_size=3")
 
 
-def test_lora_is_saved_on_its_base(base: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, base, lora={"rank": 2, "alpha": 4}, steps=2)
+def test_lora_is_saved_on_its_base_and_the_segmenters_features_serve(base: Path, tmp_path: Path) -> None:
+    segmenter = save_sam(tmp_path).model_dump(mode="json", include={"family", "model", "device"})
+    grid = {"points_per_side": 3, "predicted_iou": 0.0, "stability": 0.0}
+    proposer = {"executor": segmenter, "grid": grid, "folder": str(tmp_path / "proposals")}
+    config = write_config(
+        tmp_path,
+        base,
+        lora={"rank": 2, "alpha": 4},
+        elisa={"hidden": 32, "features": "segmenter"},
+        proposer=proposer,
+        steps=2,
+    )
     assert main(["elisa", str(config)]) == 0
     policy = tmp_path / "run/policy"
     assert not (policy / "model.safetensors").exists()
     again = load_elisa(policy)
-    assert again.base == str(base)
+    assert again.base == str(base) and again.width == 256 + GEOMETRY_WIDTH
     state = load_file(policy / "lora/adapter_model.safetensors")
     assert any("lora_B" in name and value.abs().sum() > 0 for name, value in state.items())
     assert not any("visual" in name for name in state)
-    evaluate(policy, tmp_path / "eval", "proposals=" + str(tmp_path / "proposals"))
+    evaluate(policy, tmp_path / "eval", f"proposals={tmp_path / 'proposals'}")
 
 
 def test_a_folder_is_data(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
