@@ -104,7 +104,9 @@ def summarise_choices(
         "RandClass": [chance_score(one.offered, len(one.matching), share) for one in answerable],
     }
     scores: dict[str, Any] = {}
-    for name, found in rows.items() if answerable else ():
+    for name, found in rows.items():
+        if not found:
+            continue
         values = np.array([(one.precision, one.recall, one.f1) for one in found])
         ratios = {metric: Ratio.of(values[:, place], 1.0) for place, metric in enumerate(METRICS)}
         scores[name] = with_intervals(ratios, images[able], bootstrap)

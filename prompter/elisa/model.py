@@ -121,7 +121,7 @@ class _Never(LogitsProcessor):
     def __init__(self, ids: tuple[int, ...]) -> None:
         self._ids = torch.tensor(ids, dtype=torch.long)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [rows, tokens] with -inf at what is never said."""
         return scores.index_fill(1, self._ids.to(scores.device), float("-inf"))
 
@@ -132,7 +132,7 @@ class _Sentences(LogitsProcessor):
     def __init__(self, answers: AnswerTokens, masks: list[int], prompt: int) -> None:
         self._answers, self._masks, self._prompt = answers, masks, prompt
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [rows, tokens] with -inf at what would leave the sentences."""
         kept = torch.full_like(scores, float("-inf"))
         for row, said in enumerate(input_ids[:, self._prompt :].tolist()):
