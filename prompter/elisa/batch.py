@@ -84,7 +84,7 @@ class Collator:
     def _pixels(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """The image processor's tensors, an image per question; each distinct one is processed once."""
         places: dict[str, int] = {}
-        images = []
+        images: list[Image.Image] = []
         for question in questions:
             if question.image_key not in places:
                 places[question.image_key] = len(images)

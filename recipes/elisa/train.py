@@ -82,7 +82,7 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
             return losses["loss"]
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or output / "trainer")
             folder.mkdir(parents=True, exist_ok=True)
             elisa.trained["steps"] = self.state.global_step
             elisa.save(folder)
