@@ -174,7 +174,8 @@ def rle_iou(masks: Sequence[RLE], others: Sequence[RLE]) -> NDArray[np.float64]:
         return np.zeros((len(masks), len(others)))
     scores = np.asarray(coco.iou(list(masks), list(others), [0] * len(others)), dtype=np.float64)
     # pycocotools calls two empty masks unlike; `iou` says that they agree.
-    empty = [coco.area(list(group)) == 0 for group in (masks, others)]
+    # One by one: `area` of more than 255 fails in pycocotools 2.0.
+    empty = [np.array([coco.area(rle) == 0 for rle in group]) for group in (masks, others)]
     scores[np.ix_(*empty)] = 1.0
     return scores
 
@@ -186,6 +187,20 @@ def symmetric_iou(masks: Sequence[Mask], ignore: Mask | None = None) -> NDArray[
         rest = pairwise_iou(masks[row : row + 1], masks[row + 1 :], ignore)[0]
         result[row, row + 1 :] = result[row + 1 :, row] = rest
     return result
+
+
+def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each cell that each object covers.
+
+    Args:
+        masks: one bool [height, width] per object.
+        grid: (rows, columns) of cells.
+
+    Returns:
+        float32 [objects, rows, columns].
+    """
+    shares = [cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
 
 
 def mask_to_box(mask: Any) -> tuple[float, float, float, float] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.bootstrap import Bootstrap
+from eval.choices import choice_lines, read_choices, summarise_choices
 from eval.figures import with_interval
 from eval.looks.records import looks_files
 from eval.looks.summary import summarise_looks
@@ -30,8 +31,9 @@ def rescore(
     """Compute the results of a run from its rollout files and write them to `results.json`.
 
     No model is loaded. The same rollouts and settings give the same bytes. Where questions were looked at
-    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`), and `premises`
-    where some questions have a false premise (`eval.premises.PremiseTally.summary`).
+    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`); where some questions
+    have a false premise, `premises` (`eval.premises.PremiseTally.summary`); where masks were chosen among those
+    on offer, `choice` (`eval.choices.summarise_choices`).
 
     Args:
         folder: a run folder with files of rollouts.
@@ -45,12 +47,16 @@ def rescore(
         UserError: if a protocol is unknown, or there are no rollouts.
     """
     chosen = get_protocols(protocols)
+    choices = read_choices(folder)
     results = {}
     for path in evaluation_files(folder):
         tally = PremiseTally()
-        results[path.stem] = summarise(score_file(path, chosen, tally.watch), chosen, bootstrap)
+        table = score_file(path, chosen, tally.watch)
+        results[path.stem] = summarise(table, chosen, bootstrap)
         if (premises := tally.summary(bootstrap)) is not None:
             results[path.stem]["premises"] = premises
+        if choices is not None:
+            results[path.stem]["choice"] = summarise_choices(choices[: len(table)], table.images, bootstrap)
         if looks_files(folder):
             results[path.stem]["looks"] = summarise_looks(folder, path.stem, bootstrap)
         give_back_memory()
@@ -122,6 +128,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         lines.append("  per cent; in brackets 95 % bootstrap intervals, drawing images")
         if "premises" in summary:
             lines += [f"  {line}" for line in premise_lines(summary["premises"])]
+        if "choice" in summary:
+            lines += [f"  {line}" for line in choice_lines(summary["choice"])]
         if "looks" in summary:
             lines += [f"  {line}" for line in looks_lines(summary["looks"])]
     return "\n".join(lines)

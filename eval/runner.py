@@ -35,6 +35,7 @@ from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
 from prompter.types import (
     Answer,
+    Choice,
     ParseFailure,
     reading_from_json,
     reading_to_json,
@@ -311,6 +312,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         **reading_to_json(answer.reading),
         "tokens": answer.tokens,
         **({} if answer.masks is None else {"masks": list(answer.masks), "scores": list(answer.scores)}),
+        **({} if answer.choice is None else {"choice": answer.choice.to_json()}),
     }
 
 
@@ -332,7 +334,8 @@ def _stored_answers(
 def _answer_from_json(data: Mapping[str, Any]) -> Answer:
     reading = reading_from_json(data, data["completion"])
     masks = tuple(data["masks"]) if "masks" in data else None
-    return Answer(data["completion"], reading, data["tokens"], masks, tuple(data.get("scores", ())))
+    choice = Choice.from_json(data["choice"]) if "choice" in data else None
+    return Answer(data["completion"], reading, data["tokens"], masks, tuple(data.get("scores", ())), choice)
 
 
 class _Running:

@@ -206,6 +206,30 @@ class Completion:
     finish_reason: Literal["stop", "length"]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen among masks that were offered with a question, for its scores.
+
+    Args:
+        offered: how many masks there were.
+        chosen: indices of those that the answer names.
+        matching: indices of those that would have been right, by the truth.
+    """
+
+    offered: int
+    chosen: tuple[int, ...]
+    matching: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"offered": self.offered, "chosen": list(self.chosen), "matching": list(self.matching)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Choice:
+        """Inverse of `to_json`."""
+        return cls(int(data["offered"]), tuple(data["chosen"]), tuple(data["matching"]))
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer to one question: a completion and what was read in it.
@@ -217,6 +241,7 @@ class Answer:
         masks: one mask per instance (COCO run-length encoding, image frame) from an answerer that
             segments by itself; None from all others.
         scores: the answerer's own score of each of these masks.
+        choice: what was chosen, from an answerer that chooses among offered masks; None from all others.
     """
 
     text: str
@@ -224,3 +249,4 @@ class Answer:
     tokens: int = 0
     masks: tuple[Mapping[str, Any], ...] | None = None
     scores: tuple[float, ...] = ()
+    choice: Choice | None = None

@@ -49,6 +49,9 @@ COMMANDS: dict[str, Command] = {
     "seg-token": Command(
         "recipes.commands.seg_token", "train a policy whose [SEG] tokens are decoded into masks"
     ),
+    "elisa": Command(
+        "recipes.commands.elisa", "train a policy that chooses among masks the segmenter proposes"
+    ),
     "segment": Command("recipes.commands.segment", "ask a policy about images: masks, outlines, pictures"),
     "mcp": Command("recipes.commands.mcp", "serve a policy to agents by the Model Context Protocol"),
     "eval": Command("recipes.commands.eval", "measure a policy on benchmarks, or re-score a run's rollouts"),

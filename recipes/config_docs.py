@@ -11,6 +11,7 @@ from prompter.runs.config_keys import config_sections, markdown
 from prompter.runs.files import atomic_write
 from recipes.cold_start.config import ColdStartConfig
 from recipes.config import train_sections
+from recipes.elisa.config import ElisaConfig
 from recipes.seg_token.config import SegTokenConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -26,6 +27,7 @@ def with_keys(page: str) -> str:
         ("train", train_sections()),
         ("cold-start", config_sections(ColdStartConfig)),
         ("seg-token", config_sections(SegTokenConfig)),
+        ("elisa", config_sections(ElisaConfig)),
     ):
         before, begin, rest = page.partition(f"<!-- keys of prompter {command} -->\n")
         _, end, after = rest.partition(f"<!-- end of the keys of prompter {command} -->\n")

@@ -47,6 +47,9 @@ SEGMENTER_FAMILIES: Registry[Callable[[ExecutorConfig], Segmenter]] = Registry(
 )
 """Segmenter families by the name used in a config: functions from the config to a segmenter."""
 
+RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
+"""Fields of an executor's config that change its masks, and so belong to a run's identity."""
+
 
 class ExecutorConfig(StrictModel):
     """Which frozen segmenter, where it runs, and what it keeps."""

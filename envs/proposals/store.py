@@ -10,7 +10,8 @@ from typing import Any
 
 from envs.executors.base import Executor, ExecutorFailure
 from envs.masks import decode_rle
-from envs.proposals.propose import GridRules, Proposal, Proposals, propose_grid
+from envs.proposals.propose import Proposal, Proposals, propose_grid
+from envs.proposals.rules import GridRules
 from envs.sample import RGB, content_hash
 from prompter.runs.files import atomic_write
 

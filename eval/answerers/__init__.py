@@ -6,6 +6,7 @@ The runner knows only `Answerer`. `build_answerer` makes one from what a user ty
     openai:URL#MODEL          any OpenAI-compatible endpoint (`eval.answerers.endpoint`)
     sam3:FOLDER_OR_ID         SAM 3 asked with the question as text, no policy (`eval.answerers.sam3`)
     seg-token:FOLDER          a checkpoint of `prompter seg-token` (`eval.answerers.seg_token`)
+    elisa:FOLDER              chooses among proposed masks, brings its own (`eval.answerers.elisa`)
     MODULE:CALLABLE[:REST]    one of your own, called like those in `ANSWERERS`
     a folder or hub id        a checkpoint of ours or of Qwen-VL (`eval.answerers.checkpoint`)
 """
@@ -28,6 +29,7 @@ ANSWERERS: Registry[Callable[[str, Mapping[str, Any]], Answerer]] = Registry(
         "openai": Entry("eval.answerers.endpoint:build_endpoint", "openai:URL#MODEL"),
         "sam3": Entry("eval.answerers.sam3:build_sam3", "sam3:FOLDER_OR_ID"),
         "seg-token": Entry("eval.answerers.seg_token:build_seg_token", "seg-token:FOLDER"),
+        "elisa": Entry("eval.answerers.elisa:build_elisa_answerer", "elisa:FOLDER"),
     },
 )
 """What stands before the first colon of `--policy` -> called with what follows it, and the options."""
@@ -42,9 +44,10 @@ def build_answerer(
         policy: see the module's docstring. A folder of that name wins over MODULE:CALLABLE.
         options: for an endpoint, the fields of `eval.answerers.endpoint.EndpointSettings`; for SAM 3,
             those of `eval.answerers.sam3.TextSegmenterSettings`; for seg-token those of
-            `eval.answerers.seg_token.SegTokenAnswererSettings` and of `PolicySettings`; for a checkpoint,
-            overrides of `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and
-            `adapter` (folder of a LoRA adapter, or shipped:NAME); none for a baseline.
+            `eval.answerers.seg_token.SegTokenAnswererSettings` and of `PolicySettings`; for ELISA those of
+            `eval.answerers.elisa.ElisaOptions`; for a checkpoint, overrides of
+            `prompter.policy.PolicySettings`, `sampler` (a `SamplerConfig` as a dict) and `adapter` (folder of
+            a LoRA adapter, or shipped:NAME); none for a baseline.
         assumed_frame: see `prompter.checkpoint.load_policy`; for `prompter probe`.
 
     Raises:

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from envs.masks import Mask
+from envs.masks import Mask, cell_coverage
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.premise import FalsePremise
 from envs.sample import Sample, SampleSource
@@ -98,20 +97,6 @@ def _sentence(numbers: NDArray[np.int64]) -> str:
     if not places:
         return "there is no such thing here."
     return f"it is at {places}." if len(numbers) == 1 else f"they are at {places}."
-
-
-def cell_coverage(masks: Sequence[Mask], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of each cell that each object covers.
-
-    Args:
-        masks: one bool [height, width] per object.
-        grid: (rows, columns) of cells.
-
-    Returns:
-        float32 [objects, rows, columns].
-    """
-    shares = [cv2.resize(mask.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
-    return np.stack(shares) if shares else np.zeros((0, *grid), np.float32)
 
 
 def _model_numbers(masks: Sequence[Mask], policy: Checkpoint, image_wh: tuple[int, int]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from envs.datasets.registry import may_open, open_dataset, split_name
 from envs.executors import open_executors
 from envs.executors.base import Executor
-from envs.executors.config import ExecutorConfig
+from envs.executors.config import RESULT_FIELDS, ExecutorConfig
 from envs.executors.families import resolve_dtype
 from prompter.errors import UserError
 from prompter.runs.config import describe_validation_error
@@ -20,9 +20,6 @@ from prompter.runs.values import read_options
 
 OWN_MASKS = "own-masks"
 """The executor that takes the masks an answerer brought along, and segments nothing."""
-
-RESULT_FIELDS = ("family", "model", "revision", "dtype", "multimask", "mask_threshold", "cache_dtype")
-"""Fields of an executor's config that change its masks, and so belong to a run's identity."""
 
 
 def open_benchmark(arguments: argparse.Namespace, text: str) -> Any:

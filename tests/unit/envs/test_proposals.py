@@ -129,6 +129,12 @@ def test_duplicates_go_and_nothing_else(masks: list[Mask], limit: float) -> None
     assert all(any(overlaps[one, better] > limit for better in kept if better < one) for one in dropped)
 
 
+def test_a_fine_grid_has_many_masks() -> None:
+    masks = [encode_rle(rectangle(number // 50, number % 50, 3, 3)) for number in range(300)]
+    assert without_duplicates(masks, 0.99) == list(range(300))
+    assert rle_iou(masks[:2], masks).shape == (2, 300)
+
+
 def test_a_whole_grid_costs_one_encoding_and_comes_back_from_disk(tmp_path: Path) -> None:
     executor = open_executor(ExecutorConfig(family="box"))
     rules = GridRules(points_per_side=4, **OPEN)

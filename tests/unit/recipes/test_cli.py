@@ -46,6 +46,7 @@ KEYS = {
     "train": ("trainer.epsilon_high", "executor.cache_disk_mb", "policy.settings.frame", "run_dir"),
     "cold-start": ("auxiliary.place", "action_space.kind", "policy.image_side"),
     "seg-token": ("weights.attention", "head.mask2former.width", "executor.cache_disk_mb", "lora.r"),
+    "elisa": ("proposer.grid.points_per_side", "elisa.features", "proposer.executor.family"),
     "demo": (
         "sampler.max_num_seqs (whole number, at least 1; default 256)",
         "trainer.max_steps (default 60)",

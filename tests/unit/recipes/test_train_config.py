@@ -19,6 +19,7 @@ from prompter.runs.values import parse_yaml
 from recipes.cold_start.config import ColdStartConfig
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config, train_sections
 from recipes.config_docs import PAGE, with_keys
+from recipes.elisa.config import ElisaConfig
 from rewards.registry import build_reward
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -199,7 +200,9 @@ def test_a_page_without_markers_is_refused() -> None:
         with_keys("# Configuration")
 
 
-@pytest.mark.parametrize("sections", [train_sections(), config_sections(ColdStartConfig)])
+@pytest.mark.parametrize(
+    "sections", [train_sections(), config_sections(ColdStartConfig), config_sections(ElisaConfig)]
+)
 def test_every_key_says_what_it_means_in_sentences(sections: list[Section]) -> None:
     assert [section.name for section in sections if not section.says] == []
     texts = {key.name: key.says for section in sections for key in section.keys}

@@ -1,0 +1,48 @@
+"""Train an ELISA policy: it chooses among masks that the frozen segmenter proposes.
+
+    prompter elisa recipes/configs/elisa/synthetic.yaml
+    prompter eval --benchmark synthetic-aerial:test --policy elisa:runs/elisa/policy --executor own-masks \\
+        --out runs/elisa-test
+
+A run that was broken off goes on with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prompter.errors import UserError
+from prompter.runs.config import load_config_model
+from prompter.runs.config_keys import Section, config_sections
+from recipes.elisa.config import ElisaConfig
+from recipes.elisa.train import train_elisa
+
+TAKES_OVERRIDES = True
+
+
+def config_keys() -> list[Section]:
+    """Every key of the config, for `--help`."""
+    return config_sections(ElisaConfig)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags; any further `--dotted.key value` overrides the config."""
+    parser.add_argument("config", type=Path, help="YAML config")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was broken off, after its last checkpoint",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as a config says; print the folder of the policy."""
+    config = load_config_model(ElisaConfig, args.config, args.overrides)
+    output = Path(config.output_dir)
+    if not args.resume and output.exists() and any(output.iterdir()):
+        raise UserError(
+            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
+        )
+    print(train_elisa(config, args.typed, resume=args.resume))
+    return 0

@@ -1,0 +1,1 @@
+"""Train an ELISA policy: a language model that chooses among proposed masks (`prompter.elisa`)."""
