@@ -6,6 +6,7 @@ is clear by a margin, among everything of a category that the detections tell of
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,11 +15,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from envs.datasets.building_queries import VisibleBuilding, clear_answers, describe_building
+from envs.datasets.building_queries import OFFSET_MARGIN, VisibleBuilding, clear_answers, describe_building
 from envs.datasets.building_words import SEMANTIC_KINDS
 from envs.datasets.false_premises import plain_name
 from envs.masks import Mask, decode_rle
 from envs.premise import with_article
+from prompter.types import Point
 from recipes.engine.detections import Detection
 from recipes.engine.masks import Candidate
 from recipes.engine.words import AND, LONG, SHORT, WHICH, names, plural
@@ -46,6 +48,14 @@ PLACES = tuple(
 """Kinds about where something is, by axis: true of an image of any ratio when it is stretched to a square."""
 OTHERS = ("largest", "smallest", "two_largest", "elongated", "isolated", "beside_largest", "closest_pair")
 GROUPS = ("all", "all_but_largest")
+NEAREST: dict[str, tuple[float, float]] = {
+    "central": (0.5, 0.5),
+    "near_top_left": (0.0, 0.0),
+    "near_top_right": (1.0, 0.0),
+    "near_bottom_left": (0.0, 1.0),
+    "near_bottom_right": (1.0, 1.0),
+}
+"""Kinds about what is closest to a place, given as shares of width and height."""
 
 SQUARE = 1000
 MOST_TARGETS = 8
@@ -181,7 +191,22 @@ def _answers(
     whole = all(mask is not None for mask in masks)
     kinds = OTHERS + (GROUPS if whole else ())
     places = [kind for kind in PLACES if whole or kind not in SEMANTIC_KINDS]
-    return {**clear_answers(square, SQUARE, places), **clear_answers(true, max(width, height), kinds)}
+    return {
+        **clear_answers(square, SQUARE, places),
+        **clear_answers(true, max(width, height), kinds),
+        **_nearest([one.centre for one in true], image_wh),
+    }
+
+
+def _nearest(centres: Sequence[Point], image_wh: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Kind of `NEAREST` -> the one whose centre is closest to its place, where it is so by a margin."""
+    found: dict[str, tuple[int, ...]] = {}
+    for kind, (across, down) in NEAREST.items():
+        place = (across * image_wh[0], down * image_wh[1])
+        order = sorted((math.dist(centre, place), number) for number, centre in enumerate(centres))
+        if order[1][0] - order[0][0] >= OFFSET_MARGIN * max(image_wh):
+            found[kind] = (order[0][1],)
+    return found
 
 
 def _filled(box: tuple[float, float, float, float], image_wh: tuple[int, int]) -> Mask:

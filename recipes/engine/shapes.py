@@ -69,8 +69,8 @@ def shape_of(mask: Mask) -> Shape:
     xy = moments["mu11"] / area
     root = float(np.hypot((xx - yy) / 2, xy))
     long, short = (xx + yy) / 2 + root, max((xx + yy) / 2 - root, 1e-12)
-    # The outline without its stairs: within a pixel of the true one, which a digital disc then has a
-    # circularity of 0.96 to 0.98 by. OpenCV's goes through pixel centres, so it is taken of the shape enlarged.
+    # The outline without its stairs, within a pixel of the true one: a digital disc then has a circularity of
+    # 0.96 to 0.98. OpenCV's goes through pixel centres, so it is taken of the shape enlarged.
     scale = 4
     fine = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

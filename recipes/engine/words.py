@@ -63,6 +63,31 @@ WHICH: dict[str, tuple[str, str, str]] = {
         "the {one} in the lower right",
         "the {one} in the south-east",
     ),
+    "central": (
+        "the {one} closest to the middle of the image",
+        "the {one} nearest to the centre of the image",
+        "the most central {one}",
+    ),
+    "near_top_left": (
+        "the {one} closest to the top left corner",
+        "the {one} nearest to the upper left corner",
+        "the {one} closest to the north-west corner",
+    ),
+    "near_top_right": (
+        "the {one} closest to the top right corner",
+        "the {one} nearest to the upper right corner",
+        "the {one} closest to the north-east corner",
+    ),
+    "near_bottom_left": (
+        "the {one} closest to the bottom left corner",
+        "the {one} nearest to the lower left corner",
+        "the {one} closest to the south-west corner",
+    ),
+    "near_bottom_right": (
+        "the {one} closest to the bottom right corner",
+        "the {one} nearest to the lower right corner",
+        "the {one} closest to the south-east corner",
+    ),
     "closest_pair": (
         "the two {many} closest together",
         "the pair of {many} with the least distance between them",
@@ -101,7 +126,7 @@ WHICH: dict[str, tuple[str, str, str]] = {
     ),
 }
 """Kind of question -> three ways to say which objects are meant. Kinds are those of
-`envs.datasets.building_queries`, but for `only`: the image shows one."""
+`envs.datasets.building_queries`, `only` (the image shows one) and `recipes.engine.questions.NEAREST`."""
 
 PURPOSES: dict[str, tuple[str, str]] = {
     "building": ("place where people could live or work", "places where people could live or work"),

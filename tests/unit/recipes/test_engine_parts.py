@@ -219,12 +219,26 @@ def test_what_is_meant_is_right_among_all_that_was_detected() -> None:
                 assert targets[0][0] == min(box[0] for box in own)
             elif meant.kind == "southernmost":
                 assert targets[0][3] == max(box[3] for box in own)
+            elif meant.kind == "near_bottom_right":
+                far = [
+                    (WH[0] - (box[0] + box[2]) / 2) ** 2 + (WH[1] - (box[1] + box[3]) / 2) ** 2 for box in own
+                ]
+                assert targets == [own[far.index(min(far))]]
             elif meant.kind == "all":
                 assert sorted(targets) == sorted(own)  # never where one of them has no mask
             elif meant.kind == "top_left":
                 inside = [box for box in own if box[0] < WH[0] / 2 and box[1] < WH[1] / 2]
                 assert inside == targets
-    assert {"only", "largest", "smallest", "westernmost", "southernmost", "all", "top_left"} <= seen
+    assert {
+        "only",
+        "largest",
+        "smallest",
+        "westernmost",
+        "southernmost",
+        "all",
+        "top_left",
+        "near_bottom_right",
+    } <= seen
 
 
 def test_unique_means_categories_of_which_there_is_one() -> None:
