@@ -112,14 +112,19 @@ def dataset_of(raster: Raster) -> Iterator[Any]:
     Raises:
         UserError: if the file is gone.
     """
-    held: dict[str, Any] = _HANDLES.__dict__.setdefault("held", {})
-    if raster.path not in held:
+    held: dict[tuple[str, int, int], Any] = _HANDLES.__dict__.setdefault("held", {})
+    try:
+        found = os.stat(raster.path)
+    except OSError as error:
+        raise UserError(f"raster {raster.path}: it cannot be opened ({error.strerror}).") from None
+    key = (raster.path, found.st_mtime_ns, found.st_size)  # a file may be written anew under its name
+    if key not in held:
         for dataset in held.values():
             dataset.close()
         held.clear()
-        held[raster.path] = _open(raster.path, raster.driver)
+        held[key] = _open(raster.path, raster.driver)
     with _environment():
-        yield held[raster.path]
+        yield held[key]
 
 
 def import_rasterio() -> Any:

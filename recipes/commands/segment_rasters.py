@@ -148,6 +148,9 @@ def run_rasters(
     arguments: argparse.Namespace, images: Sequence[Path], queries: Sequence[str], parts: Sequence[str]
 ) -> int:
     """Ask about each raster and write what was found; print it. 1 if something was left out, else 0."""
+    if arguments.prompts is not None and (len(queries) > 1 or arguments.coarse_to_fine):
+        flag = "--also" if len(queries) > 1 else "--coarse-to-fine"
+        raise UserError(f"--prompts say already where to look, for one question; leave out {flag}.")
     jobs, left_out = [], []
     for path in images:
         try:

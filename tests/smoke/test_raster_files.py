@@ -14,6 +14,7 @@ import pyproj
 import pytest
 import rasterio
 import shapely
+from PIL import Image
 from pyogrio.raw import read
 
 from envs.assets import fetch_package_files
@@ -195,9 +196,45 @@ def test_what_cannot_be_asked_of_a_raster_is_refused_in_a_sentence(
         assert main(["segment", path, "x", *out, *more]) == 2, more
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
-    assert main(["segment", path, "x", "-o", str(tmp_path / "out")]) == 2
-    assert "Name who answers" in capsys.readouterr().err
+    for words, said in (
+        ([], "Name who answers"),
+        (["--prompts", path, "--also", "y"], "leave out --also"),
+        (["--prompts", path, "--coarse-to-fine"], "leave out --coarse-to-fine"),
+        (["--prompts", path], "neither a GeoPackage nor GeoJSON"),
+    ):
+        assert main(["segment", path, "x", "-o", str(tmp_path / "out"), *words]) == 2
+        assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_several_rasters_have_folders_and_those_without_a_place_have_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, here = np.random.default_rng(1), tmp_path / "in"
+    here.mkdir()
+    noisy(here / "map.tif", 150)
+    Image.fromarray(rng.integers(0, 255, (90, 120, 3), np.uint8)).save(here / "photo.png")
+    (here / "photo.pgw").write_text("2\n0\n0\n-2\n1001\n4999\n")
+    Image.fromarray(rng.integers(0, 255, (90, 120, 3), np.uint8)).save(here / "plain.tif")
+    (here / "bad.tif").write_text("<VRTDataset/>")
+    words = ["segment", str(here), "the middle", "--also", "it", "-o", str(tmp_path / "out"), *CENTRE]
+    assert main([*words, "--tile-size", "128", "--overlap", "32", "--skip-bad", "--json"]) == 1
+    done = json.loads(capsys.readouterr().out)
+    assert len(done["left_out"]) == 1 and "bad.tif" in done["left_out"][0]
+    for name, count in (("map", 4), ("photo", 1), ("plain", 1)):
+        out = tmp_path / "out" / name
+        summary = json.loads((out / "raster.json").read_text())
+        assert summary["objects"] == {"the middle": count, "it": count}
+        meta, _, shapes, columns = read(str(out / "objects.gpkg"))
+        areas = columns[list(meta["fields"]).index("area_m2")]
+        assert len(shapes) == 2 * count and bool(np.isnan(areas).all()) == (name != "map")
+        collection = json.loads((out / "objects.geojson").read_text())
+        assert ("prompter" in collection) == (name != "map")
+        centre = shapely.from_wkb(shapes[0]).centroid
+        if name != "map":  # columns and rows, or the world file's coordinates
+            expected = (60, 45) if name == "plain" else (1000 + 2 * 60, 5000 - 2 * 45)
+            assert (centre.x, centre.y) == pytest.approx(expected, abs=1)
+            assert meta["crs"] is None and summary["notes"]
 
 
 def test_coarse_to_fine_looks_only_where_the_overview_promises(

@@ -240,3 +240,22 @@ def test_windows_depend_on_the_file_alone_and_leave_no_pixel_out(wh: tuple[int, 
     for sides in ((32, 16), (64, 8), (64, 40)):
         with pytest.raises(UserError, match="must be"):
             Grid(wh, *sides)
+
+
+def test_a_file_that_is_written_anew_is_read_anew_and_other_formats_are_read(tmp_path: Path) -> None:
+    path = raster(tmp_path / "a.tif", np.full((1, 64, 64), 9, np.uint8))
+    assert picture(path).max() == 9
+    raster(path, np.full((1, 64, 70), 8, np.uint8))
+    assert picture(path).max() == 8
+    view = view_of(open_raster(path), (1,))
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be opened"):
+        view.picture(Window(0, 0, (0, 0, 64, 64)))
+    values = ramp("uint8", 3, high=255)
+    for name, driver in (("a.jp2", "JP2OpenJPEG"), ("a.png", "PNG")):
+        shape = {"width": 64, "height": 64, "count": 3, "dtype": "uint8"}
+        with rasterio.open(
+            tmp_path / name, "w", driver=driver, crs="EPSG:32631", transform=UTM, **shape
+        ) as file:
+            file.write(values)
+        assert open_raster(tmp_path / name).driver == driver and picture(tmp_path / name).std() > 50

@@ -21,11 +21,12 @@ from envs.rasters.files import PIXELS, Raster
 from envs.rasters.windows import Grid, Window
 from prompter.errors import UserError
 from prompter.types import Instance, PromptSet
+from recipes.raster.features import ATTRIBUTES, Feature
 from recipes.raster.outlines import CleanUp, Place, outline_of, projected
 from recipes.raster.prompts import PromptedWindows, read_prompts
 from recipes.raster.seams import FoundObject, WindowAnswer, joined
 from recipes.raster.views import View, views_of
-from recipes.raster.writers import run_lengths
+from recipes.raster.writers import geojson_writer, run_lengths
 from tests.fixtures.made_rollouts import made_rollout
 
 WH = (300, 260)
@@ -306,3 +307,20 @@ def test_masks_of_views_are_kept_exactly() -> None:
     assert isinstance(one, View) and one.box == (7, 9, 100, 77)
     assert (one.mask() == mask[9:77, 7:100]).all() and one.area == mask.sum()
     assert (decode_rle(run_lengths([one], WH[::-1])) == mask).all()
+
+
+def test_what_crosses_the_antimeridian_is_cut_there(tmp_path: Path) -> None:
+    """RFC 7946, section 3.1.9."""
+    header = raster(crs="EPSG:3832", transform=(1000.0, 0.0, 3180000.0, 0.0, -1000.0, 100000.0))
+    place, found = Place(header), view(rectangle(10, 30, 290, 60) & ~rectangle(100, 40, 200, 50))
+    outline = place.to_map(outline_of(found))
+    with geojson_writer(tmp_path / "x.geojson", header, place, ["it"]) as sink:
+        sink([Feature(found, outline_of(found), outline, dict.fromkeys(ATTRIBUTES))])
+    [feature] = json.loads((tmp_path / "x.geojson").read_text())["features"]
+    shape = shapely.geometry.shape(feature["geometry"])
+    west, east = sorted(shape.geoms, key=lambda part: part.centroid.x)
+    assert west.bounds[0] == -180 and east.bounds[2] == 180 and shape.is_valid
+    assert all(part.exterior.is_ccw for part in shape.geoms)
+    geod = pyproj.Geod(ellps="WGS84")
+    area = abs(geod.geometry_area_perimeter(shapely.orient_polygons(shape))[0])
+    assert area == pytest.approx(place.measured(outline_of(found))[0], rel=1e-3)  # type: ignore[index]
