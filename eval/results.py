@@ -31,9 +31,9 @@ def rescore(
     """Compute the results of a run from its rollout files and write them to `results.json`.
 
     No model is loaded. The same rollouts and settings give the same bytes. Where questions were looked at
-    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`); where some questions
-    have a false premise, `premises` (`eval.premises.PremiseTally.summary`); where masks were chosen among those
-    on offer, `choice` (`eval.choices.summarise_choices`).
+    several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`); where some
+    questions have a false premise, `premises` (`eval.premises.PremiseTally.summary`); where masks were chosen
+    among those on offer, `choice` (`eval.choices.summarise_choices`).
 
     Args:
         folder: a run folder with files of rollouts.
