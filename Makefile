@@ -2,7 +2,8 @@
 # a second call finds the stamp of what is installed and starts at once.
 #
 #   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (20 minutes, 2 cores)
-#   make test      all tests          make unit   the fast ones          make check   linter and type checker
+#   make test      all tests but soak make unit   the fast ones          make check   linter and type checker
+#   make soak      further faults, signals and engines of the long tests, each of them a minute
 #   make docs      write the keys of the configs into docs/configuration.md, and build the site, strictly
 #   make setup     only the set-up    make format rewrite the code in the project's format
 #   make clean     remove .venv
@@ -33,7 +34,7 @@ INPUTS := $(shell { cat pyproject.toml constraints.txt; echo '$(UV_VERSION) $(VL
 STAMP := .venv/.installed-$(INPUTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit check docs format constraints clean
+.PHONY: help setup demo test soak unit check docs format constraints clean
 
 help:
 	@sed -n 's/^#   \{0,1\}/  /p' Makefile
@@ -47,7 +48,10 @@ demo: $(STAMP)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test: unit
-	$(PYTEST) --durations=10 tests/contract tests/golden tests/gpu tests/smoke $(ARGS)
+	$(PYTEST) --durations=40 -m "not soak" tests/contract tests/golden tests/gpu tests/smoke $(ARGS)
+
+soak: $(STAMP)
+	$(PYTEST) --durations=0 -m soak tests $(ARGS)
 
 unit: $(STAMP)
 	$(PYTEST) tests/unit $(ARGS)

@@ -22,6 +22,7 @@ from tests.fixtures.training import PROMPTER, ROOT, THREADS, wait_for
 STEPS = 12  # so that it is far from its end when it hears the signal
 
 
+@pytest.mark.soak
 def test_a_signal_to_the_command_saves_and_one_process_goes_on(
     tmp_path: Path,
 ) -> None:

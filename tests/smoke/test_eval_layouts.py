@@ -31,11 +31,11 @@ from tests.fixtures.runs import command, contents
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("small_heap")]
 
 ALL_PROTOCOLS = ",".join(PROTOCOLS)
-WITH_MODELS = (
-    sorted(FIXTURES)
-    if os.environ.get("PROMPTER_ALL_LAYOUTS")
-    else ["earthreason-nested", "refcoco", "vrsbench"]
-)
+WITH_MODELS = [
+    pytest.param(name, marks=() if name == "earthreason-nested" else pytest.mark.soak)
+    for name in sorted(FIXTURES)
+    if os.environ.get("PROMPTER_ALL_LAYOUTS") or name in ("earthreason-nested", "refcoco", "vrsbench")
+]
 """Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [
     "datasets",

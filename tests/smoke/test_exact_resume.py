@@ -63,7 +63,11 @@ def unbroken(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield RunFolder(config.parent / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_a_resumed_run_is_the_unbroken_one(
     unbroken: RunFolder, policy: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

