@@ -216,13 +216,16 @@ class Mirror:
 
         Args:
             step: of the policy that was evaluated.
-            files: rollouts by segmenter, in the order of `samples`.
+            files: rollouts by segmenter, of the first samples, in their order.
             samples: what was asked.
         """
         if not self._trackers:
             return
-        chosen = range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]
-        for number, rollout in enumerate(read_rollouts(next(iter(files.values())))):
+        file = next(iter(files.values()))
+        with file.open("rb") as handle:
+            count = sum(1 for _ in handle)  # of those that were asked, perhaps fewer than there are
+        chosen = range(0, count, max(1, count // PICTURES))[:PICTURES]
+        for number, rollout in enumerate(read_rollouts(file)):
             if number in chosen:
                 image = draw(rollout, samples[number].load_image())
                 name = f"eval/pictures/{number}"

@@ -18,12 +18,14 @@ import pytest
 from PIL import Image
 
 from envs.datasets import open_dataset
+from envs.executors import ExecutorConfig, open_executor
 from envs.masks import encode_rle
 from envs.rollout import Rollout
+from envs.rollouts import make_rollouts
 from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
 from prompter.runs.run_folder import RunFolder
-from prompter.types import Instance, PromptSet
+from prompter.types import Answer, Instance, PromptSet
 from recipes.training.trackers import SIDE, TRACKERS, Mirror, check_trackers, parted
 from tests.fixtures.trackers import mirrored, read_events
 
@@ -46,8 +48,8 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def shown(mirror: Mirror, folder: RunFolder, step: int) -> None:
-    """Have pictures of eight drawn scenes shown, one of which was answered with something unreadable."""
-    samples = open_dataset("synthetic-aerial", "val", scenes=8, queries_per_scene=1)
+    """Have pictures of drawn scenes shown, the first eight of which were asked."""
+    samples = open_dataset("synthetic-aerial", "val", scenes=20, queries_per_scene=1)  # 8 are asked
     rollouts = []
     for number in range(8):
         sample = samples[number]
@@ -59,10 +61,6 @@ def shown(mirror: Mirror, folder: RunFolder, step: int) -> None:
 
 
 def rollout_of(sample: Any, mask: np.ndarray) -> Rollout:
-    from envs.executors import ExecutorConfig, open_executor
-    from envs.rollouts import make_rollouts
-    from prompter.types import Answer
-
     executor = open_executor(ExecutorConfig(family="box"))
     answer = Answer("[]", PromptSet((Instance((20, 10, 60, 50)),)))
     [rollout] = make_rollouts([sample], [answer], executor, name="box")
