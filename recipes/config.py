@@ -52,7 +52,11 @@ TRAINER_REASONS: Mapping[str, tuple[Any, str]] = {
         "So many checkpoints stay, the newest ones; null keeps all. Only the newest is resumed.",
     ),
     "log_multimodal": (False, "TRL would gather every image of a step on all ranks."),
-    "report_to": ("none", "The run folder is the record; trackers only mirror it."),
+    "report_to": (
+        "none",
+        "The run folder is the record; `tensorboard`, `wandb` and `trackio`, or a list of them, mirror every "
+        "figure and a few pictures.",
+    ),
 }
 """Where this project departs from TRL's defaults, on published evidence or for cost: value and reason."""
 

@@ -92,10 +92,12 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from recipes.training.phases import PhaseTimes
     from recipes.training.ranks.checks import check_joined, check_sharded, sharding
     from recipes.training.stopping import StopBetweenWindows, StopRequest
+    from recipes.training.trackers import Mirror, check_trackers, parted
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
     from recipes.training.window import WindowCollector, sampling_settings
     from rewards.registry import build_reward
 
+    check_trackers(config.trainer["report_to"])
     set_seed(config.seed)
     policy = load_policy(config.policy.model, config.policy.setting_overrides())
     check_adapted_modules(config, policy)
@@ -180,7 +182,9 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         stop = opened.enter_context(stop or StopRequest(config.grace_seconds))
         evaluation: Any = None
         if ranks.leads:
-            evaluation = HeldOutEvaluation(folder, held_out, executors, config, others)
+            mirror = Mirror(folder, parted(config.trainer["report_to"])[0], done)
+            opened.callback(mirror.close)
+            evaluation = HeldOutEvaluation(folder, held_out, executors, config, others, mirror)
 
         def at_once(*actions: Callable[[], Any]) -> None:
             with stop.at_once():

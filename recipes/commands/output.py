@@ -24,6 +24,8 @@ from typing import Any
 WITH_FILE = ("bench", "compare", "data check", "plan")
 """Commands whose `--json` may name a file: figures are written there then, and the rest printed as ever."""
 
+_ASKED = "asked_for_json"
+
 WITHOUT = ("mcp",)
 """Commands without `--json`: a server's stdout belongs to its protocol."""
 
@@ -64,9 +66,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
         for inner in action.choices.values():
             add_json(inner)
     if not actions and "--json" not in parser._option_string_actions:
-        parser.add_argument(
-            "--json", action="store_true", help="print one JSON object, errors too, and nothing else"
-        )
+        says = "print one JSON object, errors too, and nothing else"
+        parser.add_argument("--json", dest=_ASKED, action="store_true", help=says)
 
 
 def add_json_file(parser: argparse.ArgumentParser, what: str) -> None:
@@ -80,8 +81,10 @@ def add_json_file(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def forget_json(arguments: argparse.Namespace) -> None:
-    """Leave of `arguments.json` what a command has to see to: its file, or None."""
-    if not isinstance(getattr(arguments, "json", None), Path):
+    """Take out of a command's arguments what it need not see to; of `json` a file is left, or None."""
+    if hasattr(arguments, _ASKED):
+        delattr(arguments, _ASKED)
+    if getattr(arguments, "json", None) is True:
         arguments.json = None
 
 

@@ -19,6 +19,7 @@ from recipes.training.imitation import check_objective
 from recipes.training.order import window_prompts
 from recipes.training.ranks.checks import sharding
 from recipes.training.selection import SELECTIONS
+from recipes.training.trackers import parted
 
 _VISION = re.compile(
     r"(?:^|\.)(?:visual|vision|image|audio|projector|multi_modal_projector|connector|merger)"
@@ -40,6 +41,7 @@ def grpo_arguments(config: TrainConfig, max_completion_length: int) -> Any:
     from trl import GRPOConfig
 
     given = dict(config.trainer)
+    _, given["report_to"] = parted(given.get("report_to"))  # our trackers follow the run's own log
     if config.group.keep is not None:
         given["num_generations"] = config.group.keep  # TRL sees those that are trained on
     given.setdefault("max_completion_length", max_completion_length)

@@ -22,6 +22,7 @@ from recipes.training.checks import (
     window_steps,
 )
 from recipes.training.quiet import quiet
+from recipes.training.trackers import Mirror, check_trackers, parted
 
 
 class _Asked:
@@ -31,6 +32,7 @@ class _Asked:
         RunFolder(config.run_dir).check_usable()
         quiet()
         check_trainer_keys(config)
+        check_trackers(config.trainer["report_to"])
         from transformers import set_seed
 
         from envs.datasets import open_dataset
@@ -95,6 +97,7 @@ def collect_rollouts(config: TrainConfig) -> RunFolder:
         sampler = open_sampler(asked.policy, config.sampler, model=model)
         opened.callback(sampler.close)
         folder = asked.folder(config)
+        opened.callback(Mirror(folder, parted(config.trainer["report_to"])[0]).close)
         times = PhaseTimes()
         scorer = RolloutScorer(
             asked.policy, executors, reward, aggregate=config.group.executors, seed=config.seed
@@ -154,6 +157,7 @@ def train_on_rollouts(config: TrainConfig, run: Path) -> RunFolder:
     model = with_adapters(asked.weights(config), config)
     with ExitStack() as opened:
         folder = asked.folder(config)
+        opened.callback(Mirror(folder, parted(config.trainer["report_to"])[0]).close)
         stop = opened.enter_context(StopRequest(config.grace_seconds))
         log = TrainingLog(folder, asked.arguments.max_steps)
         opened.callback(log.close)

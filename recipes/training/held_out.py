@@ -23,6 +23,7 @@ from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import TrainConfig
 from recipes.config_sets import DatasetConfig
+from recipes.training.trackers import Mirror
 
 CHUNK = 60
 """Queries answered and segmented at a time."""
@@ -37,6 +38,7 @@ class HeldOutEvaluation:
         executors: the segmenters training uses, by name; their embeddings stay cached.
         config: the run.
         others: `eval.others`, opened, by name.
+        mirror: where pictures of each evaluation are shown.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class HeldOutEvaluation:
         executors: Mapping[str, Executor],
         config: TrainConfig,
         others: Mapping[str, SampleSource] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.folder, self.held_out, self.executors, self.config = folder, held_out, executors, config
         self.others = others or {}
+        self.mirror = mirror
 
     def evaluate_policy(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version greedily; log its gIoU under that step."""
@@ -59,6 +63,8 @@ class HeldOutEvaluation:
             if (against := self._against_best(sampler.version, files)) is not None:
                 figures["against_best"] = against
             self.folder.log_metrics(sampler.version, figures, kind="eval")
+            if self.mirror is not None:
+                self.mirror.show(sampler.version, files, self.held_out)
 
     def evaluate_others(self, name: str, policy: Policy, sampler: Sampler) -> None:
         """Evaluate the sampler's present version on the further sets, into `eval/NAME-SET` each."""

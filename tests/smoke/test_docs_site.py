@@ -86,7 +86,7 @@ def test_a_page_is_read_without_a_network(built: Path) -> None:
 
 
 def test_the_reference_has_what_docstrings_say(built: Path) -> None:
-    page = (built / "reference" / "index.html").read_text("utf-8")
+    page = (built / "reference.html").read_text("utf-8")
     for name in ("recipes.api.load.load", "recipes.api.result.Result.refine", "prompter.types.PromptSet"):
         assert f'id="{name}"' in page
     assert "the image not encoded again" in page

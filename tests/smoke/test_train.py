@@ -22,6 +22,7 @@ from recipes.cli import main
 from recipes.config import load_config
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import save_manifest
+from tests.fixtures.trackers import mirrored, read_events
 from tests.fixtures.training import STEPS, prompter, train_until, write_config
 
 
@@ -38,7 +39,8 @@ class Finished:
     def __init__(self, folder: Path, policy_folder: Path) -> None:
         (folder / "tmp").mkdir()
         self.config = write_config(folder / "train.yaml", policy_folder)
-        self.done = prompter("train", self.config, temporary=folder / "tmp")
+        words = ("train", self.config, "--trainer.report_to", "tensorboard")
+        self.done = prompter(*words, temporary=folder / "tmp")
         self.folder = RunFolder(folder / "run")
         self.temporary = folder / "tmp"
 
@@ -93,13 +95,22 @@ def test_a_run_leaves_a_whole_folder(finished: Finished, policy_folder: Path) ->
     assert "<html" in folder.report_path.read_text(encoding="utf-8")[:500].lower()
     assert list(finished.temporary.glob("prompter-*")) == [], "adapters for the sampler are removed"
     # The resolved config runs again, and says what was run.
-    assert load_config(folder.config_path) == load_config(finished.config)
+    asked = load_config(finished.config, ["trainer.report_to=tensorboard"])
+    assert load_config(folder.config_path) == asked
     # The trained policy opens as a checkpoint of its own, and is not the one it started from.
     trained = load_policy(folder.checkpoints_dir / "final")
     assert trained.settings == load_policy(policy_folder).settings
     before, after = load_weights(load_policy(policy_folder)), load_weights(trained)
     moved = [name for name, value in after.named_parameters() if (value != before.get_parameter(name)).any()]
     assert moved and all("language_model" in name for name in moved)
+
+
+def test_tensorboard_mirrors_every_figure_and_shows_pictures(finished: Finished) -> None:
+    events = read_events(finished.folder.path / "trackers" / "tensorboard")
+    expected = mirrored(finished.folder.read_metrics())
+    assert len(expected) > 100 and events.scalars == expected
+    held_out = [f"eval/pictures/{number}" for number in (0, 1, 2, 3)]
+    assert events.pictures == {(name, step) for name in held_out for step in (0, STEPS)}
 
 
 def test_the_metrics_count_what_was_done(finished: Finished) -> None:
