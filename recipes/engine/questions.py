@@ -247,9 +247,10 @@ def choose(candidates: Sequence[Meant], count: int, generator: random.Random) ->
     return chosen
 
 
-def axes_of(number: int) -> tuple[Reasoning, Length]:
-    """The axes of an image's question by its number, in turns that also part one target and several."""
-    return AXES[(number // 2) % len(AXES)]
+def axes_of(number: int, first: int = 0) -> tuple[Reasoning, Length]:
+    """The axes of an image's question by its number, in turns from the `first` of `AXES`; two questions have
+    the same, as one target and several are asked about in turns."""
+    return AXES[(number // 2 + first) % len(AXES)]
 
 
 def ask_offline(

@@ -12,6 +12,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from envs.datasets.reading.pixels.images import ImageFile
-from envs.masks import decode_rle
-from eval.report.overlays import data_url, draw_panel
+from eval.report.overlays import data_url
 from prompter.errors import UserError
 from prompter.runs.jsonl import append_lines, drop_unfinished_line, read_lines
+from recipes.engine.ask import COLOURS, outlined
 from recipes.engine.assemble import Item, items
 from recipes.engine.store import EngineFolder
 
@@ -35,7 +36,9 @@ RUBRIC: dict[str, str] = {
 }
 """The four questions of the rubric, by the name under which their answers are kept."""
 
-PICTURE_SIDE = 900
+PICTURE_SIDE = 1400
+"""Longest side of a picture in pixels: larger images are made smaller, the browser enlarges smaller ones."""
+
 _LARGEST_POST = 10_000
 _PAGE = Path(__file__).parent / "page"
 _LOG = logging.getLogger(__name__)
@@ -109,10 +112,9 @@ class Review:
         """
         item = self.items[number]
         image = ImageFile(str(self.folder.path / item.half / "images" / item.image))()
-        hw = (image.height, image.width)
-        masks = [decode_rle(one.mask, hw) for one in item.masks]
-        panel = draw_panel(image, objects=masks, predicted=masks[0], long_side=PICTURE_SIDE)
-        return data_url(panel)
+        picture = outlined(image, [(mask, COLOURS[0][1]) for mask in item.masks])
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        return data_url(picture)
 
     def say(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a verdict: `id`, the four answers as true or false, and `who`.
@@ -146,7 +148,8 @@ def serve(folder: EngineFolder, names: Sequence[str], port: int) -> None:
             f"{folder.path / REVIEW})",
             flush=True,
         )
-        server.serve_forever()
+        with suppress(KeyboardInterrupt):  # the way to end a sitting
+            server.serve_forever()
 
 
 def make_server(review: Review, port: int) -> ThreadingHTTPServer:

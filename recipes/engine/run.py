@@ -21,6 +21,7 @@ from recipes.engine.detections import Detections, of_image
 from recipes.engine.filters import filter_masks, filter_shapes
 from recipes.engine.masks import Candidate, propose_masks
 from recipes.engine.questions import (
+    AXES,
     Meant,
     Named,
     Question,
@@ -139,8 +140,9 @@ class Engine:
         candidates = meant_by_geometry(named, own, wh, unique=self.settings.unique)
         if self.model is not None:
             candidates += _marked(named)
+        first = generator.randrange(len(AXES))  # else short lists of targets would all be asked alike
         wanted = [
-            (one, *axes_of(number))
+            (one, *axes_of(number, first))
             for number, one in enumerate(choose(candidates, self.settings.questions, generator))
         ]
         if self.model is not None and image is not None:

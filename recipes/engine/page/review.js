@@ -25,8 +25,11 @@ async function show(number) {
   const done = state.items.filter((one) => one.verdict).length;
   $("count").textContent = `${here + 1} of ${state.items.length}, ${done} with a verdict`;
   draw();
+  $("picture").className = "waiting"; // until it shows this item
   const url = await picture(here);
-  if (state.items[here] === item) $("picture").src = url;
+  if (state.items[here] !== item) return;
+  $("picture").src = url;
+  $("picture").className = "";
   if (here + 1 < state.items.length) picture(here + 1);
 }
 
