@@ -19,6 +19,8 @@ from prompter.errors import UserError
 LOOKED_AT = 1024
 """Rows, and columns, that are looked at to find the range of a file's values."""
 
+PATCHES = 16
+
 
 @dataclass(frozen=True)
 class RasterView:
@@ -96,10 +98,31 @@ def view_of(raster: Raster, bands: tuple[int, ...], stretch: str | None = None) 
     if rule.kind in ("range", "full"):
         limits = rule.limits(np.zeros(0, raster.dtype))
         return RasterView(raster, bands, (limits,) * len(bands))
-    width, height = raster.wh
-    size = (min(height, LOOKED_AT), min(width, LOOKED_AT))
-    values, measured = _read(raster, bands, (0, 0, width, height), size, nearest=True)
+    values, measured = _looked_at(raster, bands)
     return RasterView(raster, bands, tuple(rule.limits(one[measured]) for one in values))
+
+
+def _looked_at(raster: Raster, bands: tuple[int, ...]) -> tuple[NDArray[Any], Mask]:
+    """Values from all over a file, and whether they were measured, as `_read`.
+
+    Every so many rows and columns; of a large file without coarser copies, which would be read whole for
+    that, `PATCHES` x `PATCHES` squares.
+    """
+    width, height = raster.wh
+    with dataset_of(raster) as dataset:
+        has_coarser = bool(dataset.overviews(1))
+    if has_coarser or width * height <= (4 * LOOKED_AT) ** 2:
+        size = (min(height, LOOKED_AT), min(width, LOOKED_AT))
+        return _read(raster, bands, (0, 0, width, height), size, nearest=True)
+    side = (min(LOOKED_AT // PATCHES, height), min(LOOKED_AT // PATCHES, width))
+    found = [
+        _read(raster, bands, (left, top, left + side[1], top + side[0]), side)
+        for top in (int(place) for place in np.linspace(0, height - side[0], PATCHES))
+        for left in (int(place) for place in np.linspace(0, width - side[1], PATCHES))
+    ]
+    return np.concatenate([one[0] for one in found], axis=2), np.concatenate(
+        [one[1] for one in found], axis=1
+    )
 
 
 def _read(

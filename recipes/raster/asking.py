@@ -118,6 +118,11 @@ class _AllButBlank:
 
     answerer: Answerer
 
+    @property
+    def describe(self) -> Any:
+        """What the answerer says of itself, for the run's folder; None where it says nothing."""
+        return getattr(self.answerer, "describe", None)
+
     def answer(self, samples: Sequence[Sample]) -> list[Answer]:
         asked = [number for number, sample in enumerate(samples) if not is_blank(sample.load_image())]
         answers = self.answerer.answer([samples[number] for number in asked]) if asked else []

@@ -17,10 +17,11 @@ file.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from envs.rasters.windows import Rect, Window, contains, meets
+from envs.rasters.windows import Rect, Window, contains, meets, shared
 from recipes.raster.views import EDGE, View, overlap
 
 SAME = 0.5
@@ -98,10 +99,12 @@ class Seams:
             self._groups[view.key] = [view]
         for other in self._live:
             if other.query == answer.query and meets(other.window.rect, window.rect):
-                for view in answer.views:
-                    for seen in other.views:
-                        if overlap(view, seen) > SAME:
-                            self._join(view, seen)
+                both = shared(other.window.rect, window.rect)
+                here = [view for view in answer.views if meets(view.box, both)]
+                there = [view for view in other.views if meets(view.box, both)] if here else []
+                for view, seen in itertools.product(here, there):
+                    if overlap(view, seen) > SAME:
+                        self._join(view, seen)
         self._live.append(answer)
         if answer.is_read:
             self._read.setdefault(answer.query, []).append(window)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from envs.masks import RLE, Mask, decode_rle, encode_rle, mask_to_box
-from envs.rasters.windows import Rect, Window
+from envs.rasters.windows import Rect, Window, meets, shared
 from envs.rollout import Rollout
 from prompter.types import Instance, PromptSet
 
@@ -124,23 +124,15 @@ def _is_cut(box: Rect, rect: Rect, file_wh: tuple[int, int]) -> bool:
 
 def overlap(one: View, other: View) -> float:
     """How well two views agree where both windows look: IoU there, in [0, 1]; 0 if one has nothing."""
-    common = (
-        max(one.window.rect[0], other.window.rect[0]),
-        max(one.window.rect[1], other.window.rect[1]),
-        min(one.window.rect[2], other.window.rect[2]),
-        min(one.window.rect[3], other.window.rect[3]),
-    )
-    left, top = max(one.box[0], other.box[0]), max(one.box[1], other.box[1])
-    right, bottom = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
-    if left >= right or top >= bottom:
+    if not meets(one.box, other.box):
         return 0.0
+    common, both = shared(one.window.rect, other.window.rect), shared(one.box, other.box)
     first, second = one.mask(), other.mask()
 
     def cut(mask: Mask, view: View, rect: Rect) -> Any:
         x, y = view.box[:2]
         return mask[max(0, rect[1] - y) : max(0, rect[3] - y), max(0, rect[0] - x) : max(0, rect[2] - x)]
 
-    both = (left, top, right, bottom)
-    shared_pixels = int((cut(first, one, both) & cut(second, other, both)).sum())
+    same = int((cut(first, one, both) & cut(second, other, both)).sum())
     total = int(cut(first, one, common).sum()) + int(cut(second, other, common).sum())
-    return shared_pixels / (total - shared_pixels) if shared_pixels else 0.0
+    return same / (total - same) if same else 0.0

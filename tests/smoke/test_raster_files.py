@@ -103,6 +103,13 @@ REAL: dict[str, tuple[tuple[Any, ...], str, str, list[str], str]] = {
         ["--bands", "false-colour", "--band-map", LANDSAT],
         "",
     ),
+    "nodata 0 of RGB": (
+        ("localtileserver", "1.0.0", "wheel"),
+        "localtileserver/tiler/data/bahamas_rgb.tif",
+        "0191f0546a235c0798839c6ebd5bd0458fc3a4ed1f8bfde0aae7d7df4011cc09",
+        [],
+        "",
+    ),
     "Mercator": (
         ("localtileserver", "1.0.0", "wheel"),
         "localtileserver/tiler/data/landsat7.tif",

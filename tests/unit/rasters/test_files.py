@@ -102,6 +102,19 @@ def test_more_than_eight_bits_are_seen_by_one_stretch_for_the_whole_file(tmp_pat
     assert picture(tmp_path / "uint16.tif", stretch="full").max() == round(1000 / 65535 * 255)
 
 
+def test_the_stretch_of_a_large_file_is_found_in_squares_all_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.add.outer(np.arange(900), np.arange(700)).astype(np.uint16)[None]
+    path = raster(tmp_path / "large.tif", values)
+    found = open_raster(path)
+    [whole_range] = view_of(found, (1,)).ranges
+    monkeypatch.setattr("envs.rasters.view.LOOKED_AT", 160)  # 630,000 pixels are many now
+    [sampled] = view_of(found, (1,)).ranges
+    assert sampled == pytest.approx(whole_range, abs=40) and sampled != whole_range
+    assert whole_range == pytest.approx(np.percentile(values, (2, 98)), abs=10)
+
+
 def test_bands_by_number_by_name_and_as_composites(tmp_path: Path) -> None:
     values = np.stack([np.full((64, 64), 10 * band, np.uint8) for band in range(1, 8)])
     path = raster(tmp_path / "seven.tif", values)
@@ -247,10 +260,10 @@ def test_a_file_that_is_written_anew_is_read_anew_and_other_formats_are_read(tmp
     assert picture(path).max() == 9
     raster(path, np.full((1, 64, 70), 8, np.uint8))
     assert picture(path).max() == 8
-    view = view_of(open_raster(path), (1,))
+    seen = view_of(open_raster(path), (1,))
     path.unlink()
     with pytest.raises(UserError, match="cannot be opened"):
-        view.picture(Window(0, 0, (0, 0, 64, 64)))
+        seen.picture(Window(0, 0, (0, 0, 64, 64)))
     values = ramp("uint8", 3, high=255)
     for name, driver in (("a.jp2", "JP2OpenJPEG"), ("a.png", "PNG")):
         shape = {"width": 64, "height": 64, "count": 3, "dtype": "uint8"}
