@@ -87,8 +87,9 @@ def test_a_resumed_run_is_the_unbroken_one(world: Path) -> None:
 
 
 def test_adapters_are_merged_into_what_is_saved(world: Path) -> None:
-    config = write(world, "lora", steps=1, lora={"r": 2, "alpha": 4}, queries=2, bfloat16=True)
+    config = write(world, "lora", steps=2, lora={"r": 2, "alpha": 4}, queries=2, bfloat16=True, mask_every=2)
     assert main(["seg-token", str(config)]) == 0
+    assert ["bce" in line for line in read_lines(world / "lora" / "metrics.jsonl")] == [True, False]
     saved = load_file(world / "lora" / "policy" / "model.safetensors")
     assert not [name for name in saved if "lora" in name or "base_layer" in name]
     load_weights(load_policy(world / "lora" / "policy"))
