@@ -130,6 +130,10 @@ class SegTokenConfig(StrictModel):
     bfloat16: bool = False
     """Multiply matrices in bfloat16; weights and losses stay float32."""
 
+    mask_every: int = Field(default=1, ge=1)
+    """Masks are decoded and trained in every so many steps, the others train the text, `align` and
+    `attention` alone. On a CPU nearly all of a step's time is in the mask decoder."""
+
     save_every: int = Field(default=200, ge=1)
     """Steps between checkpoints that `--resume` goes on from; the last step is saved too."""
 

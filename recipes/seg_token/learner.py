@@ -43,8 +43,8 @@ class SegTokenLearner(nn.Module):
         self.weights, self.in_bfloat16 = weights, bfloat16
         store_tied_once(self.model)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute all losses.
+    def forward(self, batch: dict[str, Any], *, masks: bool = True) -> dict[str, Tensor]:
+        """Compute all losses, those of masks only if asked to.
 
         Returns:
             `loss` (the weighted sum) and its parts: `text`; `bce` and `dice` where they have weight, and with
@@ -66,7 +66,7 @@ class SegTokenLearner(nn.Module):
                 asked = states[rows, positions]
                 if self.weights.align:
                     losses["align"] = self._align_loss(asked, rows, batch)
-                if self.weights.bce or self.weights.dice:
+                if masks and (self.weights.bce or self.weights.dice):
                     losses |= self._mask_losses(asked, rows, batch)
             if noted is not None:
                 losses["attention"] = self._attention_loss(noted.mean(), rows, batch)

@@ -66,7 +66,7 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         parts_of_loss: dict[str, list[float]] = defaultdict(list)  # noqa: RUF012 - one trainer, one log
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-            losses = model(inputs["batch"])
+            losses = model(inputs["batch"], masks=self.state.global_step % config.mask_every == 0)
             for name, value in losses.items():
                 self.parts_of_loss[name].append(float(value.detach()))
             return losses["loss"]
