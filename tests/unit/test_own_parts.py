@@ -213,6 +213,8 @@ class TestModelFamilies:
         shutil.copytree(resolve_source("shipped:small-policy"), folder, ignore=ignored)
         path = folder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "glm4v"}))
+        stated = json.loads((folder / "prompter.json").read_text())
+        (folder / "prompter.json").write_text(json.dumps({**stated, "frame": None}))
         return folder
 
     def test_an_unlisted_one_is_tried_if_its_frame_is_given(self, other: Path) -> None:
