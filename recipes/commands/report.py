@@ -3,6 +3,7 @@
     prompter report runs/demo-20260101-120000
     prompter report runs/earthreason-eval --title "EarthReason, test"
     prompter report runs/tuned-eval --against runs/base-eval
+    prompter report runs/second --beside runs/first --rollouts 40000
 
 The page, `report.html` in the run's folder, opens from the file system; its path is printed.
 """
@@ -29,6 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", type=Path, metavar="RUN", help="an evaluation of the same questions to compare with"
     )
+    parser.add_argument(
+        "--beside", type=Path, metavar="RUN", help="a run whose configuration is set beside this one's"
+    )
+    parser.add_argument(
+        "--rollouts",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="rollouts to leaf through (default: 10000); of more, every so many-th step or question",
+    )
     # What `prompter report` was before: the leaderboard's flags.
     parser.add_argument("--benchmark", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None, help=argparse.SUPPRESS)
@@ -40,15 +51,34 @@ def run(arguments: argparse.Namespace) -> int:
         return _leaderboard(arguments)
     if not arguments.runs:
         raise UserError("Name the folder of a run, as in prompter report runs/demo.")
-    against = None if arguments.against is None else RunFolder.open(arguments.against)
+    if arguments.rollouts < 1:
+        raise UserError(f"--rollouts must be at least 1, but is {arguments.rollouts}.")
+    against, beside = (
+        None if path is None else RunFolder.open(path) for path in (arguments.against, arguments.beside)
+    )
     for path in arguments.runs:
         folder = RunFolder.open(path)
-        print(write_run_report(folder, arguments.title, trust=arguments.trust, against=against))
+        print(
+            write_run_report(
+                folder,
+                arguments.title,
+                trust=arguments.trust,
+                against=against,
+                beside=beside,
+                most=arguments.rollouts,
+            )
+        )
     return 0
 
 
 def write_run_report(
-    folder: RunFolder, title: str = "", *, trust: bool = False, against: RunFolder | None = None
+    folder: RunFolder,
+    title: str = "",
+    *,
+    trust: bool = False,
+    against: RunFolder | None = None,
+    beside: RunFolder | None = None,
+    most: int = 10_000,
 ) -> Path:
     """Write the page of a finished training run or evaluation, whichever the folder holds.
 
@@ -58,6 +88,8 @@ def write_run_report(
         trust: import a dataset that the run's config names as "module:callable". Without it, the
             pictures of such a run are drawn on grey.
         against: for an evaluation, one of the same questions that it is compared with.
+        beside: a run whose configuration is set beside this one's; for an evaluation `against`, if left out.
+        most: rollouts to leaf through.
 
     Raises:
         UserError: if the folder holds neither, or a training run, which is compared with its own before, is
@@ -71,10 +103,10 @@ def write_run_report(
             )
         from recipes.training.report import write_training_report
 
-        return write_training_report(folder, title, trust=trust)
+        return write_training_report(folder, title, trust=trust, beside=beside, most=most)
     from recipes.commands.eval import write_evaluation_report
 
-    return write_evaluation_report(folder, title, trust=trust, against=against)
+    return write_evaluation_report(folder, title, trust=trust, against=against, beside=beside, most=most)
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
