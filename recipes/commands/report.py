@@ -16,30 +16,21 @@ from pathlib import Path
 
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
+from recipes.commands import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument("--title", default="", help="heading of the page (default: the run's own)")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="import the dataset if the run's config names it as MODULE:CALLABLE, which runs that code",
-    )
+    flags.add_trust(parser)
     parser.add_argument(
         "--against", type=Path, metavar="RUN", help="an evaluation of the same questions to compare with"
     )
     parser.add_argument(
         "--beside", type=Path, metavar="RUN", help="a run whose configuration is set beside this one's"
     )
-    parser.add_argument(
-        "--rollouts",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="rollouts to leaf through (default: 10000); of more, every so many-th step or question",
-    )
+    flags.add_rollouts(parser)
     # What `prompter report` was before: the leaderboard's flags.
     parser.add_argument("--benchmark", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=None, help=argparse.SUPPRESS)
@@ -51,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _leaderboard(arguments)
     if not arguments.runs:
         raise UserError("Name the folder of a run, as in prompter report runs/demo.")
-    if arguments.rollouts < 1:
-        raise UserError(f"--rollouts must be at least 1, but is {arguments.rollouts}.")
+    most = flags.rollouts(arguments)
     against, beside = (
         None if path is None else RunFolder.open(path) for path in (arguments.against, arguments.beside)
     )
@@ -65,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                 trust=arguments.trust,
                 against=against,
                 beside=beside,
-                most=arguments.rollouts,
+                most=most,
             )
         )
     return 0

@@ -35,36 +35,37 @@ async function openViewer() {
     state.place = wanted;
     list.mark(wanted);
     const group = list.shown[wanted];
-    if (group === state.group && state.scene) return drawFacts(group);
-    state.group = group;
-    state.scene = null;
     const ticket = ++asked;
+    if (group !== state.group || !state.scene) {
+      state.group = group;
+      state.scene = null;
+      document.documentElement.dataset.busy = "";
+      const read = await readGroup(group);
+      if (ticket !== asked) return; // another one was asked for meanwhile
+      Object.assign(state, read);
+    }
+    state.member = bestMember(group);
+    drawFacts(group);
+    drawCards(group);
+    choose(state.member);
+    if (!byId("tab-rollouts").hidden) location.replace("#rollouts/" + group);
+    delete document.documentElement.dataset.busy;
+  }
+
+  async function readGroup(group) {
     const { groups } = index;
     const image = groups.image[group];
     const [piece, picture] = await Promise.all([
       pieceOf(Math.floor(group / index.perPiece)),
       index.hasImage[image] ? imageOf(image) : null,
     ]);
-    if (ticket !== asked) return; // another one was asked for meanwhile
     const told = piece[group % index.perPiece];
     const [width, height] = [groups.width[group], groups.height[group]];
-    state.scene = {
-      width,
-      height,
-      image: picture,
-      target: told.target === null ? null : readMask(told.target, width, height),
-      boxes: told.boxes,
+    const mask = (text) => (text ? readMask(text, width, height) : null);
+    return {
+      scene: { width, height, image: picture, target: mask(told.target), boxes: told.boxes },
+      answers: told.members.map((one) => ({ ...one, prompts: one.prompts || [], mask: mask(one.mask) })),
     };
-    state.answers = told.members.map((one) => ({
-      ...one,
-      prompts: one.prompts || [],
-      mask: one.mask ? readMask(one.mask, width, height) : null,
-    }));
-    state.member = bestMember(group);
-    drawFacts(group);
-    drawCards(group);
-    choose(state.member);
-    location.replace("#rollouts/" + group);
   }
 
   // The first rollout that the filter means; else the first.
