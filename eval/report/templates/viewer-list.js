@@ -163,13 +163,12 @@ class GroupList {
     row.style.top = place * ROW + "px";
     row.append(element("span", "asked", index.queries[groups.query[group]]));
     row.append(element("b", "", number(sums.mean[group], 2)));
-    const size = groups.size[group];
     const said = [];
     if (groups.step[group] >= 0) said.push("step " + groups.step[group]);
-    if (index.parts.length > 1) said.push(index.parts[groups.part[group]]);
+    else if (index.parts.length > 1) said.push(index.parts[groups.part[group]]);
     let bad = 0;
     for (let one = sums.first[group]; one < sums.first[group + 1]; one++) bad += rollouts.outcome[one] >= index.firstFailure;
-    if (bad) said.push(bad + " of " + size + " unreadable");
+    if (bad) said.push(bad + " unreadable");
     if (!groups.target[group]) said.push("nothing fits");
     row.append(element("small", "", said.join(" · ") || groups.sample[group]));
     const strip = element("i", "strip");

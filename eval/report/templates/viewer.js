@@ -11,7 +11,8 @@ async function openViewer() {
   const list = new GroupList(index, sums, (place) => go(place));
   let asked = 0;
 
-  function refilter() {
+  // Narrow the list and go to its first group, or stay with the one that is looked at.
+  function refilter(stay) {
     const begun = performance.now();
     state.filter = readFilter(index, sums, pairs);
     const found = chosenGroups(index, sums, state.filter);
@@ -22,9 +23,8 @@ async function openViewer() {
     list.here = -1;
     list.show(found);
     document.documentElement.dataset.filterMs = (performance.now() - begun).toFixed(2);
-    const stays = found.indexOf(state.group);
     state.place = -1;
-    if (found.length) return go(Math.max(0, stays));
+    if (found.length) return go(stay === true ? Math.max(0, found.indexOf(state.group)) : 0);
     state.group = -1;
     return Promise.resolve();
   }
@@ -200,7 +200,7 @@ async function openViewer() {
   function clear() {
     for (const id of ["f-outcome", "f-tag", "f-part", "f-from", "f-to", "f-text"]) byId(id).value = "";
     byId("f-order").value = "order";
-    refilter();
+    refilter(true);
   }
 
   offerFilters(index, sums, pairs);
