@@ -130,6 +130,7 @@ async function openViewer() {
       shot.addEventListener("dblclick", zoom);
       return shot;
     });
+    cards.classList.toggle("few", shots.length < 4);
     cards.replaceChildren(target, ...shots);
   }
 
