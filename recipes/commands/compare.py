@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
 from recipes.commands import flags
+from recipes.commands.pairs import Pair
 
 if TYPE_CHECKING:
     from envs.rollout import Rollout
@@ -110,19 +110,6 @@ def print_compared(compared: Iterable[tuple[Pair, Comparison]]) -> list[dict[str
         found.append({**pair.to_json(), **comparison.to_json()})
     print("strict, per cent; 95 % bootstrap intervals of the paired difference")
     return found
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two files of rollouts, and how they are called."""
-
-    title: str
-    before: Path
-    after: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the two paths, JSON-ready."""
-        return {"before": str(self.before), "after": str(self.after)}
 
 
 def _pairs(runs: list[RunFolder]) -> Iterator[Pair]:

@@ -14,7 +14,7 @@ from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
 from recipes.commands.arguments import open_as_run
-from recipes.commands.compare import Pair
+from recipes.commands.pairs import Pair
 
 
 def write_compare_page(
