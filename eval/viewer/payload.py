@@ -27,6 +27,8 @@ PER_PIECE = 32
 """Groups whose texts and masks are packed together."""
 
 _FAILURES = tuple(FailureKind)
+_OTHERS: tuple[Outcome, ...] = tuple(one for one in Outcome if one is not Outcome.PARSE_FAILED)
+"""Outcomes of a rollout in the index's order: these, then the kinds of failure."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,8 @@ class _Builder:
         return {
             "perPiece": PER_PIECE,
             "earned": self._earned,
-            "outcomes": [outcome.name.lower() for outcome in Outcome if outcome is not Outcome.PARSE_FAILED]
-            + [str(kind) for kind in _FAILURES],
-            "firstFailure": len(Outcome) - 1,
+            "outcomes": [outcome.name.lower() for outcome in _OTHERS] + [str(kind) for kind in _FAILURES],
+            "firstFailure": len(_OTHERS),
             **{name: numbers.values for name, numbers in self._texts.items()},
             "tagSets": self._tags.values,
             "hasImage": [int(one) for one in has_image],
@@ -194,8 +195,8 @@ class _Builder:
 def _outcome_code(rollout: Rollout) -> int:
     """Position in the index's `outcomes`: what was answered, or the kind of failure."""
     if isinstance(rollout.reading, ParseFailure):
-        return len(Outcome) - 1 + _FAILURES.index(rollout.reading.kind)
-    return [one for one in Outcome if one is not Outcome.PARSE_FAILED].index(outcome_of(rollout))
+        return len(_OTHERS) + _FAILURES.index(rollout.reading.kind)
+    return _OTHERS.index(outcome_of(rollout))
 
 
 def _details(group: Group) -> dict[str, Any]:
