@@ -94,6 +94,7 @@ def test_masks_are_drawn_and_hidden_by_a_key(shown: OpenPage, run: Path) -> None
     records = list(read_lines(run / "rollouts" / "step-00000001.jsonl"))
     card = 1 + next(number for number, one in enumerate(records[:GROUP]) if one["prompts"])
     page = shown.page
+    page.keyboard.press("b")  # the segmenter `box` fills the boxes, whose lines lie on the mask's
     target, predicted = colours(page, card)
     assert target > 20 and predicted > 20
     page.keyboard.press("t")
