@@ -21,8 +21,8 @@ from prompter.policy import Policy
 from prompter.types import Answer, PromptSet
 
 
-def image_key(sample: Sample) -> str:
-    """Identity of a sample's image across datasets and splits."""
+def image_key(sample: Sample | Rollout) -> str:
+    """Identity of the image of a sample or rollout across datasets and splits."""
     return f"{sample.dataset}/{sample.split}/{sample.image_id}"
 
 

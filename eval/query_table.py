@@ -199,7 +199,7 @@ class TableBuilder:
         Raises:
             ValueError: if a mask of it does not have the size of its image.
         """
-        outcome = _outcome(rollout)
+        outcome = outcome_of(rollout)
         pair = None if rollout.target is None else _mask_pair(rollout)
         counts = {
             view: Counts(0, 0, 0, 0) if pair is None else count(pair, view)
@@ -314,7 +314,8 @@ def build_table(
     return builder.build()
 
 
-def _outcome(rollout: Rollout) -> Outcome:
+def outcome_of(rollout: Rollout) -> Outcome:
+    """What became of the query of a rollout."""
     if isinstance(rollout.reading, ParseFailure):
         return Outcome.PARSE_FAILED
     if rollout.executor_error is not None:

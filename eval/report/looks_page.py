@@ -29,18 +29,20 @@ def looks_sections(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _section(executor: str, looks: Mapping[str, Any]) -> dict[str, Any]:
     curve, confidence = looks["curve"], looks["confidence"]
-    charts = []
+    charts: list[Any] = []
+    halves: list[Any] = []
     if curve is not None:
         charts.append(_against_number(curve))
         if looks["seconds"] is not None:
             charts.append(_against_seconds(curve, looks["seconds"]))
     if confidence is not None:
-        charts += [_risk_chart(confidence), _reliability(confidence)]
+        halves += [_risk_chart(confidence), _reliability(confidence)]
     abstention = None if confidence is None else confidence["abstention"]
     return {
         "executor": executor,
         "sentence": combined_sentence(looks),
         "charts": [chart for chart in charts if chart],
+        "halves": [chart for chart in halves if chart],
         "curve": [] if curve is None else curve_rows(looks),
         "confidence": [] if confidence is None else confidence_rows(looks),
         "abstention": "" if abstention is None else abstention_sentence(abstention),

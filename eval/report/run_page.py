@@ -31,6 +31,8 @@ from eval.report.looks_page import looks_sections
 from eval.report.other_sets import other_sets
 from eval.report.timeline import draw_timeline
 from eval.runner import Samples
+from eval.viewer.groups import Shown
+from eval.viewer.page import config_changes, make_viewer
 from prompter.runs.memory import give_back_memory
 from prompter.runs.run_folder import RunFolder
 from rewards.replay import read_rollouts
@@ -72,6 +74,8 @@ class ReportInput:
         others: name -> rollouts of a further set before and after training.
         note: one paragraph under the heading.
         alarms: what went wrong while training, a sentence each.
+        rollouts: what can be leafed through; without it the page holds no script.
+        beside: another run's name and configuration, to say what differs from `config`.
     """
 
     title: str
@@ -86,6 +90,8 @@ class ReportInput:
     others: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     note: str = ""
     alarms: Sequence[str] = ()
+    rollouts: Shown | None = field(default=None, repr=False)
+    beside: tuple[str, Mapping[str, Any]] | None = None
 
 
 def write_report(folder: RunFolder, given: ReportInput, bootstrap: Bootstrap | None = None) -> Path:
@@ -124,12 +130,16 @@ def render_report(given: ReportInput, bootstrap: Bootstrap | None = None) -> str
     give_back_memory()
     config = yaml.safe_dump(dict(given.config), sort_keys=False, allow_unicode=True) if given.config else ""
     groups = case_pictures(given.samples, given.before, given.after, picked)
+    other = () if given.beside is None else (given.beside,)
     return from_template(
         "run.html",
         title=given.title,
         note=given.note,
         alarms=given.alarms,
         config=config,
+        config_other="" if given.beside is None else given.beside[0],
+        config_changes=config_changes({"this run": given.config, **dict(other)}),
+        viewer=make_viewer(given.rollouts),
         groups=groups,
         colours=COLOURS,
         **values,

@@ -114,6 +114,19 @@ def read_lines(path: Path | str) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def count_lines(path: Path | str) -> int:
+    """How many records `read_lines` would give, without reading them.
+
+    Raises:
+        UserError: if the file cannot be opened.
+    """
+    try:
+        with open(path, "rb") as handle:
+            return sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+
+
 def drop_unfinished_line(path: Path | str) -> None:
     """Cut a file after its last newline, removing what a killed process left of its last line."""
     target = Path(path)

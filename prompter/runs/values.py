@@ -10,7 +10,7 @@ given: after a flag of `prompter train`, in `--dataset-option`, or within `--exe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,15 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         key, value = read_option(override, "", form="--dotted.key VALUE")
         _set(result, key.split("."), value, f"--{key}")
     return result
+
+
+def dotted(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values of nested mappings, empty ones left out; lists are values."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from dotted(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
 
 
 def read_option(text: str, flag: str, *, form: str = "KEY=VALUE") -> tuple[str, Any]:

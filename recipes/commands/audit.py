@@ -56,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=20, metavar="N", help="how often to plant anew (default: 20)"
     )
     flags.add_seed(parser, "the planted faults")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="import the dataset if the runs' configs name it as MODULE:CALLABLE, which runs that code",
-    )
+    flags.add_trust(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
     prompter compare runs/demo                        a training run: before and after
     prompter compare runs/first runs/second           two evaluations, or what two training runs ended in
     prompter compare runs/demo/eval/before runs/other runs/third --json comparison.json
+    prompter compare runs/first runs/second --page comparison.html
 
 A training run stands for its before and after, and, beside other runs, for its after. Every later run is
 compared with the first. No model is loaded: whatever wrote rollouts can be compared, runs of earlier versions
@@ -15,17 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
+from recipes.commands import flags
 from recipes.commands.output import add_json_file, tell
+from recipes.commands.pairs import Pair
 
 if TYPE_CHECKING:
     from envs.rollout import Rollout
+    from eval.comparison import Comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the tag `tile`, or what the dataset says)",
     )
     add_json_file(parser, "all figures")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a page: figures, what the configurations say differently, the runs' answers side "
+        "by side",
+    )
+    flags.add_trust(parser)
+    flags.add_rollouts(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,8 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     from envs.datasets.tiles import tile_of, tile_rule
 
     tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
-    found = print_pairs(_pairs([RunFolder.open(path) for path in arguments.runs]), tile)
+    runs = [RunFolder.open(path) for path in arguments.runs]
+    compared = compare_pairs(_pairs(runs), tile)
+    found = print_compared(compared)
     tell(comparisons=found)
+    if arguments.page is not None:
+        from recipes.commands.compare_page import write_compare_page
+
+        page = write_compare_page(
+            arguments.page, runs, compared, trust=arguments.trust, most=flags.rollouts(arguments)
+        )
+        tell(page=page)
+        print(page)
     if arguments.json is not None:
         with atomic_write(arguments.json) as handle:
             json.dump({"comparisons": found}, handle, indent=1, ensure_ascii=False, allow_nan=False)
@@ -63,12 +85,25 @@ def print_pairs(pairs: Iterable[Pair], tile: Callable[[Rollout], str] | None = N
         pairs: what to compare.
         tile: names the tile of a rollout's image; None for what its set says (`envs.datasets.tiles.tile_of`).
     """
+    return print_compared(compare_pairs(pairs, tile))
+
+
+def compare_pairs(
+    pairs: Iterable[Pair], tile: Callable[[Rollout], str] | None = None
+) -> list[tuple[Pair, Comparison]]:
+    """Compare pairs; see `print_pairs`."""
     from envs.datasets.tiles import tile_of
-    from eval.comparison import compare_files, comparison_text
+    from eval.comparison import compare_files
+
+    return [(pair, compare_files(pair.before, pair.after, tile=tile or tile_of)) for pair in pairs]
+
+
+def print_compared(compared: Iterable[tuple[Pair, Comparison]]) -> list[dict[str, Any]]:
+    """Print what was found of pairs; return it JSON-ready."""
+    from eval.comparison import comparison_text
 
     found = []
-    for pair in pairs:
-        comparison = compare_files(pair.before, pair.after, tile=tile or tile_of)
+    for pair, comparison in compared:
         counted = f"{comparison.queries} queries on {comparison.images} images"
         if comparison.tiles is not None:
             counted += f" of {comparison.tiles} tiles"
@@ -77,19 +112,6 @@ def print_pairs(pairs: Iterable[Pair], tile: Callable[[Rollout], str] | None = N
         found.append({**pair.to_json(), **comparison.to_json()})
     print("strict, per cent; 95 % bootstrap intervals of the paired difference")
     return found
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two files of rollouts, and how they are called."""
-
-    title: str
-    before: Path
-    after: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the two paths, JSON-ready."""
-        return {"before": str(self.before), "after": str(self.after)}
 
 
 def _pairs(runs: list[RunFolder]) -> Iterator[Pair]:

@@ -33,12 +33,14 @@ from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.looks.records import looks_files
 from eval.looks.rules import RULES
 from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files, read_results, rescore, results_text
 from eval.runner import EvaluationRun, evaluate
+from eval.viewer.groups import MOST_ROLLOUTS, Shown, joined, look_groups, question_groups
 from prompter.dialects import DIALECTS
 from prompter.errors import UserError
 from prompter.prompt_text import read_prompt_file
@@ -205,6 +207,8 @@ def write_evaluation_report(
     samples: Any = None,
     trust: bool = False,
     against: RunFolder | None = None,
+    beside: RunFolder | None = None,
+    most: int = MOST_ROLLOUTS,
 ) -> Path:
     """Write `report.html` of a scored evaluation, with pictures of its first segmenter; return its path.
 
@@ -215,6 +219,8 @@ def write_evaluation_report(
         trust: import the benchmark if the run's config names it as "module:callable"; without it, the
             pictures of such a run are drawn on grey.
         against: an evaluation of the same questions, shown as what was before.
+        beside: a run whose configuration is set beside this one's; None for `against`.
+        most: rollouts to leaf through.
 
     Raises:
         UserError: if the folder is no scored evaluation, or the benchmark cannot be opened.
@@ -225,6 +231,7 @@ def write_evaluation_report(
         raise UserError(f"{folder.config_path} names no benchmark; was it written by `prompter eval`?")
     if samples is None:
         samples = open_as_run(config, trust=trust)
+    other = beside or against
     executor = next(iter(config.get("executors") or ()), None)
     rollouts = evaluation_files(folder)[0] if executor is None else folder.rollouts_path(executor)
     return write_report(
@@ -239,6 +246,8 @@ def write_evaluation_report(
             samples=samples,
             results=results,
             config=config,
+            rollouts=_leafed(folder, rollouts, samples, against, most=most),
+            beside=None if other is None else (str(other.path), other.read_config()),
         ),
     )
 
@@ -253,6 +262,20 @@ def _before(against: RunFolder, folder: RunFolder, rollouts: Path) -> Path:
         if pair.after == rollouts:
             return pair.before
     raise UserError(f"{against.path} holds no rollouts of {rollouts.stem} to compare with.")
+
+
+def _leafed(
+    folder: RunFolder, rollouts: Path, samples: Any, against: RunFolder | None, *, most: int
+) -> Shown:
+    """All there is to leaf through: looks where there are any, else the answers of every segmenter."""
+    if against is None and (every := looks_files(folder)):
+        return joined(look_groups(path, path.stem, samples, most=most // len(every)) for path in every)
+    if against is not None:
+        runs = {"before": _before(against, folder, rollouts), "after": rollouts}
+        return question_groups(runs, rollouts.stem, samples, most=most)
+    return question_groups(
+        {path.stem: path for path in evaluation_files(folder)}, "evaluation", samples, most=most
+    )
 
 
 def _probe_note(folder: Path) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prompter.errors import UserError
+
 
 def add_benchmark(
     parser: argparse.ArgumentParser,
@@ -45,6 +47,37 @@ def add_skip_bad(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out records that do not load; count them"
     )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Declare `--trust`, for commands that open a dataset as a run's config says."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="import a dataset that a run's config names as MODULE:CALLABLE, which runs that code",
+    )
+
+
+def add_rollouts(parser: argparse.ArgumentParser) -> None:
+    """Declare `--rollouts`, for commands that write a page to leaf through; `rollouts` reads it."""
+    parser.add_argument(
+        "--rollouts",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="rollouts on the page (default: 10000); of more, steps or questions are evenly spaced",
+    )
+
+
+def rollouts(arguments: argparse.Namespace) -> int:
+    """What `--rollouts` says.
+
+    Raises:
+        UserError: if it is less than 1.
+    """
+    if arguments.rollouts < 1:
+        raise UserError(f"--rollouts must be at least 1, but is {arguments.rollouts}.")
+    return int(arguments.rollouts)
 
 
 def add_executor(

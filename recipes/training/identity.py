@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from prompter import __version__
 from prompter.checkpoint import Checkpoint, frame_before, load_policy
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
+from prompter.runs.values import dotted
 from recipes.config import TrainConfig, load_config
 from recipes.training.checks import grpo_arguments, window_steps
 
@@ -118,12 +119,12 @@ def check_same_run(
     recorded = folder.read_identity()
     if recorded is None:
         recorded = _identity_of_earlier_version(before, config, source)
-    was, now = dict(_flat(recorded)), dict(_flat(identity))
+    was, now = dict(dotted(recorded)), dict(dotted(identity))
     for key, value in was.items():
         # A setting that a later version added is not in the record of an earlier one, and says nothing.
         if value != now.get(key) and not key.startswith("versions."):
             raise UserError(_refusal(folder, key, value, now.get(key)))
-    first, second = (dict(_flat(one.model_dump(mode="json"))) for one in (before, config))
+    first, second = (dict(dotted(one.model_dump(mode="json"))) for one in (before, config))
     changed = [
         f"resumed with another {key}: {first.get(key)!r} -> {second.get(key)!r}"
         for key in {**first, **second}
@@ -149,8 +150,8 @@ def check_same_rollouts(run: RunFolder, identity: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first key that differs, and both values.
     """
-    now = dict(_flat(identity))
-    for key, value in _flat(run.read_identity() or {}):
+    now = dict(dotted(identity))
+    for key, value in dotted(run.read_identity() or {}):
         if key.startswith(("versions.", "optimiser.", "policy.lora")) or now.get(key, value) == value:
             continue
         called, _ = _called(key)
@@ -198,15 +199,6 @@ def _called(key: str) -> tuple[str, str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…" + text[:1]
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values of nested mappings, empty ones left out; lists are values."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
 
 
 def _content(source: SampleSource) -> str:

@@ -5,18 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.datasets import may_open
+from envs.sample import SampleSource
 from eval.bootstrap import Interval
 from eval.comparison import Comparison, compare_files, remarks
 from eval.report.run_page import ReportInput, write_report
 from eval.results import evaluation_files
+from eval.viewer.groups import MOST_ROLLOUTS, Shown, joined, question_groups
+from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.tables import text_table
 from recipes.config import TrainConfig
 from recipes.training.alarms import alarm_lines
 from recipes.training.held_out import other_name
+from recipes.training.rollout_groups import training_groups
 
 
-def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = False) -> Path:
+def write_training_report(
+    folder: RunFolder,
+    title: str = "",
+    *,
+    trust: bool = False,
+    beside: RunFolder | None = None,
+    most: int = MOST_ROLLOUTS,
+) -> Path:
     """Write `report.html` of a finished training run; return its path.
 
     Args:
@@ -24,6 +35,8 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
         title: heading; "" names the run.
         trust: whether the run's config is the user's own, so that a dataset that it names as
             "module:callable" is imported; without it, the pictures of such a run are drawn on grey.
+        beside: a run whose configuration is set beside this one's.
+        most: rollouts to leaf through.
     """
     config = TrainConfig.model_validate(folder.read_config())
     held_out = config.open_held_out() if may_open(config.held_out.name, trust) else None
@@ -47,7 +60,29 @@ def write_training_report(folder: RunFolder, title: str = "", *, trust: bool = F
             },
             config=folder.read_config(),
             alarms=alarm_lines(folder.read_metrics(), config.alarms),
+            rollouts=_leafed(folder, config, held_out, trust=trust, most=most),
+            beside=None if beside is None else (str(beside.path), beside.read_config()),
         ),
+    )
+
+
+def _leafed(
+    folder: RunFolder, config: TrainConfig, held_out: SampleSource | None, *, trust: bool, most: int
+) -> Shown:
+    """What was sampled while training, and the held-out questions before and after."""
+    note = ""
+    source: SampleSource | None = None
+    try:
+        source = config.dataset.open() if may_open(config.dataset.name, trust) else None
+    except UserError as error:  # the figures of a run are worth a page without pictures
+        note = f"The training set could not be opened, so its images are missing: {error}"
+    sides = {name: _rollouts(folder, name)[0] for name in ("before", "after")}
+    return joined(
+        [
+            training_groups(folder, source, folder.read_config(), most=most),
+            question_groups(sides, "held-out", held_out, most=most),
+            Shown((), note),
+        ]
     )
 
 

@@ -116,6 +116,19 @@ def window_rewards(path: Path) -> list[tuple[int, list[float | None]]]:
         raise UserError(f"{path} is no window of rollouts ({type(error).__name__}: {error}).") from None
 
 
+def window_groups(path: Path) -> list[ScoredGroup]:
+    """The groups of a window's file in order, without their rollouts.
+
+    Raises:
+        UserError: if the file is no window.
+    """
+    records = list(read_lines(path))
+    try:
+        return [_group(record) for record in records[1 : 1 + records[0]["all_groups"]]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no window of rollouts ({type(error).__name__}: {error}).") from None
+
+
 def _group(record: Mapping[str, Any]) -> ScoredGroup:
     completions = [
         Completion(

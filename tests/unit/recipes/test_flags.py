@@ -13,6 +13,7 @@ from envs.executors.config import ExecutorConfig
 from prompter.errors import UserError
 from prompter.runs.values import read_options
 from recipes import cli
+from recipes.commands import flags
 from recipes.commands.arguments import benchmark_parts, dataset_options, parse_executor
 
 EVALUATIONS = {"eval", "ablate"}
@@ -32,6 +33,8 @@ NEEDED = {
     "leaderboard": [],
     "score": [],
     "predictions": ["run", "--out", "x"],
+    "report": ["run"],
+    "compare": ["run"],
     "lmms-task": ["--out", "x"],
     "audit": [],
     "export": ["run", "--out", "x"],
@@ -109,6 +112,8 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         lambda arguments: arguments.out,
         Path("there"),
     ),
+    "--trust": ({"report", "compare", "audit"}, [], lambda arguments: arguments.trust, True),
+    "--rollouts": ({"report", "compare"}, ["7"], flags.rollouts, 7),
     "--limit": (
         {*EVALUATIONS, "ceiling", "score", "lmms-task", "engine"},
         ["7"],
