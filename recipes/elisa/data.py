@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -86,6 +87,27 @@ def mean_embedding(lessons: Sequence[Lesson]) -> Tensor:
     """The mean [width] of all masks on offer, each sample's counted."""
     total = torch.stack([lesson.masks.sum(0) for lesson in lessons]).sum(0)
     return total / sum(len(lesson.masks) for lesson in lessons)
+
+
+def likeness(lessons: Sequence[Lesson], mean: Tensor) -> float | None:
+    """How alike the masks of one question are: the mean cosine between two of them, less `mean`.
+
+    The paper shows it with a mean of zeros and with that of the training set.
+
+    Args:
+        lessons: those with fewer than two masks are left out.
+        mean: [width], subtracted from every embedding first.
+
+    Returns:
+        In [-1, 1]; None if no lesson has two masks.
+    """
+    found = []
+    for lesson in lessons:
+        count = len(lesson.masks)
+        if count > 1:
+            rows = functional.normalize(lesson.masks - mean, dim=1)
+            found.append((float((rows @ rows.T).sum()) - count) / (count * (count - 1)))
+    return sum(found) / len(found) if found else None
 
 
 class Lessons(Dataset):

@@ -38,7 +38,7 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
 
     from envs.datasets import open_dataset
     from prompter.elisa.batch import Collator
-    from recipes.elisa.data import Lessons, mean_embedding, prepare
+    from recipes.elisa.data import Lessons, likeness, mean_embedding, prepare
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -65,6 +65,8 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
         "masks a sample": round(sum(len(one.masks) for one in lessons) / len(lessons), 1),
         "with targets on offer": sum(one.truth for one in lessons),
         "images proposed for": proposer.computed,
+        "likeness": likeness(lessons, torch.zeros_like(mean)),
+        "likeness less the mean": likeness(lessons, mean),
         "minutes": round((time.time() - started) / 60, 2),
     }
     print(json.dumps(told), flush=True)
