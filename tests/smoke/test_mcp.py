@@ -25,7 +25,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client  # noqa: E402  
 pytestmark = pytest.mark.smoke
 
 WORDS = ["-m", "recipes.cli", "mcp", "scenes", "--policy", "shipped:small-policy"]
-OPTIONS = ["--policy-option", "adapter=shipped:small-policy-demo", "--executor", "box"]
+OPTIONS = ["--executor", "box"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
