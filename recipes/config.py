@@ -95,6 +95,20 @@ class LoraConfig(StrictModel):
     null takes the language model's attention and MLP projections. A vLLM sampler adapts linear layers of the
     language model alone: with one, anything else is refused."""
 
+    def for_family(self, family: str, **more: Any) -> Any:
+        """PEFT's own config of these adapters, for a policy of a family; `more` are further fields of it."""
+        import peft
+
+        from prompter.families import lora_targets
+
+        return peft.LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules or lora_targets(family),
+            **more,
+        )
+
 
 class PolicyConfig(StrictModel):
     """The vision-language model that is trained."""

@@ -323,20 +323,11 @@ def evaluate_during(trainer: Any, evaluation: Any, step: int, stop: StopRequest 
 
 def with_adapters(model: Any, config: TrainConfig) -> Any:
     """Wrap a model with LoRA adapters; with `lora: null` return it as it is, all weights trained."""
-    from prompter.families import lora_targets
-
     lora = config.policy.lora
     if lora is None:
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import set_seed
 
     set_seed(config.seed)  # the same adapters, whatever was built before them
-    adapters = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or lora_targets(model.config.model_type),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, adapters)
+    return get_peft_model(model, lora.for_family(model.config.model_type, task_type="CAUSAL_LM"))

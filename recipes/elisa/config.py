@@ -9,16 +9,7 @@ from pydantic import Field
 from envs.proposals.config import ProposerConfig
 from prompter.elisa.settings import ElisaSettings
 from prompter.runs.config import StrictModel
-
-
-class LoraSize(StrictModel):
-    """Low-rank matrices that are trained in the place of the language model's own."""
-
-    rank: int = Field(default=16, ge=1)
-    """Their rank."""
-
-    alpha: int = Field(default=32, ge=1)
-    """Their scale, by the rank."""
+from recipes.config import LoraConfig
 
 
 class ElisaConfig(StrictModel):
@@ -63,8 +54,8 @@ class ElisaConfig(StrictModel):
     twin_iou: float = Field(default=0.95, gt=0, le=1)
     """Beside the targets, proposals that overlap one more than this are left out."""
 
-    lora: LoraSize | None = None
-    """Train low-rank matrices of the language model; null trains all of it. The vision tower is frozen."""
+    lora: LoraConfig | None = None
+    """Adapters of the language model; null trains all of its weights. The vision tower is frozen."""
 
     mask_weight: float = Field(default=2.0, gt=0)
     """Weight of a mask's token in the loss; that of a word is 1."""

@@ -136,7 +136,6 @@ def open_base(config: ElisaConfig, command: str) -> ElisaPolicy:
     from prompter.checkpoint import load_policy, load_weights, resolve_source
     from prompter.elisa.features import VisionTower, embedding_width
     from prompter.elisa.folder import build_elisa
-    from prompter.families import lora_targets
 
     checkpoint = load_policy(config.policy, config.policy_settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,12 +146,9 @@ def open_base(config: ElisaConfig, command: str) -> ElisaPolicy:
     if config.lora is None:
         model.model.visual.requires_grad_(False)
     else:
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
-        size = LoraConfig(
-            r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=lora_targets(checkpoint.family)
-        )
-        model = get_peft_model(model, size)
+        model = get_peft_model(model, config.lora.for_family(checkpoint.family))
     return build_elisa(
         checkpoint,
         model,

@@ -14,7 +14,6 @@ from envs.seg_token.build_head import build_head
 from envs.seg_token.model import SegTokenModel, SegTokenPolicy, open_encoder, take_over_state
 from envs.seg_token.settings import SETTINGS_FILE, SegTokenSettings
 from prompter.checkpoint import Checkpoint, load_policy, load_weights, resolve_source
-from prompter.families import lora_targets
 from prompter.sampling.weights import merged_weights
 from prompter.seg_tokens import add_mark_tokens, query_ids
 from recipes.seg_token.config import SegTokenConfig
@@ -87,15 +86,7 @@ def _adapt(model: Any, policy: Checkpoint, config: SegTokenConfig) -> Any:
         return None
     import peft
 
-    adapted = peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=config.lora.r,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=config.lora.target_modules or lora_targets(policy.family),
-        ),
-    )
+    adapted = peft.get_peft_model(model, config.lora.for_family(policy.family))
     model.get_input_embeddings().requires_grad_(True)
     model.get_output_embeddings().requires_grad_(True)
     return adapted

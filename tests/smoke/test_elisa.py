@@ -130,7 +130,7 @@ def test_lora_is_saved_on_its_base_and_the_segmenters_features_serve(base: Path,
     config = write_config(
         tmp_path,
         base,
-        lora={"rank": 2, "alpha": 4},
+        lora={"r": 2, "alpha": 4},
         elisa={"hidden": 32, "features": "segmenter"},
         proposer=proposer,
         steps=2,
