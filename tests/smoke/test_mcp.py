@@ -61,7 +61,7 @@ def test_the_sdks_client_asks_and_corrects_over_stdio(place: Path) -> None:
                 assert better["objects"][1:] == first["objects"][1:]
                 [overlay] = (await client.read_resource(better["resources"][0])).contents
                 assert overlay.mime_type == "image/jpeg" and len(overlay.blob) > 5000
-                for path in ("link.png", "../scenes/link.png", str(ROOT / "docs/images/before-after.jpg")):
+                for path in ("link.png", "../scenes/link.png", str(ROOT / "docs/images/shipped-policy.jpg")):
                     refused = await client.call_tool("segment", {"image": path, "question": "roofs"})
                     assert refused.is_error and "outside the folders" in refused.content[0].text
 
