@@ -9,7 +9,7 @@ from prompter.errors import UserError, did_you_mean
 FOLDER = Path(__file__).parent / "configs"
 """Where they are; each has a section in docs/recipes.md."""
 
-OTHER_COMMANDS = ("cold-start", "seg-token")
+OTHER_COMMANDS = ("cold-start", "seg-token", "elisa")
 """Beginnings of the names of configs that other commands than `prompter train` take."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -168,3 +169,16 @@ def executor_name(config: ExecutorConfig | None) -> str:
         if getattr(config, name) != getattr(plain, name)
     ]
     return config.name + "".join(changed)
+
+
+def new_output(folder: Path, *, resume: bool) -> Path:
+    """A config's `output_dir`, which must be new or empty unless a run goes on there.
+
+    Raises:
+        UserError: if it holds something.
+    """
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"output_dir {folder} is not empty: name a new folder, remove it, or go on with --resume"
+        )
+    return folder

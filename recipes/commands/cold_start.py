@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prompter.errors import UserError
 from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
 from recipes.cold_start.config import ColdStartConfig
 from recipes.cold_start.train import cold_start
+from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
 
 TAKES_OVERRIDES = True
@@ -38,11 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the cold start a config describes."""
     config = load_config_model(ColdStartConfig, args.config, args.overrides)
-    output = Path(config.output_dir)
-    if not args.resume and output.exists() and any(output.iterdir()):
-        raise UserError(
-            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
-        )
+    output = new_output(Path(config.output_dir), resume=args.resume)
     cold_start(config, args.typed, resume=args.resume)
     tell(out=output)
     return 0

@@ -1,6 +1,6 @@
 """Train an ELISA policy: it chooses among masks that the frozen segmenter proposes.
 
-    prompter elisa recipes/configs/elisa/synthetic.yaml
+    prompter elisa recipes/configs/elisa.yaml
     prompter eval --benchmark synthetic-aerial:test --policy elisa:runs/elisa/policy --executor own-masks \\
         --out runs/elisa-test
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prompter.errors import UserError
 from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
+from recipes.commands.arguments import new_output
+from recipes.commands.output import tell
 from recipes.elisa.config import ElisaConfig
 from recipes.elisa.train import train_elisa
 
@@ -39,10 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train as a config says; print the folder of the policy."""
     config = load_config_model(ElisaConfig, args.config, args.overrides)
-    output = Path(config.output_dir)
-    if not args.resume and output.exists() and any(output.iterdir()):
-        raise UserError(
-            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
-        )
-    print(train_elisa(config, args.typed, resume=args.resume))
+    new_output(Path(config.output_dir), resume=args.resume)
+    policy = train_elisa(config, args.typed, resume=args.resume)
+    tell(policy=policy)
+    print(policy)
     return 0

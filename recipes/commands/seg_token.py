@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prompter.errors import UserError
 from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
+from recipes.commands.arguments import new_output
+from recipes.commands.output import tell
 from recipes.seg_token.config import SegTokenConfig
 
 TAKES_OVERRIDES = True
@@ -39,12 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train what a config describes; print the checkpoint's folder."""
     config = load_config_model(SegTokenConfig, args.config, args.overrides)
-    output = Path(config.output_dir)
-    if not args.resume and output.exists() and any(output.iterdir()):
-        raise UserError(
-            f"output_dir {output} is not empty: name a new folder, remove it, or go on with --resume"
-        )
+    new_output(Path(config.output_dir), resume=args.resume)
     from recipes.seg_token.train import train_seg_token
 
-    print(train_seg_token(config, args.typed, resume=args.resume))
+    policy = train_seg_token(config, args.typed, resume=args.resume)
+    tell(policy=policy)
+    print(policy)
     return 0

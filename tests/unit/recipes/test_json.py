@@ -50,6 +50,8 @@ EVERY = [name for name in cli.COMMANDS if name not in WITHOUT]
 MORE = {
     "train": ["synthetic-aerial"],
     "cold-start": ["x.yaml"],
+    "seg-token": ["x.yaml"],
+    "elisa": ["x.yaml"],
     "plan": ["x"],
     "completion": ["bash"],
     "compare": ["x"],

@@ -20,11 +20,12 @@ from recipes.cold_start.config import ColdStartConfig
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config, train_sections
 from recipes.config_docs import PAGE, with_keys
 from recipes.elisa.config import ElisaConfig
+from recipes.shipped import shipped_recipes
 from rewards.registry import build_reward
 
 ROOT = Path(__file__).resolve().parents[3]
 COLD_STARTS = sorted((ROOT / "recipes" / "configs").glob("cold-start*.yaml"))
-CONFIGS = sorted(set((ROOT / "recipes" / "configs").glob("*.yaml")) - set(COLD_STARTS))
+CONFIGS = sorted(shipped_recipes().values())
 
 SMALLEST = """
 run_dir: runs/x
@@ -281,6 +282,14 @@ def test_each_shipped_config_loads_and_names_things_that_exist(path: Path) -> No
 @pytest.mark.parametrize("path", COLD_STARTS, ids=lambda path: path.stem)
 def test_each_cold_start_config_loads_and_names_things_that_exist(path: Path) -> None:
     config = load_config_model(ColdStartConfig, path)
+    assert config.split in dataset_info(config.dataset).splits
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "configs").glob("elisa*.yaml")), ids=lambda path: path.stem
+)
+def test_each_elisa_config_loads_and_names_things_that_exist(path: Path) -> None:
+    config = load_config_model(ElisaConfig, path)
     assert config.split in dataset_info(config.dataset).splits
 
 
