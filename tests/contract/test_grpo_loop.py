@@ -35,6 +35,7 @@ from prompter.types import Completion
 from recipes import grpo_loop
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, load_config
 from recipes.grpo import with_adapters
+from recipes.shipped import shipped_recipes
 from recipes.training.checks import grpo_arguments
 from recipes.training.log import TrainingLog
 from recipes.training.phases import PhaseTimes
@@ -47,13 +48,8 @@ from tests.fixtures.toy_task import Squares
 
 GROUP_SIZE, PROMPTS, QUESTIONS, UPDATES = 4, 8, 16, 2
 LARGEST_DIFFERENCE = 1e-4
-FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 # Those that repeat somebody else's published settings do not say what the page does.
-CONFIGS = sorted(
-    set(FOLDER.glob("*.yaml"))
-    - set(FOLDER.glob("cold-start*.yaml"))
-    - set(FOLDER.glob("think2seg-rs-*.yaml"))
-)
+CONFIGS = [path for name, path in shipped_recipes().items() if not name.startswith("think2seg-rs-")]
 
 
 def configured(key: str) -> set[Any]:

@@ -26,13 +26,13 @@ from recipes.planning.plan import Plan, estimate
 from recipes.planning.shapes import SHAPES
 from recipes.planning.text import plan_lines
 from recipes.planning.trainer import TRL_DEFAULTS, model_items, step_items
+from recipes.shipped import shipped_recipes
 from tests.fixtures import true_size
 from tests.fixtures.planning import on_gpu
 from tests.fixtures.tiny_policy import save_tiny_policy
 from tests.fixtures.training import write_config
 
 TOLERANCE = 0.25
-FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
 PUBLISHED = {
     "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
@@ -249,7 +249,7 @@ def test_the_command_names_what_would_fit(
     assert main(["plan", str(config), "--rates", "x", "--from", "y"]) == 2
 
 
-CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("cold-start*.yaml")))
+CONFIGS = sorted(shipped_recipes().values())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -9,9 +9,9 @@ import yaml
 
 from prompter.errors import UserError
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, check_trainer_keys, load_config
+from recipes.shipped import shipped_recipes
 
-FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "configs"
-CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("cold-start*.yaml")))
+CONFIGS = sorted(shipped_recipes().values())
 
 
 def config_with(trainer: dict[str, object]) -> TrainConfig:

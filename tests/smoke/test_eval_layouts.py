@@ -25,6 +25,7 @@ from prompter.errors import UserError
 from prompter.runs.jsonl import drop_unfinished_line, read_lines
 from recipes.commands import eval as eval_command
 from rewards.replay import read_rollouts
+from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.layouts import FIXTURES, Fixture
 from tests.fixtures.runs import command, contents
 
@@ -36,7 +37,7 @@ WITH_MODELS = [
     for name in sorted(FIXTURES)
     if os.environ.get("PROMPTER_ALL_LAYOUTS") or name in ("earthreason-nested", "refcoco", "vrsbench")
 ]
-"""Layouts that the shipped policy and MobileSAM answer too: half a minute each, so all only when asked to."""
+"""Layouts that a policy and MobileSAM answer too: half a minute each, so all only when asked to."""
 PRELOADED = [
     "datasets",
     "envs.executors.families.mobile_sam",
@@ -144,12 +145,20 @@ def started(
         process.join()
 
 
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that answers with boxes whatever it sees; the shipped one declines most of these pictures."""
+    folder = tmp_path_factory.mktemp("boxes")
+    save_formatted_policy(folder)
+    return folder
+
+
 @pytest.mark.parametrize("key", WITH_MODELS)
-def test_shipped_policy_and_mobile_sam(
-    key: str, tmp_path: Path, hub_cache: Path, segmenter: str, processes: ForkServerContext
+def test_a_policy_and_mobile_sam(
+    key: str, tmp_path: Path, hub_cache: Path, segmenter: str, boxes: Path, processes: ForkServerContext
 ) -> None:
     words, expected = opened(FIXTURES[key], tmp_path / "data")
-    words += ["--policy", "shipped:small-policy", "--policy-option", "sampler.backend=hf"]
+    words += ["--policy", str(boxes), "--policy-option", "sampler.backend=hf"]
     words += ["--executor", segmenter, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from envs.datasets import open_dataset
 from prompter.checkpoint import load_policy
 from recipes.cli import main
 from tests.fixtures.tiny_policy import save_random_adapter
@@ -72,6 +73,6 @@ def test_vllm_and_transformers_load_it_and_say_the_same(
         chat, add_generation_prompt=True, tokenize=False
     )
     image = tmp_path / "image.png"
-    Image.effect_mandelbrot((128, 128), (-2, -1.5, 1, 1.5), 40).convert("RGB").save(image)
+    open_dataset("synthetic-aerial", "test")[3].load_image().save(image)
     plain = in_transformers(folder, text, image)
     assert len(plain) > 4 and in_vllm(folder, text, image) == plain

@@ -177,7 +177,7 @@ def test_a_window_that_cannot_be_read_fails_the_run_or_is_listed(
     assert "cannot be read in columns" in capsys.readouterr().err
     assert not (tmp_path / "strict" / "objects.gpkg").exists()
     assert main([*words, "-o", str(tmp_path / "kept"), "--skip-bad", "--json"]) == 1
-    [done] = json.loads(capsys.readouterr().out)["rasters"]
+    [done] = json.loads(capsys.readouterr().out)["result"]["rasters"]
     grid, found = done["windows"]["grid"], done["objects"]["the middle"]
     assert done["left_out"] and len(done["left_out"]) + found == grid
     assert (tmp_path / "kept" / "objects.gpkg").exists()
@@ -226,7 +226,7 @@ def test_several_rasters_have_folders_and_those_without_a_place_have_pixels(
     (here / "bad.tif").write_text("<VRTDataset/>")
     words = ["segment", str(here), "the middle", "--also", "it", "-o", str(tmp_path / "out"), *CENTRE]
     assert main([*words, "--tile-size", "128", "--overlap", "32", "--skip-bad", "--json"]) == 1
-    done = json.loads(capsys.readouterr().out)
+    done = json.loads(capsys.readouterr().out)["result"]
     assert len(done["left_out"]) == 1 and "bad.tif" in done["left_out"][0]
     for name, count in (("map", 4), ("photo", 1), ("plain", 1)):
         out = tmp_path / "out" / name
@@ -250,7 +250,7 @@ def test_coarse_to_fine_looks_only_where_the_overview_promises(
     path = str(noisy(tmp_path / "a.tif", 1200))
     words = ["segment", path, "the middle", "-o", str(tmp_path / "out"), *CENTRE, "--tile-size", "128"]
     assert main([*words, "--overlap", "32", "--coarse-to-fine", "--json"]) == 0
-    [done] = json.loads(capsys.readouterr().out)["rasters"]
+    [done] = json.loads(capsys.readouterr().out)["result"]["rasters"]
     assert (tmp_path / "out" / "scale-10").is_dir() and (tmp_path / "out" / "scale-2").is_dir()
     assert 0 < done["windows"]["asked"] < done["windows"]["grid"] / 3
     with rasterio.open(path) as file:
