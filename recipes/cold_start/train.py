@@ -19,6 +19,7 @@ from prompter.runs.files import atomic_folder, atomic_write
 from prompter.runs.tables import markdown_table
 from prompter.runs.values import dump_yaml
 from recipes.cold_start.config import ColdStartConfig
+from recipes.trainer_states import last_state
 
 
 def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = False) -> Path:
@@ -79,7 +80,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     average = None if config.average is None else WeightAverage(model, config.average)
     commit = _commit()
     history: list[dict[str, float]] = []
-    state = _last_state(output) if resume else None
+    state = last_state(output, whole=HISTORY) if resume else None
     done = 0
     if state is not None:
         history = json.loads((state / HISTORY).read_text(encoding="utf-8"))
@@ -205,16 +206,6 @@ HISTORY = "history.json"
 
 def _export(output: Path, step: int) -> Path:
     return output / "exports" / f"step-{step:06d}"
-
-
-def _last_state(output: Path) -> Path:
-    """The newest whole state of the trainer under `output`."""
-    states = sorted(output.glob(f"trainer/checkpoint-*/{HISTORY}"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        raise UserError(
-            f"there is no cold start to resume in {output}: it has no trainer/checkpoint-*/{HISTORY}"
-        )
-    return states[-1].parent
 
 
 def _changes(config: ColdStartConfig) -> dict[str, Any]:

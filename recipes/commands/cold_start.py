@@ -16,6 +16,7 @@ from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
 from recipes.cold_start.config import ColdStartConfig
 from recipes.cold_start.train import cold_start
+from recipes.commands import flags
 from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
 
@@ -29,10 +30,7 @@ def config_keys() -> list[Section]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags; any further `--dotted.key value` overrides the config."""
-    parser.add_argument("config", type=Path, help="YAML config of the cold start")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a run that was broken off, after its last export"
-    )
+    flags.add_config_and_resume(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -49,6 +49,16 @@ def add_skip_bad(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config_and_resume(parser: argparse.ArgumentParser) -> None:
+    """Declare the config and `--resume` of a command that trains a policy by supervision."""
+    parser.add_argument("config", type=Path, help="YAML config of the training")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was broken off, after its last checkpoint",
+    )
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Declare `--trust`, for commands that open a dataset as a run's config says."""
     parser.add_argument(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
+from recipes.commands import flags
 from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
 from recipes.seg_token.config import SegTokenConfig
@@ -29,12 +30,7 @@ def config_keys() -> list[Section]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags; any further `--dotted.key value` overrides the config."""
-    parser.add_argument("config", type=Path, help="YAML config of the training")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with a run that was broken off, after its last checkpoint",
-    )
+    flags.add_config_and_resume(parser)
 
 
 def run(args: argparse.Namespace) -> int:

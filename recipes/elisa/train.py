@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prompter.errors import UserError
 from prompter.runs.files import atomic_folder
 from recipes.elisa.config import ElisaConfig
+from recipes.trainer_states import last_state
 
 if TYPE_CHECKING:
     from prompter.elisa.folder import ElisaPolicy
@@ -44,7 +45,7 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
         torch.set_num_threads(config.threads)
     set_seed(config.seed)
     output = Path(config.output_dir)
-    state = last_checkpoint(output) if resume else None
+    state = last_state(output) if resume else None
     source = open_dataset(config.dataset, config.split, **config.options)
     elisa = open_base(config, command)
     proposer = config.proposer.open()
@@ -165,21 +166,6 @@ def open_base(config: ElisaConfig, command: str) -> ElisaPolicy:
             "batch_size": config.batch_size,
         },
     )
-
-
-def last_checkpoint(output: Path) -> Path:
-    """The newest checkpoint of the trainer under `output`.
-
-    Raises:
-        UserError: if there is none.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    trainer = output / "trainer"
-    found = get_last_checkpoint(str(trainer)) if trainer.is_dir() else None
-    if found is None:
-        raise UserError(f"there is nothing to resume in {output}: it has no trainer/checkpoint-*")
-    return Path(found)
 
 
 def _as_one_argument(collate: Any) -> Any:

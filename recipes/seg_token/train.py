@@ -12,6 +12,7 @@ from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import append_lines
 from prompter.runs.values import dump_yaml
 from recipes.seg_token.config import SegTokenConfig
+from recipes.trainer_states import last_state
 
 METRICS = "metrics.jsonl"
 """Mean losses of each `log_every` steps."""
@@ -47,7 +48,7 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
             f"{config.dataset if config.pairs is None else config.pairs.path} gives {len(source)} samples, "
             f"fewer than queries_per_image {config.queries_per_image}: not one image is whole"
         )
-    state = _last_state(output) if resume else None
+    state = last_state(output) if resume else None
     done = 0 if state is None else int(state.name.removeprefix("checkpoint-"))
     parts, adapted = build(config)
     learner = SegTokenLearner(parts, config.weights, bfloat16=config.bfloat16)
@@ -180,13 +181,3 @@ def _optimiser(learner: Any, config: SegTokenConfig) -> Any:
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
-
-
-def _last_state(output: Path) -> Path:
-    """The newest whole state of the trainer under `output`."""
-    states = sorted(
-        output.glob("trainer/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime
-    )
-    if not states:
-        raise UserError(f"there is no seg-token run to resume in {output}: it has no trainer/checkpoint-*")
-    return states[-1].parent
