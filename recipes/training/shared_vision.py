@@ -1,14 +1,15 @@
 """Each distinct image of a step is processed and encoded once, however many completions it has.
 
 A group's completions share their image, and a step's prompts often share a scene. TRL hands the
-image to the processor and to the vision tower once per completion. The vision tower is frozen when
-the language model is trained by adapters, so its output for an image does not change in a run.
+image to the processor and to the vision tower once per completion. Where the tower is trained as well,
+the gradients of an image's copies are added up, and one backward pass carries them through it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -50,23 +51,22 @@ def sharing_processor(processor: Any) -> Any:
     return shared
 
 
-def share_vision(model: nn.Module) -> bool:
-    """Make a model's vision tower encode each distinct image of a call once; False if it is trained.
+def share_vision(model: nn.Module) -> None:
+    """Make a model's vision tower encode each distinct image of a call once; if frozen, without gradients.
 
     Only the tower's `forward` is replaced: names of modules and parameters, and so checkpoints, stay.
-    Without gradients, since a frozen tower needs none.
+    Copies of an image share what dropout in the tower drops.
     """
     core: Any = model
     core = core.get_base_model() if hasattr(core, "get_base_model") else core
     tower = core.model.visual
-    if any(parameter.requires_grad for parameter in tower.parameters()):
-        return False
+    frozen = not any(parameter.requires_grad for parameter in tower.parameters())
     plain = tower.forward
 
     def shared(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **options: Any) -> Any:
         sizes = grid_thw.prod(-1).tolist()
         numbers, order = equal_images(hidden_states.split(sizes), grid_thw)
-        with torch.no_grad():
+        with torch.no_grad() if frozen else nullcontext():
             if len(numbers) == len(sizes):
                 return plain(hidden_states, grid_thw=grid_thw, **options)
             parts = hidden_states.split(sizes)
@@ -83,7 +83,6 @@ def share_vision(model: nn.Module) -> bool:
         return output
 
     tower.forward = shared
-    return True
 
 
 def equal_images(parts: Sequence[torch.Tensor], grids: torch.Tensor) -> tuple[list[int], list[int]]:
