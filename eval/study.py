@@ -72,6 +72,8 @@ class Arm:
         against: gIoU against the reference arm with the same seeds; None for that arm, and while the two
             share no finished seed.
         parts: what `from_start` is made of: form, refusal, count, localisation (`eval.gain`).
+        both_answered: the mean change of IoU over the queries with a target for which both answers name
+            instances, over their own number; no part.
         instances: that an answer names after training, of those that parse; mean over seeds.
         completions, minutes: means over seeds; see `SeedResult`.
     """
@@ -83,6 +85,7 @@ class Arm:
     from_start: Change
     against: Change | None
     parts: Mapping[str, Change]
+    both_answered: Change
     instances: float | None
     completions: float
     minutes: float
@@ -126,7 +129,7 @@ def compare_arms(
                 _mean([_values(run.before)["gIoU"] for run in runs]),
                 _change([(run.before, run.after) for run in runs], bootstrap),
                 _change(shared, bootstrap) if shared and name != reference else None,
-                _parts([(run.before, run.after) for run in runs], bootstrap),
+                *_parts([(run.before, run.after) for run in runs], bootstrap),
                 _mean([_instances(run.after) for run in runs]),
                 float(np.mean([run.completions for run in runs])),
                 float(np.mean([run.minutes for run in runs])),
@@ -142,17 +145,25 @@ def _change(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap
     return _json(pooled_difference([(one[0], one[1]) for one in gious], clusters, bootstrap))
 
 
-def _parts(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None) -> dict[str, Change]:
-    """What `_change` of the same pairs is made of (`eval.gain`); the four differences add up to it."""
+def _parts(
+    pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None
+) -> tuple[dict[str, Change], Change]:
+    """What `_change` of the same pairs is made of (`eval.gain`), whose four differences add up to it; and the
+    mean change where both answered a target."""
     aligned, clusters = _aligned(pairs)
-    found = {}
-    for part in Part:
-        ratios = []
-        for before, after in aligned:
-            moved = np.where(parts_of(before, after)[part], after.scores - before.scores, 0.0)
-            ratios.append((Ratio.of(np.zeros(len(moved)), 1.0), Ratio.of(moved, 1.0)))
-        found[str(part)] = _json(pooled_difference(ratios, clusters, bootstrap))
-    return found
+    moved = [after.scores - before.scores for before, after in aligned]
+    parts = [parts_of(before, after) for before, after in aligned]
+
+    def pooled(chosen: Sequence[NDArray[np.bool_]], counted: Sequence[NDArray[np.bool_] | float]) -> Change:
+        ratios = [
+            (Ratio.of(np.zeros(len(change)), number), Ratio.of(np.where(mine, change, 0.0), number))
+            for change, mine, number in zip(moved, chosen, counted, strict=True)
+        ]
+        return _json(pooled_difference(ratios, clusters, bootstrap))
+
+    found = {str(part): pooled([one[part] for one in parts], [1.0] * len(parts)) for part in Part}
+    both = [one[Part.COUNT] | one[Part.LOCALISATION] for one in parts]
+    return found, pooled(both, both)
 
 
 def _aligned(
@@ -219,7 +230,7 @@ def write_study(out: Path, arms: Sequence[Arm], reference: str, title: str) -> P
 def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of a study, its heading first; shares in per cent, differences in points."""
     heading = ["arm", "seeds", "gIoU before", "after"]
-    for what in ("from its start", "of it localisation", "against reference"):
+    for what in ("from its start", "of it localisation", "both answered", "against reference"):
         heading += [what, *_INTERVALS, "each seed"]
     heading += [part for part in Part if part is not Part.LOCALISATION]
     heading += [*METRICS[1:], "instances", "completions", "minutes"]
@@ -233,6 +244,7 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
                 percent(arm.metrics["gIoU"]),
                 *_cells(arm.from_start),
                 *_cells(arm.parts[Part.LOCALISATION]),
+                *_cells(arm.both_answered),
                 *_cells(arm.against),
                 *(_cells(arm.parts[part])[0] for part in Part if part is not Part.LOCALISATION),
                 *(percent(arm.metrics[name]) for name in METRICS[1:]),
@@ -261,7 +273,8 @@ def _cells(change: Change | None) -> list[str]:
 NOTE = (
     "Held-out figures after training by protocol strict, in per cent, means over seeds. Differences are of "
     "gIoU, in points, paired by query, averaged over seeds; form, refusal, count and localisation add up to "
-    "that from the start. 95 % images: bootstrap drawing images, for these very seeds; 95 % seeds, images: "
+    "that from the start; both answered is the mean change of IoU where there is a target and both answers "
+    "name instances. 95 % images: bootstrap drawing images, for these very seeds; 95 % seeds, images: "
     "drawing seeds, too; 95 % seeds, t: Student's t of the seeds' differences. The reference arm is "
     "{reference}, compared seed by seed. Minutes are those of training, evaluations left out."
 )
