@@ -72,6 +72,7 @@ class Arm:
         against: gIoU against the reference arm with the same seeds; None for that arm, and while the two
             share no finished seed.
         parts: what `from_start` is made of: form, refusal, count, localisation (`eval.gain`).
+        targeted: localisation over the number of queries with a target, as it is made of these alone; no part.
         both_answered: the mean change of IoU over the queries with a target for which both answers name
             instances, over their own number; no part.
         instances: that an answer names after training, of those that parse; mean over seeds.
@@ -85,6 +86,7 @@ class Arm:
     from_start: Change
     against: Change | None
     parts: Mapping[str, Change]
+    targeted: Change
     both_answered: Change
     instances: float | None
     completions: float
@@ -147,9 +149,9 @@ def _change(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap
 
 def _parts(
     pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None
-) -> tuple[dict[str, Change], Change]:
-    """What `_change` of the same pairs is made of (`eval.gain`), whose four differences add up to it; and the
-    mean change where both answered a target."""
+) -> tuple[dict[str, Change], Change, Change]:
+    """What `_change` of the same pairs is made of (`eval.gain`), whose four differences add up to it; and
+    `Arm.targeted` and `Arm.both_answered`."""
     aligned, clusters = _aligned(pairs)
     moved = [after.scores - before.scores for before, after in aligned]
     parts = [parts_of(before, after) for before, after in aligned]
@@ -162,8 +164,9 @@ def _parts(
         return _json(pooled_difference(ratios, clusters, bootstrap))
 
     found = {str(part): pooled([one[part] for one in parts], [1.0] * len(parts)) for part in Part}
+    where = [one[Part.LOCALISATION] for one in parts]
     both = [one[Part.COUNT] | one[Part.LOCALISATION] for one in parts]
-    return found, pooled(both, both)
+    return found, pooled(where, [before.has_target for before, _ in aligned]), pooled(both, both)
 
 
 def _aligned(
@@ -230,7 +233,7 @@ def write_study(out: Path, arms: Sequence[Arm], reference: str, title: str) -> P
 def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """The table of a study, its heading first; shares in per cent, differences in points."""
     heading = ["arm", "seeds", "gIoU before", "after"]
-    for what in ("from its start", "of it localisation", "both answered", "against reference"):
+    for what in ("from its start", "of it localisation", "of targets", "both answered", "against reference"):
         heading += [what, *_INTERVALS, "each seed"]
     heading += [part for part in Part if part is not Part.LOCALISATION]
     heading += [*METRICS[1:], "instances", "completions", "minutes"]
@@ -244,6 +247,7 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
                 percent(arm.metrics["gIoU"]),
                 *_cells(arm.from_start),
                 *_cells(arm.parts[Part.LOCALISATION]),
+                *_cells(arm.targeted),
                 *_cells(arm.both_answered),
                 *_cells(arm.against),
                 *(_cells(arm.parts[part])[0] for part in Part if part is not Part.LOCALISATION),
@@ -273,8 +277,9 @@ def _cells(change: Change | None) -> list[str]:
 NOTE = (
     "Held-out figures after training by protocol strict, in per cent, means over seeds. Differences are of "
     "gIoU, in points, paired by query, averaged over seeds; form, refusal, count and localisation add up to "
-    "that from the start; both answered is the mean change of IoU where there is a target and both answers "
-    "name instances. 95 % images: bootstrap drawing images, for these very seeds; 95 % seeds, images: "
+    "that from the start. Of targets: localisation over the number of questions with a target, as it is made "
+    "of these alone. Both answered: the mean change of IoU where there is a target and both answers name "
+    "instances. 95 % images: bootstrap drawing images, for these very seeds; 95 % seeds, images: "
     "drawing seeds, too; 95 % seeds, t: Student's t of the seeds' differences. The reference arm is "
     "{reference}, compared seed by seed. Minutes are those of training, evaluations left out."
 )

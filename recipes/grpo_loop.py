@@ -1,6 +1,6 @@
 """GRPO against a frozen segmenter, on one page: start here to learn the algorithm.
 
-    python -m recipes.grpo_loop                   # the shipped policy, drawn scenes, MobileSAM, on a CPU
+    python -m recipes.grpo_loop                   # the shipped policy, photographs, MobileSAM, on a CPU
     python -m recipes.grpo_loop --executor box    # fills boxes in place of a segmenter: faster
 
 A policy (a vision-language model) answers a question about an image with boxes and points. A frozen
@@ -11,12 +11,11 @@ beat the mean of their group:
     samples --policy--> completions --read--> prompts --segmenter--> masks --IoU--> rewards
     rewards - mean of the group --> advantages --> clipped loss --AdamW--> the next policy
 
-`prompter train` is the same with TRL, adapters, vLLM, Ray, checkpoints and logs around it, and
-`tests/contract/test_grpo_loop.py` holds its advantages, loss and gradient against those of this page.
+`prompter train` puts TRL, adapters, vLLM, Ray, checkpoints and logs around it; a test
+(tests/contract/test_grpo_loop.py) holds its advantages, loss and gradient against those of this page.
 
-Names end in their shape. P: prompts (questions) of a step. G: completions of each, its group. T: tokens
-of the longest completion. [P*G] is [P, G] in one row. Where the segmenter failed, a reward is NaN.
-Sources: GRPO is arXiv:2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783.
+Names end in their shape. P: prompts (questions) of a step. G: completions of each. T: tokens of the longest.
+[P*G] is [P, G] in one row. GRPO is arXiv:2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783.
 """
 
 from __future__ import annotations
@@ -151,8 +150,10 @@ def train(args: argparse.Namespace) -> None:
     sampler = open_sampler(policy, SamplerConfig(backend="hf"), model=model)
     suppress_tokens(model, sampler.suppressed)  # never drawn, so they have no share in what is trained
     executor = open_executor(ExecutorConfig(family=args.executor, dtype="auto"))
-    source = open_dataset("synthetic-aerial", "train", scenes=args.scenes, queries_per_scene=12)
-    held_out = list(open_dataset("synthetic-aerial", "test", scenes=args.held_out, queries_per_scene=6))
+    # Held out are other questions about the same photographs: on each place whole kinds of them.
+    source = open_dataset("aerial-buildings", "train", questions="asked", max_targets=2, stride=48)
+    rest = open_dataset("aerial-buildings", "train", questions="held-out", max_targets=2)
+    held_out = list(rest)[:: args.every]
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     rng, longest = np.random.default_rng(args.seed), policy.settings.max_new_tokens
     for step in range(args.steps + 1):
@@ -187,9 +188,8 @@ if __name__ == "__main__":
     flag = parser.add_argument
     flag("--policy", default="shipped:small-policy", help="checkpoint: a folder, a hub id or shipped:NAME")
     flag("--executor", default="mobile-sam", choices=("mobile-sam", "box"), help="the frozen segmenter")
-    flag("--scenes", type=int, default=32, help="training scenes, with 12 questions each")
-    flag("--held-out", type=int, default=10, help="other scenes, with 6 questions each, before and after")
-    flag("--steps", type=int, default=20, help="windows of rollouts")
+    flag("--every", type=int, default=2, help="ask one in so many held-out questions before and after")
+    flag("--steps", type=int, default=12, help="windows of rollouts")
     flag("--prompts", type=int, default=16, help="questions a step")
     flag("--group-size", type=int, default=8, help="completions a question")
     flag("--learning-rate", type=float, default=1e-4)

@@ -327,7 +327,7 @@ def run_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_the_page_runs_from_the_command_line_and_trains(
     policy: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = "--scenes 2 --held-out 1 --steps 2 --prompts 4 --group-size 4 --executor box".split()
+    sizes = "--every 60 --steps 2 --prompts 4 --group-size 4 --executor box".split()
     words = ["--policy", policy.source, *sizes, "--learning-rate"]
     trained = run_page(monkeypatch, capsys, *words, "1e-2")
     assert [line.split(":")[0] for line in trained] == [

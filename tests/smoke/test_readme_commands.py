@@ -71,7 +71,7 @@ SMALLER = {
     "prompter replay": Smaller(parsed=True),  # the same
     "python -c": Smaller(),
     "python -m recipes.grpo_loop": Smaller(
-        add=tuple("--executor box --steps 1 --prompts 2 --group-size 2 --scenes 1 --held-out 1".split())
+        add=tuple("--executor box --steps 1 --prompts 2 --group-size 2 --every 99".split())
     ),
 }
 """First words of a command -> how it is run here; `make` is asked what it would do."""

@@ -137,6 +137,8 @@ def test_the_parts_of_a_gain_add_up_seed_by_seed_and_localisation_has_its_own_in
     where = arm.parts["localisation"]
     assert where.by_seed == pytest.approx((2 * 0.25 / 6, 2 * 0.5 / 6))
     assert where.by_seed_and_image is not None and where.by_seed_and_image[0] >= 0.0
+    # Five of the six have a target.
+    assert arm.targeted.by_seed == pytest.approx((2 * 0.25 / 5, 2 * 0.5 / 5))
     # The same two queries and the two that stayed as they were, over their own number.
     assert arm.both_answered.by_seed == pytest.approx((2 * 0.25 / 4, 2 * 0.5 / 4))
     assert arm.instances == pytest.approx(5 / 6)
