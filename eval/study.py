@@ -72,7 +72,7 @@ class Arm:
         against: gIoU against the reference arm with the same seeds; None for that arm, and while the two
             share no finished seed.
         parts: what `from_start` is made of: form, refusal, count, localisation (`eval.gain`).
-        targeted: localisation over the number of queries with a target, as it is made of these alone; no part.
+        targeted: localisation over the number of queries with a target, made of these alone; no part.
         both_answered: the mean change of IoU over the queries with a target for which both answers name
             instances, over their own number; no part.
         instances: that an answer names after training, of those that parse; mean over seeds.
