@@ -74,6 +74,7 @@ def open_spacenet_chip(
     queries_per_window: int = 6,
     min_visible: float = 0.5,
     min_area: int = 60,
+    max_targets: int | None = None,
     questions: Questions = "all",
     held_out_share: float = 0.25,
     seed: int = 0,
@@ -88,6 +89,7 @@ def open_spacenet_chip(
         queries_per_window: most questions asked about one window.
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 15 square metres).
+        max_targets: leave out questions with more targets than this; None keeps all.
         questions: "asked" leaves out the kinds of questions that are held out on a quarter, "held-out" asks
             only those (see `envs.datasets.building_windows.kinds_by_place`).
         held_out_share: share of the kinds of questions that is held out on each quarter.
@@ -124,9 +126,15 @@ def open_spacenet_chip(
             min_visible=min_visible,
             min_area=min_area,
         )
-        limit = queries_per_window
         samples += window_samples(
-            NAME, split, windows, side=window, limit=limit, max_targets=None, seed=seed, kinds=kinds
+            NAME,
+            split,
+            windows,
+            side=window,
+            limit=queries_per_window,
+            max_targets=max_targets,
+            seed=seed,
+            kinds=kinds,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 

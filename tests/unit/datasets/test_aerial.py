@@ -69,9 +69,13 @@ def test_target_lies_on_the_building_in_the_image(root):
     assert checked > 10
 
 
-def test_questions_with_too_many_targets_are_left_out(root):
-    source = open_dataset("aerial-buildings", "train", root=root, window=SIDE, stride=90, max_targets=2)
-    assert max(len(sample.instances) for sample in source) <= 2
+@pytest.mark.parametrize("name", ["aerial-buildings", "spacenet-chip"])
+def test_questions_with_too_many_targets_are_left_out(name, tmp_path):
+    build = build_aerial_tiles if name == "aerial-buildings" else build_spacenet_chip
+    options = {"root": build(tmp_path), "window": SIDE, "stride": 64}
+    every = [len(sample.instances) for sample in open_dataset(name, "train", **options)]
+    few = [len(sample.instances) for sample in open_dataset(name, "train", **options, max_targets=2)]
+    assert few == [count for count in every if count <= 2] and len(few) < len(every)
 
 
 def test_options_out_of_range_are_refused(root):
