@@ -83,10 +83,11 @@ def line_chart(
     x_low, x_high = min(xs), max(xs)
     x_ticks = [t for t in ticks(x_low, x_high if x_high > x_low else x_low + 1, 8) if x_low <= t <= x_high]
     left, right, bottom = 52, width - 16, height - 40
-    legend_width = sum(_LEGEND_GAP + _CHARACTER * len(one.name) for one in shown) if len(shown) > 1 else 0.0
-    # A legend that would run into the title gets a line of its own.
-    legend_y = 18 if left + 1.2 * _CHARACTER * len(title) + legend_width <= right else 36
-    top = legend_y + 20
+    widths = [_LEGEND_GAP + _CHARACTER * len(one.name) for one in shown]
+    # A legend that would run into the title gets lines of its own, as many as it needs.
+    beside_title = len(shown) == 1 or left + 1.2 * _CHARACTER * len(title) + sum(widths) <= right
+    rows = _legend_rows(widths, right - left)
+    top = 18 * (rows[-1] + (1 if beside_title else 2)) + 20
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
@@ -94,11 +95,14 @@ def line_chart(
         return left + across * (right - left), bottom - up * (bottom - top)
 
     lines = []
-    legend_x = float(right)
     for index, one in reversed(list(enumerate(shown))):
-        legend_x -= _LEGEND_GAP + _CHARACTER * len(one.name)
+        # Each row of the legend ends at the right.
+        after = sum(
+            width for width, row in zip(widths[index:], rows[index:], strict=True) if row == rows[index]
+        )
+        legend = {"legend_x": right - after, "legend_y": 18 * (rows[index] + (1 if beside_title else 2))}
         colour = one.colour or CHART_PALETTE[index % len(CHART_PALETTE)]
-        lines.append({**_marks(one, place), "style": one.style, "colour": colour, "legend_x": legend_x})
+        lines.append({**_marks(one, place), "style": one.style, "colour": colour, **legend})
     return from_template(
         "line_chart.svg",
         title=title,
@@ -111,8 +115,17 @@ def line_chart(
         x_ticks=[(place(tick, y_ticks[0])[0], f"{tick:g}") for tick in x_ticks],
         y_ticks=[(place(x_low, tick)[1], f"{tick:g}") for tick in y_ticks],
         lines=lines,
-        legend_y=legend_y,
     )
+
+
+def _legend_rows(widths: Sequence[float], room: float) -> list[int]:
+    """The row of each entry of a legend, from 0: a row is begun where the next entry would not fit."""
+    rows, taken = [0], widths[0]
+    for width in widths[1:]:
+        fits = taken + width <= room
+        rows.append(rows[-1] if fits else rows[-1] + 1)
+        taken = taken + width if fits else width
+    return rows
 
 
 def _marks(one: Series, place: Callable[[float, float], tuple[float, float]]) -> dict[str, Any]:

@@ -30,6 +30,16 @@ class TestCharts:
             numbers = [float(n) for n in re.findall(r"-?\d+\.\d", path.attrib["d"])]
             assert all(0 <= n <= 860 for n in numbers)
 
+    @pytest.mark.parametrize("count", [1, 3, 12])
+    def test_a_legend_stays_in_the_chart_in_as_many_rows_as_it_needs(self, count: int) -> None:
+        series = [Series(f"old_logprobs {number}", [(0, 1.0), (1, 2.0)]) for number in range(count)]
+        root = ElementTree.fromstring(line_chart(series, title="Seconds per phase", width=440))
+        names = [one for one in root.iter() if "logprobs" in (one.text or "")]
+        places = {(one.attrib["x"], one.attrib["y"]) for one in names}
+        assert len(places) == len(names) == (count if count > 1 else 0)
+        assert all(float(x) >= 52 for x, _ in places)
+        assert len({y for _, y in places}) == {1: 0, 3: 1, 12: 4}[count]
+
     def test_nothing_to_draw_is_nothing(self) -> None:
         assert line_chart([Series("a", [(0, None)])], title="t") == ""
         assert bar_chart([], title="t") == ""
