@@ -18,6 +18,9 @@ CHART_PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#db2777", "#0891b2
 _CHARACTER, _LEGEND_GAP = 6.6, 22
 """Pixels that a character of a legend takes, and what stands between two entries."""
 
+_LEGEND_LINE = 18
+"""Pixels from one row of a legend to the next."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -84,10 +87,10 @@ def line_chart(
     x_ticks = [t for t in ticks(x_low, x_high if x_high > x_low else x_low + 1, 8) if x_low <= t <= x_high]
     left, right, bottom = 52, width - 16, height - 40
     widths = [_LEGEND_GAP + _CHARACTER * len(one.name) for one in shown]
-    # A legend that would run into the title gets lines of its own, as many as it needs.
+    # A legend that would run into the title begins below it.
     beside_title = len(shown) == 1 or left + 1.2 * _CHARACTER * len(title) + sum(widths) <= right
-    rows = _legend_rows(widths, right - left)
-    top = 18 * (rows[-1] + (1 if beside_title else 2)) + 20
+    legend = _legend_places(widths, left, right, _LEGEND_LINE if beside_title else 2 * _LEGEND_LINE)
+    top = legend[-1][1] + 20
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
@@ -96,13 +99,10 @@ def line_chart(
 
     lines = []
     for index, one in reversed(list(enumerate(shown))):
-        # Each row of the legend ends at the right.
-        after = sum(
-            width for width, row in zip(widths[index:], rows[index:], strict=True) if row == rows[index]
-        )
-        legend = {"legend_x": right - after, "legend_y": 18 * (rows[index] + (1 if beside_title else 2))}
+        legend_x, legend_y = legend[index]
         colour = one.colour or CHART_PALETTE[index % len(CHART_PALETTE)]
-        lines.append({**_marks(one, place), "style": one.style, "colour": colour, **legend})
+        look = {"style": one.style, "colour": colour, "legend_x": legend_x, "legend_y": legend_y}
+        lines.append({**_marks(one, place), **look})
     return from_template(
         "line_chart.svg",
         title=title,
@@ -118,14 +118,21 @@ def line_chart(
     )
 
 
-def _legend_rows(widths: Sequence[float], room: float) -> list[int]:
-    """The row of each entry of a legend, from 0: a row is begun where the next entry would not fit."""
-    rows, taken = [0], widths[0]
-    for width in widths[1:]:
-        fits = taken + width <= room
-        rows.append(rows[-1] if fits else rows[-1] + 1)
-        taken = taken + width if fits else width
-    return rows
+def _legend_places(widths: Sequence[float], left: float, right: float, y: int) -> list[tuple[float, int]]:
+    """Where each entry of a legend stands, (x, y): in rows that end at the right, the first at `y`.
+
+    A row is begun where the next entry would not fit between `left` and `right`.
+    """
+    rows: list[list[float]] = [[]]
+    for width in widths:
+        if rows[-1] and sum(rows[-1]) + width > right - left:
+            rows.append([])
+        rows[-1].append(width)
+    return [
+        (right - sum(row[first:]), y + _LEGEND_LINE * number)
+        for number, row in enumerate(rows)
+        for first in range(len(row))
+    ]
 
 
 def _marks(one: Series, place: Callable[[float, float], tuple[float, float]]) -> dict[str, Any]:
