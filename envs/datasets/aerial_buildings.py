@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.assets import fetch_package_folder
-from envs.datasets.building_windows import Questions, cut_windows, kinds_by_place, window_samples
+from envs.datasets.building_windows import Questions, kinds_by_place, window_samples
 from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, polygons_to_mask
@@ -93,25 +93,21 @@ def open_aerial_buildings(
         image_path = folder / "images" / SURVEY / f"{SURVEY}_{tile}.tif"
         outlines = folder / "polygon_lists" / SURVEY / f"{SURVEY}_{tile}.json"
         width, height = image_wh(image_path)
-        windows = cut_windows(
+        samples += window_samples(
+            NAME,
+            split,
             str(tile),
             partial(ImageWindow, str(image_path)),
             (0, 0, width, height),
             _building_masks(outlines, (height, width)),
+            kinds=kinds,
             side=window,
             stride=stride,
             min_visible=min_visible,
             min_area=min_area,
-        )
-        samples += window_samples(
-            NAME,
-            split,
-            windows,
-            side=window,
             limit=queries_per_window,
             max_targets=max_targets,
             seed=seed,
-            kinds=kinds,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 

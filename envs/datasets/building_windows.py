@@ -48,7 +48,7 @@ class BuildingWindow:
     masks: tuple[Mask, ...]
 
 
-def cut_windows(
+def _cut_windows(
     name: str,
     load: Callable[[Box], Callable[[], Image.Image]],
     region: Box,
@@ -59,18 +59,7 @@ def cut_windows(
     min_visible: float,
     min_area: int,
 ) -> Iterator[BuildingWindow]:
-    """Cut a region of a photograph into overlapping squares.
-
-    Args:
-        name: of the photograph; a window's is NAME_xX_yY, from the region's corner.
-        load: gives the loader of a window.
-        region: XYXY in the photograph's pixels.
-        masks: its buildings, bool [height, width] of the photograph.
-        side: of the squares, pixels.
-        stride: most pixels from one to the next.
-        min_visible, min_area: share and number of its pixels that a window must show of a building for it to
-            be an answer.
-    """
+    """The squares that `window_samples` asks about; arguments as there."""
     masks = [mask for mask in masks if mask.any()]
     areas = [int(mask.sum()) for mask in masks]
     boxes = [mask_to_box(mask) for mask in masks]
@@ -108,25 +97,40 @@ def window_starts(length: int, side: int, stride: int) -> Sequence[int]:
 def window_samples(
     dataset: str,
     split: str,
-    windows: Iterator[BuildingWindow],
+    name: str,
+    load: Callable[[Box], Callable[[], Image.Image]],
+    region: Box,
+    masks: Sequence[Mask],
     *,
     side: int,
+    stride: int,
+    min_visible: float,
+    min_area: int,
     limit: int,
     max_targets: int | None,
     seed: int,
     kinds: Collection[str] | None,
 ) -> Iterator[Sample]:
-    """Ask about each window what its geometry answers.
+    """Cut a region of a photograph into overlapping squares, and ask about each what its geometry answers.
 
     Args:
         dataset, split: of the samples.
-        windows: what is asked about.
-        side: of the windows, pixels.
+        name: of the photograph; a window's is NAME_xX_yY, from the region's corner.
+        load: gives the loader of a window.
+        region: XYXY in the photograph's pixels.
+        masks: its buildings, bool [height, width] of the photograph.
+        side: of the squares, pixels.
+        stride: most pixels from one to the next.
+        min_visible, min_area: share and number of its pixels that a window must show of a building for it to
+            be an answer.
         limit: most questions about a window.
         max_targets: leave out questions with more targets; None keeps all.
         seed: draws kinds and wordings; a window's questions are independent of all other windows.
         kinds: that may be asked; None is all.
     """
+    windows = _cut_windows(
+        name, load, region, masks, side=side, stride=stride, min_visible=min_visible, min_area=min_area
+    )
     for view in windows:
         generator = random.Random(f"{seed}/{view.image_id}")
         most = len(view.masks) if max_targets is None else max_targets

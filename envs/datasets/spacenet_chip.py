@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.assets import fetch_package_files
-from envs.datasets.building_windows import Box, Questions, cut_windows, kinds_by_place, window_samples
+from envs.datasets.building_windows import Box, Questions, kinds_by_place, window_samples
 from envs.datasets.reading.pixels.stretch import parse_stretch
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, polygons_to_mask
@@ -116,25 +116,21 @@ def open_spacenet_chip(
     samples: list[Sample] = []
     for (name, (column, row)), kinds in zip(places.items(), asked, strict=True):
         x, y = column * (width // 2), row * (height // 2)
-        windows = cut_windows(
+        samples += window_samples(
+            NAME,
+            split,
             name,
             partial(ChipWindow, str(path)),
             (x, y, x + width // 2, y + height // 2),
             masks,
+            kinds=kinds,
             side=window,
             stride=stride,
             min_visible=min_visible,
             min_area=min_area,
-        )
-        samples += window_samples(
-            NAME,
-            split,
-            windows,
-            side=window,
             limit=queries_per_window,
             max_targets=max_targets,
             seed=seed,
-            kinds=kinds,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 
