@@ -49,6 +49,7 @@ def open_aerial_buildings(
     min_visible: float = 0.5,
     min_area: int = 60,
     max_targets: int | None = None,
+    no_target: float = 1.0,
     tiles: Sequence[int] | None = None,
     questions: Questions = "all",
     held_out_share: float = 0.25,
@@ -66,6 +67,7 @@ def open_aerial_buildings(
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 7.4 square metres).
         max_targets: leave out questions with more targets than this; None keeps all.
+        no_target: share of the questions without a target that is kept.
         tiles: only these of the split's tiles, such as one neighbourhood; None is all of them.
         questions: "asked" leaves out the kinds of questions that are held out on a tile, "held-out" asks
             only those: other questions about the same place (see
@@ -107,6 +109,7 @@ def open_aerial_buildings(
             min_area=min_area,
             limit=queries_per_window,
             max_targets=max_targets,
+            no_target=no_target,
             seed=seed,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)

@@ -108,6 +108,7 @@ def window_samples(
     min_area: int,
     limit: int,
     max_targets: int | None,
+    no_target: float,
     seed: int,
     kinds: Collection[str] | None,
 ) -> Iterator[Sample]:
@@ -125,9 +126,17 @@ def window_samples(
             be an answer.
         limit: most questions about a window.
         max_targets: leave out questions with more targets; None keeps all.
+        no_target: share of the questions without a target that is kept.
         seed: draws kinds and wordings; a window's questions are independent of all other windows.
         kinds: that may be asked; None is all.
+
+    Raises:
+        UserError: if `no_target` is no share.
     """
+    if not 0 <= no_target <= 1:
+        raise UserError(
+            f"option 'no_target' of dataset {dataset!r} must be between 0 and 1, but is {no_target:g}."
+        )
     windows = _cut_windows(
         name, load, region, masks, side=side, stride=stride, min_visible=min_visible, min_area=min_area
     )
@@ -135,7 +144,9 @@ def window_samples(
         generator = random.Random(f"{seed}/{view.image_id}")
         most = len(view.masks) if max_targets is None else max_targets
         for query in building_queries(view.buildings, side, limit, generator, kinds):
-            if len(query.targets) <= most:
+            # Drawn for each question by itself, so that the other questions stay what they are.
+            drawn = random.Random(f"{seed}/{view.image_id}/{query.kind}").random()
+            if len(query.targets) <= most and (query.targets or drawn < no_target):
                 yield _sample(dataset, split, side, view, query)
 
 

@@ -75,6 +75,7 @@ def open_spacenet_chip(
     min_visible: float = 0.5,
     min_area: int = 60,
     max_targets: int | None = None,
+    no_target: float = 1.0,
     questions: Questions = "all",
     held_out_share: float = 0.25,
     seed: int = 0,
@@ -90,6 +91,7 @@ def open_spacenet_chip(
         min_visible: share of a building's pixels a window must show for the building to be an answer.
         min_area: fewest visible pixels for the same (60 pixels are 15 square metres).
         max_targets: leave out questions with more targets than this; None keeps all.
+        no_target: share of the questions without a target that is kept.
         questions: "asked" leaves out the kinds of questions that are held out on a quarter, "held-out" asks
             only those (see `envs.datasets.building_windows.kinds_by_place`).
         held_out_share: share of the kinds of questions that is held out on each quarter.
@@ -130,6 +132,7 @@ def open_spacenet_chip(
             min_area=min_area,
             limit=queries_per_window,
             max_targets=max_targets,
+            no_target=no_target,
             seed=seed,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)

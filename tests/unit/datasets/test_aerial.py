@@ -78,6 +78,22 @@ def test_questions_with_too_many_targets_are_left_out(name, tmp_path):
     assert few == [count for count in every if count <= 2] and len(few) < len(every)
 
 
+def test_a_share_of_the_questions_without_a_target_is_kept(root):
+    options = {"root": root, "window": SIDE, "stride": 64}
+
+    def split(**more):
+        samples = list(open_dataset("aerial-buildings", "train", **options, **more))
+        with_target = [one.sample_id for one in samples if one.instances]
+        return with_target, {one.sample_id for one in samples if not one.instances}
+
+    targeted, empty = split()
+    assert split(no_target=0.0) == (targeted, set())
+    kept_targeted, kept = split(no_target=0.5)
+    assert kept_targeted == targeted and kept < empty and 0.2 < len(kept) / len(empty) < 0.8
+    with pytest.raises(UserError, match="'no_target' of dataset .* must be between 0 and 1, but is 2"):
+        split(no_target=2)
+
+
 def test_options_out_of_range_are_refused(root):
     with pytest.raises(UserError, match="'window' of dataset 'aerial-buildings' must be between"):
         open_dataset("aerial-buildings", "test", root=root, window=4)
