@@ -126,27 +126,37 @@ def breakdown(table: QueryTable) -> dict[str, dict[str, dict[str, Any]]]:
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for tag in dict.fromkeys(tag for tags in table.tag_sets for tag in tags if tag not in TRUTH_TAGS):
-        values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
-        place = {value: index for index, value in enumerate(values)}
-        of_set = np.array([place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets])
-        by_value = _by_value(table, values, of_set[table.tags])
+        by_value = _by_value(table, tag)
         if by_value:  # a part of a table may hold no query with this tag
             result[tag] = by_value
-    result[SIZE_TAG] = _by_value(table, _SIZE_NAMES, _sizes(table))
+    result[SIZE_TAG] = _by_value(table, SIZE_TAG)
     return result
 
 
-def _by_value(
-    table: QueryTable, values: Sequence[str], codes: NDArray[np.int64]
-) -> dict[str, dict[str, Any]]:
-    """Strict metrics of the rows of each value; `codes` are positions in `values`, int64 [queries]."""
+def rows_by_value(table: QueryTable, tag: str) -> dict[str, NDArray[np.bool_]]:
+    """The rows of each value of a tag, or of each size of the target (`SIZE_TAG`): bool [queries].
+
+    Sizes are in their order, other values by name; a value that no row has is left out.
+    """
+    if tag == SIZE_TAG:
+        values, codes = _SIZE_NAMES, _sizes(table)
+    else:
+        values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
+        place = {value: index for index, value in enumerate(values)}
+        of_set = np.array([place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets], dtype=np.int64)
+        codes = of_set[table.tags]
+    found = {value: codes == code for code, value in enumerate(values)}
+    return {value: rows for value, rows in found.items() if rows.any()}
+
+
+def _by_value(table: QueryTable, tag: str) -> dict[str, dict[str, Any]]:
+    """Number of rows and strict metrics of each value of a tag."""
     result: dict[str, dict[str, Any]] = {}
-    for code, value in enumerate(values):
-        part = table.select(codes == code)
-        if len(part):
-            ratios = apply(STRICT, part)
-            metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}
-            result[value] = {"queries": len(part), **metrics}
+    for value, rows in rows_by_value(table, tag).items():
+        part = table.select(rows)
+        ratios = apply(STRICT, part)
+        metrics = {name: ratios[name].value() for name in BREAKDOWN_METRICS}
+        result[value] = {"queries": len(part), **metrics}
     return result
 
 

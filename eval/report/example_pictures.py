@@ -126,22 +126,22 @@ def case_pictures(
     wanted = {case.sample for _, cases in picked for case in cases}
     if not wanted:
         return []
-    lines_after = _pick(after, wanted)
-    lines_before = {} if before is None else _pick(before, wanted)
+    lines_after = pick_rollouts(after, wanted)
+    lines_before = {} if before is None else pick_rollouts(before, wanted)
     groups = []
     for group, cases in picked:
         drawn = []
         for case in cases:
             line, rollout = lines_after[case.sample]
             earlier = lines_before[case.sample][1] if case.sample in lines_before else None
-            image = _image(samples, line, rollout)
+            image = image_of(samples, line, rollout)
             side = SMALL if group.small else LARGE
             drawn.append(_draw_case(rollout, earlier, (case.before, case.after), image, side))
         groups.append(DrawnGroup(group.title, group.note, drawn, group.small))
     return groups
 
 
-def _pick(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
+def pick_rollouts(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
     """Find rollouts of a file by sample digest: digest -> (line number from 0, rollout)."""
     found = {}
     for line, rollout in enumerate(read_rollouts(path)):
@@ -151,7 +151,7 @@ def _pick(path: Path, wanted: set[int]) -> dict[int, tuple[int, Rollout]]:
     return found
 
 
-def _image(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
+def image_of(samples: Samples | None, line: int, rollout: Rollout) -> Image.Image:
     """The image of a rollout, or a grey one where the samples do not hold it."""
     if samples is not None and line < len(samples):
         sample = samples[line]
@@ -168,26 +168,41 @@ def _draw_case(
     side: int,
 ) -> DrawnCase:
     """The pictures of a query, each of `side` pixels on its longer side."""
-    true = None if after.target is None else decode_rle(after.target, after.mask_hw)
-    none = true is not None and not true.any()
-    asked = "nothing in the image fits" if none else "true mask"
-    shots = [_shot(draw_panel(image, true=true, fill_true=True, long_side=side), asked)]
+    shots = [target_shot(after, image, side)]
     completions = []
     for name, one, score in (("before", before, scores[0]), ("after", after, scores[1])):
         if one is None or score is None:
             continue
         label = name if before is not None else "predicted"
-        predicted = None if one.prediction is None else decode_rle(one.prediction, one.mask_hw)
-        prompts = one.reading if isinstance(one.reading, PromptSet) else None
-        picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts, long_side=side)
-        if prompts is None:
-            remark = "did not parse"
-        else:
-            remark = "says: no target" if prompts.is_empty else ""
-        shots.append(_shot(picture, label, f"{100 * score:.1f}", remark))
+        shots.append(answer_shot(one, image, side, label, score))
         completions.append((label, one.completion))
-    chips = [after.sample_id, *(f"{key}: {value}" for key, value in sorted(after.tags.items()))]
-    return DrawnCase(after.query, chips, shots, completions)
+    return DrawnCase(after.query, chips_of(after), shots, completions)
+
+
+def chips_of(rollout: Rollout) -> list[str]:
+    """The name of a question and its tags, for the line under it."""
+    return [rollout.sample_id, *(f"{key}: {value}" for key, value in sorted(rollout.tags.items()))]
+
+
+def target_shot(rollout: Rollout, image: Image.Image, side: int) -> Shot:
+    """What was asked for, on the image (PIL RGB), `side` pixels on its longer side."""
+    true = None if rollout.target is None else decode_rle(rollout.target, rollout.mask_hw)
+    none = true is not None and not true.any()
+    asked = "nothing in the image fits" if none else "true mask"
+    return _shot(draw_panel(image, true=true, fill_true=True, long_side=side), asked)
+
+
+def answer_shot(rollout: Rollout, image: Image.Image, side: int, label: str, score: float | None) -> Shot:
+    """What was answered, with the true outline; `score` is its IoU in [0, 1], None for none."""
+    true = None if rollout.target is None else decode_rle(rollout.target, rollout.mask_hw)
+    predicted = None if rollout.prediction is None else decode_rle(rollout.prediction, rollout.mask_hw)
+    prompts = rollout.reading if isinstance(rollout.reading, PromptSet) else None
+    picture = draw_panel(image, predicted=predicted, true=true, prompts=prompts, long_side=side)
+    if prompts is None:
+        remark = "did not parse"
+    else:
+        remark = "says: no target" if prompts.is_empty else ""
+    return _shot(picture, label, "" if score is None else f"{100 * score:.1f}", remark)
 
 
 def _shot(picture: Image.Image, label: str, score: str = "", remark: str = "") -> Shot:

@@ -6,13 +6,15 @@ A study names a `base` config, what all its arms have otherwise (`set`), the `ar
 each changes, and `seeds`. Every run is a `prompter train` run in OUT/ARM/seed-N. Runs that are finished are
 skipped and one that was broken off goes on, so the same command again resumes a study. Arms have to sample
 equally many completions, or the study says `completions: any`. Any further `--dotted.key value` overrides the
-base and `set`, not the arms. With `trains: seg-token` the runs are those of `prompter seg-token`.
+base and `set`, not the arms. With `trains: seg-token` the runs are those of `prompter seg-token`; with
+`trains: systems` each arm says which command trains it, and the page sets all of them side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +24,10 @@ from recipes.commands.output import tell
 
 if TYPE_CHECKING:
     from prompter.runs.config_keys import Section
-    from recipes.study.config import StudyConfig
 
 TAKES_OVERRIDES = True
+
+_GOES_ON = "{}: stopped; the same command goes on from there"
 
 
 def config_keys() -> list[Section]:
@@ -49,15 +52,22 @@ def run(arguments: argparse.Namespace) -> int:
     from recipes.study.config import load_study, planned_runs
     from recipes.study.run import finished, run_all
     from recipes.study.table import write_table
+    from recipes.systems.config import is_of_systems
 
+    if is_of_systems(arguments.study):
+        return _run_systems(arguments)
     study = load_study(arguments.study)
     if arguments.seeds is not None:
         study = study.model_copy(update={"seeds": _seeds(arguments.seeds)})
-    chosen = _chosen(study, arguments.only)
+    chosen = _chosen(study.arms, arguments.only)
     if study.trains == "seg-token":
         from recipes.seg_token.study import run_study
 
-        return run_study(study, arguments, chosen)
+        try:
+            return run_study(study, arguments, chosen)
+        except RunStopped as signal:
+            print(_GOES_ON.format(signal.signal_name))
+            return 0
     runs = planned_runs(study, arguments.out, arguments.overrides, chosen)
     if arguments.list:
         for one in runs:
@@ -72,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         except RunStopped as signal:
             stopped = signal
     if stopped is not None and not any(finished(one) for one in runs):
-        print(f"{stopped.signal_name}: stopped; the same command goes on from there")
+        print(_GOES_ON.format(stopped.signal_name))
         return 0
     page = write_table(study, runs, arguments.out)
     tell(
@@ -82,8 +92,41 @@ def run(arguments: argparse.Namespace) -> int:
         stopped=None if stopped is None else stopped.signal_name,
     )
     if stopped is not None:
-        print(f"{stopped.signal_name}: stopped; the same command goes on from there")
+        print(_GOES_ON.format(stopped.signal_name))
     print(page)
+    return 0
+
+
+def _run_systems(arguments: argparse.Namespace) -> int:
+    """`trains: systems`: train and ask what is missing, write the page; return 0."""
+    from recipes.systems.config import load_systems
+    from recipes.systems.run import evaluated, planned_systems, run_systems
+    from recipes.systems.table import write_systems
+
+    study = load_systems(arguments.study, arguments.overrides)
+    if arguments.seeds is not None:
+        study = study.model_copy(update={"seeds": _seeds(arguments.seeds)})
+    chosen = _chosen(study.arms, arguments.only)
+    runs = planned_systems(study, arguments.out, chosen)
+    if arguments.list:
+        for one in runs:
+            state = "finished" if evaluated(one) else "to do" if one.arm in chosen else "not asked for"
+            print(f"{one.arm}  seed {one.seed}  {one.command}  {one.questions:,} questions  {state}")
+        tell(runs=[{"arm": one.arm, "seed": one.seed, "finished": evaluated(one)} for one in runs])
+        return 0
+    stopped: RunStopped | None = None
+    if not arguments.rescore:
+        try:
+            run_systems(study, [one for one in runs if one.arm in chosen], arguments.out)
+        except RunStopped as signal:
+            stopped = signal
+    page = None
+    if stopped is None or any(evaluated(one) for one in runs):
+        page = write_systems(study, runs, arguments.out)
+        print(page)
+    tell(out=arguments.out, page=page, stopped=None if stopped is None else stopped.signal_name)
+    if stopped is not None:
+        print(_GOES_ON.format(stopped.signal_name))
     return 0
 
 
@@ -97,9 +140,10 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _chosen(study: StudyConfig, only: str | None) -> list[str]:
-    names = list(study.arms) if only is None else only.split(",")
+def _chosen(arms: Iterable[str], only: str | None) -> list[str]:
+    known = list(arms)
+    names = known if only is None else only.split(",")
     for name in names:
-        if name not in study.arms:
-            raise UserError(f"--only: there is no arm {name!r}.{did_you_mean(name, study.arms)}")
+        if name not in known:
+            raise UserError(f"--only: there is no arm {name!r}.{did_you_mean(name, known)}")
     return names

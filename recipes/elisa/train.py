@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from prompter.runs.files import atomic_folder
+from prompter.runs.jsonl import append_lines, drop_unfinished_line
 from recipes.elisa.config import ElisaConfig
 from recipes.trainer_states import last_state
 
 if TYPE_CHECKING:
     from prompter.elisa.folder import ElisaPolicy
 
+
+METRICS = "metrics.jsonl"
+"""The parts of the loss and the minutes so far, every `log_every` steps, as they are printed."""
+
+POLICY = "policy"
+"""Folder of the policy in a run's folder."""
 
 SEGMENTER_CHANNELS = 256
 """Channels of the image embeddings of SAM, MobileSAM and SAM 2."""
@@ -82,6 +89,7 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
                 minutes = round((time.time() - started) / 60, 2)
                 line = {"step": self.state.global_step, "minutes": minutes, **parts}
                 print(json.dumps(line), flush=True)
+                append_lines(output / METRICS, [line])
             return losses["loss"]
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -123,8 +131,13 @@ def train_elisa(config: ElisaConfig, command: str = "", *, resume: bool = False)
         train_dataset=Lessons(source, lessons, elisa),
         data_collator=_as_one_argument(Collator(elisa.checkpoint, elisa.model.policy_model)),
     )
+    output.mkdir(parents=True, exist_ok=True)
+    if (output / METRICS).exists():
+        drop_unfinished_line(output / METRICS)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    policy = output / "policy"
+    ended = {"step": config.steps, "minutes": round((time.time() - started) / 60, 2)}
+    append_lines(output / METRICS, [ended])
+    policy = output / POLICY
     with atomic_folder(policy) as unfinished:
         elisa.save(unfinished)
     return policy

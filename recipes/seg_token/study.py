@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.results import RESULTS, evaluation_files
+from eval.results import evaluation_files
 from eval.study import SeedResult, compare_arms, seed_result, write_study
 from prompter.errors import UserError
 from prompter.runs.config import load_config_model
-from prompter.runs.config_keys import yaml_value
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import dump_yaml
 from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.train import METRICS, POLICY
+from recipes.study.apart import evaluate_apart, run_apart
 from recipes.study.config import StudyConfig, texts
 
 
@@ -129,24 +127,9 @@ def _train(run: SegRun) -> None:
     with atomic_write(config) as handle:
         handle.write(dump_yaml(run.config.model_dump(mode="json")))
     begun = any(run.folder.glob("trainer/checkpoint-*/trainer_state.json"))
-    _prompter("seg-token", str(config), *(["--resume"] if begun else []))
+    run_apart("seg-token", str(config), *(["--resume"] if begun else []))
 
 
 def _evaluate(study: StudyConfig, folder: Path) -> None:
     """`prompter eval` of a run's checkpoint, in a process of its own, unless that is done."""
-    if (folder / "eval" / RESULTS).exists():
-        return
-    asked = study.questions
-    words = ["--benchmark", asked.benchmark, "--policy", f"seg-token:{folder / POLICY}"]
-    words += ["--executor", "own-masks", "--out", str(folder / "eval")]
-    for key, value in asked.options.items():
-        words += ["--dataset-option", f"{key}={yaml_value(value)}"]
-    if asked.limit is not None:
-        words += ["--limit", str(asked.limit)]
-    _prompter("eval", *words)
-
-
-def _prompter(*words: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=False).returncode
-    if code:
-        raise UserError(f"`prompter {' '.join(words)}` ended with exit code {code}; what it printed says why")
+    evaluate_apart(f"seg-token:{folder / POLICY}", "own-masks", study.questions, folder / "eval")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -32,11 +32,46 @@ class StudyQuestions(StrictModel):
     """Only the first so many questions."""
 
 
-class StudyConfig(StrictModel):
+class ArmsConfig(StrictModel):
+    """Arms, each trained with every seed, and the one that the others are compared with."""
+
+    arms: Mapping[str, Any]
+    """What is compared, by name. Names become folders."""
+
+    reference: str | None = None
+    """The arm that the others are compared with; null is the first."""
+
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Every arm is trained once with each."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is named twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> Self:
+        for name in self.arms:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an arm: letters, digits and . _ + - make a folder")
+        if self.reference is not None and self.reference not in self.arms:
+            raise ValueError(f"there is no arm {self.reference!r}.{did_you_mean(self.reference, self.arms)}")
+        return self
+
+    @property
+    def compared_with(self) -> str:
+        """Name of the reference arm."""
+        return self.reference or next(iter(self.arms))
+
+
+class StudyConfig(ArmsConfig):
     """What `prompter study` reads."""
 
     trains: Literal["grpo", "seg-token"] = "grpo"
-    """What trains the arms: `prompter train`, or `prompter seg-token`, whose `base` is a file."""
+    """What trains the arms: `prompter train`, or `prompter seg-token`, whose `base` is a file. A study with
+    `trains: systems` has other keys: see `recipes.systems.config`."""
 
     questions: StudyQuestions = StudyQuestions()
     """With `trains: seg-token`, what is asked before and after; a GRPO config has its own `eval`."""
@@ -50,44 +85,18 @@ class StudyConfig(StrictModel):
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     """By its name what an arm changes: dotted keys and their values, {} for nothing. Names become folders."""
 
-    reference: str | None = None
-    """The arm that the others are compared with; null is the first."""
-
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
-    """Every arm is trained once with each."""
-
     completions: Literal["equal", "any"] = "equal"
     """Whether arms have to sample equally many completions: `equal` refuses a study in which they do not,
     `any` does not. The table says how many each sampled."""
 
     @field_validator("arms")
     @classmethod
-    def _check_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _check_changes(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, changes in arms.items():
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of an arm: letters, digits and . _ + - make a folder")
             for key in ("run_dir", "seed"):
                 if key in changes:
                     raise ValueError(f"arm {name!r} sets {key!r}, which the study gives to each run")
         return arms
-
-    @field_validator("seeds")
-    @classmethod
-    def _check_seeds(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is named twice")
-        return seeds
-
-    @model_validator(mode="after")
-    def _check_reference(self) -> StudyConfig:
-        if self.reference is not None and self.reference not in self.arms:
-            raise ValueError(f"there is no arm {self.reference!r}.{did_you_mean(self.reference, self.arms)}")
-        return self
-
-    @property
-    def compared_with(self) -> str:
-        """Name of the reference arm."""
-        return self.reference or next(iter(self.arms))
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from prompter.errors import InfrastructureError, RunStopped, UserError
+from prompter.errors import UserError
 from prompter.runs.files import atomic_folder, atomic_write
 from recipes.config import dump_config, load_config
+from recipes.study.apart import run_apart
 from recipes.study.config import PlannedRun
 
 BEFORE = ("eval", "before")
@@ -62,13 +60,34 @@ def check_same(run: PlannedRun) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    was = _flat(load_config(path).model_dump(mode="json", exclude={"run_dir"}))
-    now = _flat(run.config.model_dump(mode="json", exclude={"run_dir"}))
-    for key in {**was, **now}:
-        if was.get(key) != now.get(key):
+    excluded = {"run_dir"}
+    refuse_other_settings(
+        run.arm,
+        run.folder,
+        load_config(path).model_dump(mode="json", exclude=excluded),
+        run.config.model_dump(mode="json", exclude=excluded),
+    )
+
+
+def refuse_other_settings(arm: str, folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a run's folder whose settings are not those of its arm.
+
+    Args:
+        arm: its name.
+        folder: of the run.
+        was: the settings that it was trained with.
+        now: those of the arm.
+
+    Raises:
+        UserError: naming the first key that differs.
+    """
+    flat = _flat(was), _flat(now)
+    for key in {**flat[0], **flat[1]}:
+        first, second = (one.get(key) for one in flat)
+        if first != second:
             raise UserError(
-                f"{run.folder} holds a run with {key} {was.get(key)!r}, but arm {run.arm!r} has "
-                f"{now.get(key)!r}: remove that folder, or give another --out"
+                f"{folder} holds a run with {key} {first!r}, but arm {arm!r} has {second!r}: remove that "
+                "folder, or give another --out"
             )
 
 
@@ -113,30 +132,12 @@ def train_apart(run: PlannedRun) -> None:
     config = run.folder.with_suffix(".yaml")
     with atomic_write(config) as handle:
         handle.write(dump_config(run.config))
-    words = [sys.executable, "-m", "recipes.cli", "train", str(config), "--resume"]
-    heard: list[str] = []
-    process = subprocess.Popen(words, start_new_session=True)
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        heard.append(signal.Signals(number).name)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if heard:
-        raise RunStopped(heard[0])
-    if code:
-        told = f"`prompter train {config} --resume` ended with exit code {code}; what it printed says why"
-        raise InfrastructureError(f"{told}. The same command again goes on") if code == 3 else UserError(told)
+    run_apart("train", str(config), "--resume")
 
 
 def _flat(value: object, key: str = "") -> dict[str, object]:
     """Dotted keys of nested mappings, and what stands there."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return {key: value}
     found: dict[str, object] = {}
     for name, inner in value.items():

@@ -1,0 +1,1 @@
+"""Different systems trained from one base on one set, and compared on the same held-out questions."""

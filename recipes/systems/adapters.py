@@ -1,0 +1,215 @@
+"""What the systems share, in the keys of the command that trains each: one small adapter a command."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from envs.datasets import split_name
+from prompter.runs.config import StrictModel, load_config_model
+from prompter.runs.jsonl import read_lines
+from prompter.runs.run_folder import RunFolder
+from recipes.config import TrainConfig
+from recipes.elisa.config import ElisaConfig
+from recipes.elisa.train import METRICS as ELISA_METRICS
+from recipes.elisa.train import POLICY as ELISA_POLICY
+from recipes.planning.trainer import planned_completions
+from recipes.seg_token.config import SegTokenConfig
+from recipes.seg_token.train import METRICS as SEG_TOKEN_METRICS
+from recipes.seg_token.train import POLICY as SEG_TOKEN_POLICY
+from recipes.shipped import config_path
+from recipes.study.table import busy_seconds
+from recipes.systems.config import SystemsConfig
+
+
+class Adapter(ABC):
+    """How one command is told what the systems share, and where it leaves what.
+
+    Class attributes:
+        model: what its config is read into.
+        folder_key: the key of a run's folder.
+        policy: where in that folder the trained policy is.
+        prefix: of that path in `prompter eval --policy`.
+        own_masks: whether the policy brings its own masks, so that nothing executes its prompts.
+        states: pattern of what a broken-off run goes on from, in its folder.
+        takes_resume: whether `--resume` may be said of a run that has no such state.
+    """
+
+    model: ClassVar[type[StrictModel]]
+    folder_key: ClassVar[str] = "output_dir"
+    policy: ClassVar[str]
+    prefix: ClassVar[str] = ""
+    own_masks: ClassVar[bool] = True
+    states: ClassVar[str] = "trainer/checkpoint-*/trainer_state.json"
+    takes_resume: ClassVar[bool] = False
+
+    @abstractmethod
+    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+        """Dotted keys of the command's config, and their values: what no arm may have otherwise."""
+
+    def usual(self, study: SystemsConfig) -> dict[str, Any]:
+        """Dotted keys that the study sets and an arm may set otherwise."""
+        return {}
+
+    @abstractmethod
+    def questions(self, config: Any) -> int:
+        """Questions that a run is asked while it trains, repeats counted."""
+
+    def completions(self, config: Any) -> int:
+        """Completions that a run samples while it trains."""
+        return 0
+
+    def finished(self, folder: Path, config: Any) -> bool:
+        """Whether a run was trained to its end."""
+        return (folder / self.policy).is_dir()
+
+    @abstractmethod
+    def minutes(self, folder: Path) -> float | None:
+        """Minutes that a finished run was at work on training; None if it has not kept them."""
+
+
+class TrainAdapter(Adapter):
+    """`prompter train`: GRPO."""
+
+    model = TrainConfig
+    folder_key = "run_dir"
+    policy = "checkpoints/final"
+    own_masks = False
+    takes_resume = True
+
+    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+        """See `Adapter.shared`."""
+        return {
+            "policy.model": study.policy,
+            "dataset.name": study.dataset.name,
+            "dataset.split": study.dataset.split,
+            "dataset.options": study.dataset.options,
+            **_under("executor", study.executor),
+        }
+
+    def usual(self, study: SystemsConfig) -> dict[str, Any]:
+        """See `Adapter.usual`: the run's own evaluations ask what all systems are asked in the end."""
+        name, split = split_name(study.questions.benchmark)
+        return {
+            "eval.dataset": name,
+            "eval.split": split,
+            "eval.options": study.questions.options,
+            "eval.samples": study.questions.limit,
+            "eval.references": [],
+            "eval.others": {},
+            "eval.every_steps": 0,
+            "alarms.stop": "never",
+        }
+
+    def questions(self, config: TrainConfig) -> int:
+        """See `Adapter.questions`."""
+        return self.completions(config) // int(config.trainer["num_generations"])
+
+    def completions(self, config: TrainConfig) -> int:
+        """See `Adapter.completions`; 0 where `trainer.max_steps` is not given."""
+        return planned_completions(config) or 0
+
+    def minutes(self, folder: Path) -> float | None:
+        """See `Adapter.minutes`; evaluations are left out."""
+        return busy_seconds(RunFolder(folder).read_timeline()) / 60
+
+
+class SegTokenAdapter(Adapter):
+    """`prompter seg-token`: embedding-as-mask."""
+
+    model = SegTokenConfig
+    policy = SEG_TOKEN_POLICY
+    prefix = "seg-token:"
+
+    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+        """See `Adapter.shared`."""
+        return {
+            "init": study.policy,
+            "dataset": study.dataset.name,
+            "split": study.dataset.split,
+            "options": study.dataset.options,
+            **_under("executor", study.executor),
+        }
+
+    def questions(self, config: SegTokenConfig) -> int:
+        """See `Adapter.questions`."""
+        return config.steps * config.batch_size
+
+    def finished(self, folder: Path, config: SegTokenConfig) -> bool:
+        """See `Adapter.finished`: every saved step writes the policy, so that the log has to say it."""
+        lines = _lines(folder / SEG_TOKEN_METRICS)
+        return super().finished(folder, config) and bool(lines) and lines[-1]["step"] == config.steps
+
+    def minutes(self, folder: Path) -> float | None:
+        """See `Adapter.minutes`."""
+        return logged_minutes(_lines(folder / SEG_TOKEN_METRICS))
+
+
+class ElisaAdapter(Adapter):
+    """`prompter elisa`: a choice among proposed masks."""
+
+    model = ElisaConfig
+    policy = ELISA_POLICY
+    prefix = "elisa:"
+
+    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+        """See `Adapter.shared`."""
+        return {
+            "policy": study.policy,
+            "dataset": study.dataset.name,
+            "split": study.dataset.split,
+            "options": study.dataset.options,
+            **_under("proposer.executor", study.executor),
+        }
+
+    def questions(self, config: ElisaConfig) -> int:
+        """See `Adapter.questions`."""
+        return config.steps * config.batch_size
+
+    def minutes(self, folder: Path) -> float | None:
+        """See `Adapter.minutes`; proposing masks is counted as far as the run did it itself."""
+        return logged_minutes(_lines(folder / ELISA_METRICS))
+
+
+ADAPTERS: Mapping[str, Adapter] = {
+    "train": TrainAdapter(),
+    "seg-token": SegTokenAdapter(),
+    "elisa": ElisaAdapter(),
+}
+"""By the command that trains."""
+
+
+def load_base(adapter: Adapter, base: str, overrides: list[str]) -> Any:
+    """The config of a run: a command's config file with overrides.
+
+    Raises:
+        UserError: as `prompter.runs.config.load_config_model`.
+    """
+    path = config_path(base) if adapter.model is TrainConfig else Path(base)
+    return load_config_model(adapter.model, path, overrides)
+
+
+def logged_minutes(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Minutes of a run from lines that count them from its start, or from where it was resumed.
+
+    Args:
+        lines: as they were logged; a resumed run counts from 0 again.
+    """
+    total, last, known = 0.0, 0.0, False
+    for line in lines:
+        now = float(line["minutes"])
+        if now < last:
+            total += last
+        last, known = now, True
+    return total + last if known else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return list(read_lines(path)) if path.exists() else []
+
+
+def _under(section: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as dotted keys of a section, so that its other keys stay what the base says."""
+    return {f"{section}.{key}": value for key, value in fields.items()}
