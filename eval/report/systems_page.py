@@ -66,8 +66,8 @@ def how_to_read(found: SystemsFound, taught: str) -> list[str]:
     """What a reader has to know before believing a figure, a sentence or two each."""
     sentences = [
         f"All systems start from one checkpoint. {taught}",
-        f"All were asked the same {found.questions} questions about {found.images} images; "
-        f"{found.no_target} of them have no target. Answers are greedy, scores by protocol strict, per cent.",
+        f"All were asked the same {found.questions} questions about {found.images} images, "
+        f"{found.no_target or 'none'} of them without a target. Answers are greedy, scores by protocol strict, per cent.",
         "Brackets are 95 % bootstrap intervals that draw images. They hold for these trained weights: another "
         "seed of training gives others, and with one seed nothing here says by how much.",
         f"Differences are to {found.reference}, paired by question. Where such an interval holds 0, the "

@@ -25,7 +25,7 @@ class World:
         self.folder, self.out = folder, folder / "out"
         self.study = folder / "systems.yaml"
         self.fields = systems_fields(folder)
-        self.study.write_text(yaml.safe_dump(self.fields))
+        self.study.write_text(yaml.safe_dump(self.fields, sort_keys=False))
         self.started: list[tuple[str, ...]] = []
 
     def start(self, *words: str) -> None:
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_one_sentence(
 ) -> None:
     def refused(message: str, *words: str, **changes: Any) -> None:
         path = tmp_path / "changed.yaml"
-        path.write_text(yaml.safe_dump({**world.fields, **changes}))
+        path.write_text(yaml.safe_dump({**world.fields, **changes}, sort_keys=False))
         capsys.readouterr()
         assert world.run(*words, study=path) == 2
         assert re.search(message, capsys.readouterr().err)
