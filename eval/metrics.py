@@ -143,7 +143,9 @@ def rows_by_value(table: QueryTable, tag: str) -> dict[str, NDArray[np.bool_]]:
     else:
         values = sorted({tags[tag] for tags in table.tag_sets if tag in tags})
         place = {value: index for index, value in enumerate(values)}
-        of_set = np.array([place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets], dtype=np.int64)
+        of_set = np.array(
+            [place[tags[tag]] if tag in tags else -1 for tags in table.tag_sets], dtype=np.int64
+        )
         codes = of_set[table.tags]
     found = {value: codes == code for code, value in enumerate(values)}
     return {value: rows for value, rows in found.items() if rows.any()}

@@ -69,7 +69,7 @@ class Figure:
 
     Args:
         value: None where it has none.
-        interval: 95 % bootstrap, drawing images, for these very seeds; (low, high).
+        interval: 95 % bootstrap, drawing images, for these very seeds; (low, high). None with one image.
         by_seed: of each seed.
     """
 
@@ -104,10 +104,11 @@ class System:
 
 @dataclass(frozen=True)
 class AxisValue:
-    """Questions with one value of an axis: how many, and the gIoU of each system on them."""
+    """Questions with one value of an axis: how many on how many images, and each system's gIoU on them."""
 
     value: str
     questions: int
+    images: int
     systems: Mapping[str, Figure]
 
 
@@ -215,8 +216,8 @@ def _aligned(
     for name, questions in asked:
         if questions != asked[0][1]:
             raise UserError(
-                f"{asked[0][0]!r} and {name!r} were asked different questions, so they cannot be compared: remove "
-                "the evaluation that is not of the study's questions, and run the study again"
+                f"{asked[0][0]!r} and {name!r} were asked different questions, so they cannot be compared: "
+                "remove the evaluation that is not of the study's questions, and run the study again"
             )
     scored = {name: [(seed, _scored(table)) for seed, table in runs] for name, runs in named.items()}
     tables = [table for runs in scored.values() for _, table in runs]
@@ -224,7 +225,8 @@ def _aligned(
     for table in tables[1:]:
         first, _ = shared_queries(first, table)
     return {
-        name: [(seed, shared_queries(first, table)[1]) for seed, table in runs] for name, runs in scored.items()
+        name: [(seed, shared_queries(first, table)[1]) for seed, table in runs]
+        for name, runs in scored.items()
     }
 
 
@@ -250,7 +252,9 @@ def _against(
         return None
     images = tables[0][1].images
     return {
-        name: _json(pooled_difference([(one[name], two[name]) for one, two in pairs], images, bootstrap))
+        name: _json(
+            pooled_difference([(one[name], two[name]) for one, two in pairs], images, bootstrap), images
+        )
         for name in METRICS
     }
 
@@ -261,11 +265,12 @@ def _figure(ratios: Sequence[Ratio], images: NDArray[np.int64], bootstrap: Boots
         (Ratio(np.zeros(len(one.numerator)), one.denominator, one.smoothing, one.undefined), one)
         for one in ratios
     ]
-    return _json(pooled_difference(pairs, images, bootstrap))
+    return _json(pooled_difference(pairs, images, bootstrap), images)
 
 
-def _json(found: PooledDifference) -> Figure:
-    limits = interval_json(found.by_image)
+def _json(found: PooledDifference, images: NDArray[np.int64]) -> Figure:
+    # Draws of a single image are all alike: they would say that nothing is uncertain.
+    limits = interval_json(found.by_image) if len(np.unique(images)) > 1 else None
     return Figure(found.difference, None if limits is None else (limits[0], limits[1]), found.by_seed)
 
 
@@ -290,7 +295,8 @@ def _axes(
                 )
                 for name, tables in named.items()
             }
-            values.append(AxisValue(value, int(chosen.sum()), figures))
+            images = len(np.unique(first.images[chosen]))
+            values.append(AxisValue(value, int(chosen.sum()), images, figures))
         axes.append(Axis(tag, says, tuple(values)))
     return tuple(axes), tuple(remarks)
 

@@ -34,12 +34,13 @@ def systems_page(
         title=title,
         note=note,
         how=how_to_read(found, taught),
-        charts=_chart("gIoU, per cent, with 95 % intervals (drawing images)", _figures(found)),
+        chart=_chart("gIoU, per cent, with 95 % intervals (drawing images)", _figures(found), width=1400),
         systems=system_rows(found),
         differences=difference_rows(found),
         costs=cost_rows(found),
         axes=[
-            {"axis": axis, "rows": axis_rows(found, axis), "charts": _axis_charts(axis)} for axis in found.axes
+            {"axis": axis, "rows": axis_rows(found, axis), "charts": _axis_charts(axis)}
+            for axis in found.axes
         ],
         remarks=found.remarks,
         groups=groups,
@@ -67,14 +68,15 @@ def how_to_read(found: SystemsFound, taught: str) -> list[str]:
     sentences = [
         f"All systems start from one checkpoint. {taught}",
         f"All were asked the same {found.questions} questions about {found.images} images, "
-        f"{found.no_target or 'none'} of them without a target. Answers are greedy, scores by protocol strict, per cent.",
+        f"{found.no_target or 'none'} of them without a target. Answers are greedy; scores are by protocol "
+        "strict, in per cent.",
         "Brackets are 95 % bootstrap intervals that draw images. They hold for these trained weights: another "
         "seed of training gives others, and with one seed nothing here says by how much.",
         f"Differences are to {found.reference}, paired by question. Where such an interval holds 0, the "
         "questions do not tell the two apart.",
         "Equal time and equal questions are two comparisons: a system that learns from a label directly takes "
         "less time for a question than one that samples answers to it. Where both are shown, read both.",
-        "Along an axis a value with few questions has a wide interval; with so many intervals some leave "
+        "Along an axis, a value with few questions has a wide interval, and of so many intervals some leave "
         "out the truth.",
     ]
     if found.left_out:
@@ -114,7 +116,7 @@ def cost_rows(found: SystemsFound) -> list[list[str]]:
 
 def axis_rows(found: SystemsFound, axis: Axis) -> list[list[str]]:
     """gIoU of each system on each value of an axis, the heading first."""
-    rows = [["system", *(f"{one.value} ({one.questions})" for one in axis.values)]]
+    rows = [["system", *(f"{one.value} ({one.questions} on {one.images})" for one in axis.values)]]
     for system in found.systems:
         rows.append([system.name, *(_value(one.systems[system.name]) for one in axis.values)])
     return rows

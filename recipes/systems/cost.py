@@ -59,11 +59,11 @@ def trained_weights(folder: Path, policy: Path, base: Path) -> int | None:
         beside = theirs.get(path.name)
         with safe_open(path, framework="pt") as mine:
             if beside is None:
-                total += sum(int(np.prod(mine.get_slice(name).get_shape())) for name in mine.keys())  # noqa: SIM118
+                total += sum(int(np.prod(mine.get_slice(name).get_shape())) for name in mine.keys())
                 continue
             with safe_open(beside, framework="pt") as other:
                 known = set(other.keys())
-                for name in mine.keys():  # noqa: SIM118 - no mapping
+                for name in mine.keys():
                     one = mine.get_tensor(name)
                     if name not in known or not _same(one, other.get_tensor(name)):
                         total += one.numel()

@@ -71,9 +71,7 @@ class SystemRun:
         return dict(self.config.model_dump(mode="json", exclude={self.adapter.folder_key}))
 
 
-def planned_systems(
-    study: SystemsConfig, out: Path, only: Sequence[str] | None = None
-) -> list[SystemRun]:
+def planned_systems(study: SystemsConfig, out: Path, only: Sequence[str] | None = None) -> list[SystemRun]:
     """Every system with every seed, seeds outermost. A run's folder is `out/ARM/seed-N`.
 
     Args:
@@ -105,7 +103,9 @@ def _refuse_shared(arm: str, own: Iterable[str], shared: Iterable[str]) -> None:
     for key in own:
         for other in shared:
             if key == other or key.startswith(f"{other}.") or other.startswith(f"{key}."):
-                raise UserError(f"arm {arm!r} sets {key!r}, but {other!r} is the same for all systems: leave it out")
+                raise UserError(
+                    f"arm {arm!r} sets {key!r}, but {other!r} is the same for all systems: leave it out"
+                )
 
 
 def _check_equal(study: SystemsConfig, runs: Sequence[SystemRun], only: Sequence[str] | None) -> None:
@@ -114,8 +114,8 @@ def _check_equal(study: SystemsConfig, runs: Sequence[SystemRun], only: Sequence
     for name, arm in study.arms.items():
         if arm.equal == "questions" and asked[name] != wanted and (only is None or name in only):
             raise UserError(
-                f"arm {name!r} is to be asked as many questions as {study.compared_with!r}, {wanted:,}, but is "
-                f"asked {asked[name]:,}: change its steps or batch_size, or write equal: time"
+                f"arm {name!r} is to be asked as many questions as {study.compared_with!r}, {wanted:,}, but "
+                f"is asked {asked[name]:,}: change its steps or batch_size, or write equal: time"
             )
 
 
@@ -130,7 +130,9 @@ def evaluated(run: SystemRun) -> bool:
 
 
 def run_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) -> None:
-    """Ask the base once; train each run that is not finished, and ask it.
+    """Train each run that is not finished, and ask it; with the reference among them, ask the base first.
+
+    Other arms may be at work in the same folder at the same time: one of two asks the base.
 
     Raises:
         UserError: if a folder holds a run with other settings, or a run cannot be trained as configured.
@@ -139,7 +141,8 @@ def run_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) -> N
     """
     for run in runs:
         check_same(run)
-    _ask(study, study.policy, executor_text(study), out / BASE)
+    if any(run.arm == study.compared_with for run in runs):
+        _ask(study, study.policy, executor_text(study), out / BASE)
     for number, run in enumerate(runs, start=1):
         what = f"[{number}/{len(runs)}] {run.arm}, seed {run.seed}"
         if finished(run):

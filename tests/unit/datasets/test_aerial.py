@@ -90,7 +90,7 @@ def test_a_share_of_the_questions_without_a_target_is_kept(root):
     assert split(no_target=0.0) == (targeted, set())
     kept_targeted, kept = split(no_target=0.5)
     assert kept_targeted == targeted and kept < empty and 0.2 < len(kept) / len(empty) < 0.8
-    with pytest.raises(UserError, match="'no_target' of dataset .* must be between 0 and 1, but is 2"):
+    with pytest.raises(UserError, match=r"'no_target' of dataset .* must be between 0 and 1, but is 2"):
         split(no_target=2)
 
 

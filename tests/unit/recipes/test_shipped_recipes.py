@@ -16,6 +16,8 @@ from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.study import planned
 from recipes.shipped import FOLDER, config_path, shipped_recipes
 from recipes.study.config import load_study, planned_runs
+from recipes.systems.config import load_systems
+from recipes.systems.run import planned_systems
 
 ROOT = Path(__file__).resolve().parents[3]
 CARDS = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -89,7 +91,8 @@ def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
     assert "name: refcocog" in capsys.readouterr().out
 
 
-STUDIES = sorted((ROOT / "recipes" / "configs" / "studies").glob("*.yaml"))
+SYSTEMS = ROOT / "recipes" / "configs" / "studies" / "systems.yaml"
+STUDIES = sorted(set(SYSTEMS.parent.glob("*.yaml")) - {SYSTEMS})
 GRPO = [path for path in STUDIES if load_study(path).trains == "grpo"]
 
 
@@ -112,6 +115,23 @@ def test_the_arms_of_each_seg_token_study_see_equally_many_questions(path: Path,
     assert len({run.samples for run in runs}) == 1 and len(runs) == len(study.arms) * len(study.seeds)
     distinct = {run.config.model_copy(update={"output_dir": ""}).model_dump_json() for run in runs}
     assert len(distinct) == len(runs), "two arms are the same"
+
+
+def test_the_systems_learn_and_answer_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_systems(SYSTEMS)
+    runs = {run.arm: run for run in planned_systems(study, tmp_path)}
+    assert list(runs) == list(study.arms) and study.compared_with == "grpo"
+    distinct = {(run.command, str(run.settings)) for run in runs.values()}
+    assert len(distinct) == len(runs), "two arms are the same"
+    grpo, boxes = (runs[name].config for name in ("grpo", "box-grpo"))
+    assert boxes.model_copy(update={"rewards": grpo.rewards, "run_dir": grpo.run_dir}) == grpo
+    assert {run.questions for name, run in runs.items() if study.arms[name].equal == "questions"} == {
+        runs["grpo"].questions
+    }
+    for name in ("seg-token", "elisa"):
+        longer, equal = runs[name], runs[f"{name}-equal"]
+        assert longer.questions >= equal.questions
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("seg-token*.yaml")), ids=lambda path: path.stem)
