@@ -70,12 +70,12 @@ def how_to_read(found: SystemsFound, taught: str) -> list[str]:
         f"All were asked the same {found.questions} questions about {found.images} images, "
         f"{found.no_target or 'none'} of them without a target. Answers are greedy; scores are by protocol "
         "strict, in per cent.",
-        "Brackets are 95 % bootstrap intervals that draw images. They hold for these trained weights: another "
-        "seed of training gives others, and with one seed nothing here says by how much.",
+        "Brackets are 95 % bootstrap intervals that draw images. They hold for these trained weights: "
+        "another seed of training gives others, and with one seed nothing here says by how much.",
         f"Differences are to {found.reference}, paired by question. Where such an interval holds 0, the "
         "questions do not tell the two apart.",
-        "Equal time and equal questions are two comparisons: a system that learns from a label directly takes "
-        "less time for a question than one that samples answers to it. Where both are shown, read both.",
+        "Equal time and equal questions are two comparisons: a system that learns from a label directly "
+        "takes less time for a question than one that samples answers to it. Read both.",
         "Along an axis, a value with few questions has a wide interval, and of so many intervals some leave "
         "out the truth.",
     ]
