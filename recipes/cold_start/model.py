@@ -78,7 +78,7 @@ class ColdStartModel(nn.Module):
         if side is None:
             raise ValueError("the cold start needs a policy that sees square images of one size (image.side)")
         grid = side // policy.factor
-        self.middle_layer = max(0, text.num_hidden_layers - 3)
+        self.middle_layer = looking_layer(text) - 1
         self.place_head = nn.Linear(text.hidden_size, grid * grid)
         self.target_head = nn.Linear(text.hidden_size, 1)
         self.extent_head = nn.Linear(text.hidden_size, 6 * text.hidden_size)
@@ -308,6 +308,15 @@ class ColdStartModel(nn.Module):
         on_object = torch.zeros(len(rows), hidden.shape[1])
         on_object[image_mask[rows]] = (coverage[objects] > 0.15).float().flatten()
         return (chances * on_object[:, None]).sum(-1)[on_object.any(1)]
+
+
+def looking_layer(text: Any) -> int:
+    """Number of the layer half of whose heads look at an object; image tokens tell of theirs before it.
+
+    Args:
+        text: config of a language model of at least two layers.
+    """
+    return max(0, int(text.num_hidden_layers) - 3) + 1
 
 
 def store_tied_once(module: Any) -> None:

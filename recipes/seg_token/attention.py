@@ -29,15 +29,19 @@ class NotedAttention:
     Args:
         rows, positions: int64 [n], the tokens whose attention is noted: which sequence, and where in it.
         attended: int64 or bool [sequences, length], 0 at padding.
+        looking: number of the layer whose heads are kept apart; None for none.
         total: [n, length], the sum over layers of the mean over heads; None before the first layer.
         layers: how many there were.
+        looked: [n, heads, length], the attention of that layer, once it was run.
     """
 
     rows: Tensor
     positions: Tensor
     attended: Tensor
+    looking: int | None = None
     total: Tensor | None = None
     layers: int = 0
+    looked: Tensor | None = None
 
     def add(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
         """Take in one layer: query [B, heads, length, d] and key [B, key heads, length, d]."""
@@ -47,7 +51,10 @@ class NotedAttention:
         scores = torch.einsum("nhd,nhtd->nht", asked, keys) * scale
         order = torch.arange(key.shape[2], device=key.device)
         seen = (order[None] <= self.positions[:, None]) & self.attended[self.rows].bool()
-        chances = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1).mean(1)
+        heads = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+        if self.layers == self.looking:
+            self.looked = heads
+        chances = heads.mean(1)
         self.total = chances if self.total is None else self.total + chances
         self.layers += 1
 
@@ -60,6 +67,16 @@ class NotedAttention:
         if self.total is None:
             raise ValueError("the model ran without the attention function that notes")
         return self.total / self.layers
+
+    def heads(self) -> Tensor:
+        """The attention [n, heads, length] of the layer `looking`.
+
+        Raises:
+            ValueError: if that layer was not run, or asked no attention of the kind that is noted.
+        """
+        if self.looked is None:
+            raise ValueError(f"no attention was noted of layer {self.looking}")
+        return self.looked
 
 
 _noting: list[NotedAttention] = []
@@ -79,17 +96,17 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 @contextmanager
 def noted_attention(
-    language_model: Any, rows: Tensor, positions: Tensor, attended: Tensor
+    language_model: Any, rows: Tensor, positions: Tensor, attended: Tensor, looking: int | None = None
 ) -> Iterator[NotedAttention]:
     """Note the attention of some tokens in all attention layers of a language model run in the block.
 
     Args:
         language_model: whose config says which attention function its layers take; put back afterwards.
-        rows, positions, attended: see `NotedAttention`.
+        rows, positions, attended, looking: see `NotedAttention`.
 
     Layers of linear attention (Qwen3.5 has them) have no such map, and are no part of the mean.
     """
-    noted = NotedAttention(rows, positions, attended)
+    noted = NotedAttention(rows, positions, attended, looking)
     config = language_model.config
     before = config._attn_implementation
     config._attn_implementation = NAME

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from envs.seg_token.build_head import build_head
 from envs.seg_token.model import SegTokenModel, SegTokenPolicy, open_encoder, take_over_state
 from envs.seg_token.settings import SETTINGS_FILE, SegTokenSettings
 from prompter.checkpoint import Checkpoint, load_policy, load_weights, resolve_source
+from prompter.errors import UserError
 from prompter.sampling.weights import merged_weights
-from prompter.seg_tokens import add_mark_tokens, query_ids
+from prompter.seg_tokens import add_mark_tokens, mark_tokens, query_ids, query_tokens
 from recipes.seg_token.config import SegTokenConfig
+from recipes.training.shared_vision import share_vision
 
 
 def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
@@ -38,7 +40,8 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     executor = open_encoder(settings)
     language = load_weights(policy, dtype=torch.float32)
     torch.manual_seed(config.seed)
-    add_marks(language, policy, config.queries, config.mark_from)
+    add_marks(language, policy, config.queries, config.start_from)
+    share_vision(language)
     policy = replace(policy)  # what it had derived from the tokenizer before
     adapted = _adapt(language, policy, config)
     ids = query_ids(policy.processor.tokenizer, config.queries)
@@ -50,18 +53,24 @@ def build(config: SegTokenConfig) -> tuple[SegTokenPolicy, Any]:
     return SegTokenPolicy(policy, model.to(device), settings, executor), adapted
 
 
-def add_marks(model: Any, policy: Checkpoint, queries: int, mark_from: str | None = None) -> None:
+def add_marks(
+    model: Any, policy: Checkpoint, queries: int, start_from: Mapping[str, str] | None = None
+) -> None:
     """Add the tokens of the notation to a tokenizer, and rows for them to a model that lacks some.
 
-    A new row is the mean of the known tokens' rows with a little noise, a query token's the mean of those of
-    the text `mark_from`, if there is one. Where a vocabulary was padded (Qwen's is) new rows take the place
-    of some that no training has seen.
+    A new row is the mean of the known tokens' rows with a little noise, or that of the tokens of the text
+    that `start_from` names for it, with less. Where a vocabulary was padded (Qwen's is) new rows take the
+    place of some that no training has seen.
+
+    Raises:
+        UserError: if `start_from` names what is no token of the notation, or gives it no text.
     """
     tokenizer = policy.processor.tokenizer
     known = sorted(tokenizer.get_vocab().values())
-    like = None if mark_from is None else tokenizer(mark_from)["input_ids"]
+    like = _starts(tokenizer, queries, start_from or {})
     add_mark_tokens(tokenizer, queries)
-    new = sorted(set(tokenizer.get_vocab().values()) - set(known))
+    vocabulary = tokenizer.get_vocab()
+    new = sorted(set(vocabulary.values()) - set(known))
     if not new:
         return
     if new[-1] >= len(model.get_input_embeddings().weight):
@@ -72,12 +81,27 @@ def add_marks(model: Any, policy: Checkpoint, queries: int, mark_from: str | Non
     with torch.no_grad():
         for weight in tables.values():
             old = weight[known]
-            noise = torch.randn(len(new), weight.shape[1], dtype=weight.dtype, device=weight.device)
-            weight[new] = old.mean(0) + 0.1 * old.std(0) * noise
-            if like:
-                marks = [number for number in query_ids(tokenizer, queries) if number in new]
-                rows = torch.tensor([new.index(number) for number in marks], dtype=torch.long)
-                weight[marks] = weight[like].mean(0) + 0.1 * old.std(0) * noise[rows]
+            noise = old.std(0) * torch.randn(len(new), weight.shape[1], dtype=weight.dtype).to(weight.device)
+            weight[new] = old.mean(0) + 0.1 * noise
+            for text, ids in like.items():
+                if vocabulary[text] in new:
+                    weight[vocabulary[text]] = weight[ids].mean(0) + 0.02 * noise[new.index(vocabulary[text])]
+
+
+def _starts(tokenizer: Any, queries: int, start_from: Mapping[str, str]) -> dict[str, list[int]]:
+    """Of each token of the notation that is named, the token ids that it starts from."""
+    found = {}
+    for name, text in start_from.items():
+        tokens = query_tokens(queries) if name == "[SEG]" else (name,)
+        if not set(tokens) <= set(mark_tokens(queries)):
+            raise UserError(
+                f"start_from names {name!r}, which is none of {', '.join(mark_tokens(1))}: name one of those"
+            )
+        ids = tokenizer(text)["input_ids"]
+        if not ids:
+            raise UserError(f"start_from gives {name!r} an empty text: name one that the checkpoint writes")
+        found |= dict.fromkeys(tokens, ids)
+    return found
 
 
 def _adapt(model: Any, policy: Checkpoint, config: SegTokenConfig) -> Any:

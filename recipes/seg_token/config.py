@@ -25,6 +25,14 @@ class SegTokenWeights(StrictModel):
     """SegEarth-R2's spatial attention supervision: the attention from `[SEG]` to the image's tokens, a mean
     over all layers and heads, has to differ on the target from its mean elsewhere (the paper: 0.01)."""
 
+    look: float = Field(default=0.0, ge=0)
+    """The cold start's term: half of the heads of the last layer but one have to look at the
+    target from its `[SEG]`. For policies that the cold start made, whose heads look so at coordinates."""
+
+    place: float = Field(default=0.0, ge=0)
+    """A linear map of the state at `[SEG]`, thrown away afterwards, has to tell the middle and the size of
+    the target's box. No paper has it; it costs no decoding."""
+
     align: float = Field(default=0.0, ge=0)
     """Squared distance between a projected embedding and the token by which the segmenter's own prompt
     encoder writes a point inside the target. No paper has it; it costs no decoding, and shortens a start
@@ -86,10 +94,10 @@ class SegTokenConfig(StrictModel):
     phrase_tag: str = "category"
     """Tag of a question that names its target between `<p>` and `</p>`; where it has none, "target"."""
 
-    mark_from: str | None = None
-    """Text that the checkpoint knows, from whose tokens' embeddings those of the query tokens start; null
-    takes the mean of all tokens. What a policy writes where it begins to say a place (`{"bbox_2d":[` for
-    Prompter's own) lets `[SEG]` look where the policy looks then."""
+    start_from: dict[str, str] = Field(default_factory=dict)
+    """New token -> a text that the checkpoint knows, from whose tokens' embeddings the new one starts; those
+    that are not named start from the mean of all. `[SEG]` stands for all query tokens. A policy that looks at
+    an object where it begins to write `{"bbox_2d":[` looks there from a `[SEG]` that starts as that text."""
 
     prompt: str = "[system]\nMark what is asked for.\n[user]\n{query}"
     """What the policy is asked; kept with its checkpoint. `{query}` stands for the question."""
@@ -113,7 +121,11 @@ class SegTokenConfig(StrictModel):
     """Optimiser steps; 0 writes the policy as it is before any, to be evaluated beside a trained one."""
 
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Highest learning rate, of the language model and the projection (LISA: 3e-4)."""
+    """Highest learning rate, of the policy's weights (LISA: 3e-4)."""
+
+    new_learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate of what starts from nothing: embeddings (as far as they are the text's alone),
+    projection, choice and place; null takes the same."""
 
     decoder_learning_rate: float | None = Field(default=None, gt=0)
     """Highest learning rate of the head; null takes the same."""
@@ -131,8 +143,11 @@ class SegTokenConfig(StrictModel):
     """Multiply matrices in bfloat16; weights and losses stay float32."""
 
     mask_every: int = Field(default=1, ge=1)
-    """Masks are decoded and trained in every so many steps, the others train the text, `align` and
-    `attention` alone. On a CPU nearly all of a step's time is in the mask decoder."""
+    """Masks are decoded and trained in every so many steps; the others train the text and what else costs no
+    decoding. On a CPU nearly all of a step's time is in the mask decoder."""
+
+    masks_after: int = Field(default=0, ge=0)
+    """Steps before the first that trains masks."""
 
     save_every: int = Field(default=200, ge=1)
     """Steps between checkpoints that `--resume` goes on from; the last step is saved too."""

@@ -18,10 +18,10 @@ from envs.masks import Mask
 from envs.oracle import interior_points
 from envs.seg_token.model import SegTokenPolicy
 from recipes.cold_start.data import cell_coverage
-from recipes.cold_start.model import store_tied_once
-from recipes.seg_token.attention import noted_attention
+from recipes.cold_start.model import looking_layer, store_tied_once
+from recipes.seg_token.attention import NotedAttention, noted_attention
 from recipes.seg_token.config import SegTokenWeights
-from recipes.seg_token.losses import attention_loss, bce_loss, dice_loss
+from recipes.seg_token.losses import attention_loss, bce_loss, dice_loss, look_loss, place_loss
 
 
 class SegTokenLearner(nn.Module):
@@ -41,6 +41,11 @@ class SegTokenLearner(nn.Module):
         self.model = parts.model
         self._parts = parts
         self.weights, self.in_bfloat16 = weights, bfloat16
+        width = parts.model.policy_model.config.get_text_config().hidden_size
+        self.place = nn.Linear(width, 4) if weights.place else None
+        if self.place is not None:
+            nn.init.zeros_(self.place.weight)
+            nn.init.constant_(self.place.bias, 0.5)
         store_tied_once(self.model)
 
     def forward(self, batch: dict[str, Any], *, masks: bool = True) -> dict[str, Tensor]:
@@ -48,28 +53,31 @@ class SegTokenLearner(nn.Module):
 
         Returns:
             `loss` (the weighted sum) and its parts: `text`; `bce` and `dice` where they have weight, and with
-            them `choice` for several queries; `attention` and `align` where they have weight.
+            them `choice` for several queries; `attention`, `look`, `place` and `align` where they have weight.
         """
         device = self.model.query_ids.device
         rows, positions = self.model.marks(batch)
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=self.in_bfloat16))
             noted = None
-            if self.weights.attention and len(rows):
-                core: Any = self.model.policy_model.model
+            if (self.weights.attention or self.weights.look) and len(rows):
+                language: Any = self.model.policy_model.model.language_model
+                layer = looking_layer(language.config)
                 noted = stack.enter_context(
-                    noted_attention(core.language_model, rows[:, 0], positions[:, 0], batch["attention_mask"])
+                    noted_attention(language, rows[:, 0], positions[:, 0], batch["attention_mask"], layer)
                 )
             states = self.model.states(batch)
             losses = {"text": self._text_loss(states, batch["labels"])}
             if len(rows):
                 asked = states[rows, positions]
+                if self.place is not None:
+                    losses["place"] = place_loss(self.place(asked[:, 0]).float(), batch["masks"])
                 if self.weights.align:
                     losses["align"] = self._align_loss(asked, rows, batch)
                 if masks and (self.weights.bce or self.weights.dice):
                     losses |= self._mask_losses(asked, rows, batch)
             if noted is not None:
-                losses["attention"] = self._attention_loss(noted.mean(), rows, batch)
+                losses |= self._attention_losses(noted, rows, batch)
         total = losses["text"]
         for name, value in losses.items():
             if name != "text":
@@ -115,8 +123,10 @@ class SegTokenLearner(nn.Module):
         tokens = torch.stack(wanted)[:, None]
         return F.mse_loss(self.model.projection(asked).float(), tokens.expand(-1, asked.shape[1], -1))
 
-    def _attention_loss(self, attention: Tensor, rows: Tensor, batch: dict[str, Any]) -> Tensor:
-        """The supervision of `attention` [targets, length] from each target's `[SEG]`."""
+    def _attention_losses(
+        self, noted: NotedAttention, rows: Tensor, batch: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """The supervision of the attention from each target's `[SEG]`, by SegEarth-R2 and by the cold start."""
         image_tokens = batch["mm_token_type_ids"][rows[:, 0]] == 1
         merge = self._parts.policy.processor.image_processor.merge_size
         foreground = torch.zeros_like(image_tokens)
@@ -124,7 +134,13 @@ class SegTokenLearner(nn.Module):
             grid = batch["image_grid_thw"][batch["image_index"][row], 1:] // merge
             cells = target_cells(batch["masks"][target], (int(grid[0]), int(grid[1])))
             foreground[target, image_tokens[target]] = torch.from_numpy(cells.flatten()).to(foreground.device)
-        return attention_loss(attention, foreground, image_tokens & ~foreground).mean()
+        losses = {}
+        if self.weights.attention:
+            background = image_tokens & ~foreground
+            losses["attention"] = attention_loss(noted.mean(), foreground, background).mean()
+        if self.weights.look:
+            losses["look"] = look_loss(noted.heads(), foreground).mean()
+        return losses
 
     def _wanted(self, mask: Mask, ignore: Mask | None, embedding: Embedding) -> tuple[Tensor, Tensor]:
         """A target and the weight of each pixel, float32 [h, w], where the logits hold the image."""

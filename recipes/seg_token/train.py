@@ -67,7 +67,9 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         parts_of_loss: dict[str, list[float]] = defaultdict(list)  # noqa: RUF012 - one trainer, one log
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-            losses = model(inputs["batch"], masks=self.state.global_step % config.mask_every == 0)
+            step = self.state.global_step
+            masks = step >= config.masks_after and step % config.mask_every == 0
+            losses = model(inputs["batch"], masks=masks)
             for name, value in losses.items():
                 self.parts_of_loss[name].append(float(value.detach()))
             return losses["loss"]
@@ -169,15 +171,24 @@ def _stream(source: Any, policy: Any, config: SegTokenConfig, done: int) -> Any:
 
 
 def _optimiser(learner: Any, config: SegTokenConfig) -> Any:
-    """AdamW with LISA's betas; the head at a rate of its own."""
+    """AdamW with LISA's betas; the head, and what starts from nothing, at rates of their own."""
     import torch
 
-    head = [one for one in learner.model.head.parameters() if one.requires_grad]
-    theirs = {id(one) for one in head}
-    others = [one for one in learner.parameters() if one.requires_grad and id(one) not in theirs]
-    groups = [{"params": others, "lr": config.learning_rate}]
-    if head:
-        groups.append({"params": head, "lr": config.decoder_learning_rate or config.learning_rate})
+    model = learner.model
+    fresh = [model.policy_model.get_input_embeddings(), model.policy_model.get_output_embeddings()]
+    fresh += [model.projection, model.chooser, learner.place]
+    rated = [(config.decoder_learning_rate, [model.head]), (config.new_learning_rate, fresh)]
+    groups, taken = [], set[int]()
+    for rate, modules in rated:
+        ours = [one for module in modules if module is not None for one in module.parameters()]
+        ours = [one for one in {id(one): one for one in ours}.values() if one.requires_grad]
+        taken |= {id(one) for one in ours}
+        groups.append({"params": ours, "lr": rate or config.learning_rate})
+    rest = [one for one in learner.parameters() if one.requires_grad and id(one) not in taken]
+    groups.append({"params": rest, "lr": config.learning_rate})
     return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=config.weight_decay,
     )

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from envs.datasets import open_dataset
 from envs.executors.decoding.promptable import Geometry
 from envs.seg_token.model import SegTokenPolicy
+from prompter.errors import UserError
 from recipes.seg_token.attention import noted_attention
 from recipes.seg_token.build import build
 from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.data import SegCollator, make_example
 from recipes.seg_token.learner import SegTokenLearner, target_cells, used_logits
-from recipes.seg_token.losses import attention_loss, bce_loss, dice_loss
+from recipes.seg_token.losses import attention_loss, bce_loss, dice_loss, look_loss, place_loss
 from tests.fixtures.seg_token import seg_token_fields
 
 
@@ -173,15 +175,56 @@ def test_attention_is_supervised_for_one_query_only(folder: Path) -> None:
         SegTokenConfig.model_validate(fields)
 
 
-def test_query_tokens_may_start_from_a_text_that_the_checkpoint_knows(
+def test_new_tokens_may_start_from_texts_that_the_checkpoint_knows(
     folder: Path, parts: SegTokenPolicy
 ) -> None:
     text = '{"bbox_2d":['
-    config = SegTokenConfig.model_validate(seg_token_fields(folder, mark_from=text))
+    config = SegTokenConfig.model_validate(seg_token_fields(folder, start_from={"[SEG]": text, "[REJ]": "]"}))
     told, _ = build(config)
     near = []
     for one in (parts, told):
         weight = one.model.policy_model.get_input_embeddings().weight
-        (known,) = one.policy.processor.tokenizer(text)["input_ids"]
-        near.append(float(torch.cosine_similarity(weight[one.model.query_ids], weight[known], dim=-1)))
-    assert near[0] < 0.5 < 0.9 < near[1]
+        tokenizer = one.policy.processor.tokenizer
+        known = [tokenizer(start)["input_ids"][0] for start in (text, "]")]
+        new = [*one.model.query_ids.tolist(), tokenizer.get_vocab()["[REJ]"]]
+        near.append(torch.cosine_similarity(weight[new], weight[known], dim=-1).tolist())
+    assert max(near[0]) < 0.5 < 0.9 < min(near[1])
+
+
+def test_a_start_of_no_token_of_the_notation_is_refused(folder: Path) -> None:
+    for start, told in {("[SEGG]", "x"): "names '\\[SEGG\\]'", ("[REJ]", ""): "an empty text"}.items():
+        config = SegTokenConfig.model_validate(seg_token_fields(folder, start_from=dict([start])))
+        with pytest.raises(UserError, match=told):
+            build(config)
+
+
+def test_looking_is_the_share_of_attention_that_half_of_the_heads_give_the_target() -> None:
+    attention = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.1, 0.1], [1, 0, 0, 0], [1, 0, 0, 0]]])
+    foreground = torch.tensor([[False, True, True, False]])
+    assert look_loss(attention, foreground).tolist() == pytest.approx([-math.log(0.5)], abs=1e-3)
+
+
+def test_the_place_loss_reads_middle_and_size_of_the_box() -> None:
+    mask = np.zeros((10, 20), bool)
+    mask[2:6, 5:15] = True
+    right = torch.tensor([[0.5, 0.4, 0.5, 0.4]])
+    assert float(place_loss(right, [mask])) == pytest.approx(0, abs=1e-12)
+    wrong = right + torch.tensor([[0.2, 0, 0, 0]])
+    assert float(place_loss(wrong, [mask])) == pytest.approx(10 * (0.2 - 0.025) / 4)
+
+
+def test_gradients_of_place_and_look_reach_the_language_model(folder: Path, batch: dict[str, Any]) -> None:
+    config = SegTokenConfig.model_validate(seg_token_fields(folder, weights={"place": 1.0, "look": 0.2}))
+    parts, _ = build(config)
+    learner = SegTokenLearner(parts, config.weights)
+    assert learner.place is not None
+    nn.init.normal_(learner.place.weight)  # it starts from zeros
+    losses = learner(batch, masks=False)
+    assert set(losses) == {"loss", "text", "place", "look"}
+    total = losses["text"] + losses["place"] + 0.2 * losses["look"]
+    assert float(losses["loss"].detach()) == pytest.approx(float(total.detach()))
+    for name in ("place", "look"):
+        learner.zero_grad()
+        losses[name].backward(retain_graph=True)
+        layer: Any = parts.model.policy_model.model.language_model.layers[0]
+        assert layer.mlp.up_proj.weight.grad.abs().sum() > 0
