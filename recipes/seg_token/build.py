@@ -90,7 +90,7 @@ def add_marks(
 
 def _starts(tokenizer: Any, queries: int, start_from: Mapping[str, str]) -> dict[str, list[int]]:
     """Of each token of the notation that is named, the token ids that it starts from."""
-    found = {}
+    found: dict[str, list[int]] = {}
     for name, text in start_from.items():
         tokens = query_tokens(queries) if name == "[SEG]" else (name,)
         if not set(tokens) <= set(mark_tokens(queries)):

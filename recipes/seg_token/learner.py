@@ -53,7 +53,8 @@ class SegTokenLearner(nn.Module):
 
         Returns:
             `loss` (the weighted sum) and its parts: `text`; `bce` and `dice` where they have weight, and with
-            them `choice` for several queries; `attention`, `look`, `place` and `align` where they have weight.
+            them `choice` for several queries; `attention`, `look`, `place` and `align` where they have
+            weight.
         """
         device = self.model.query_ids.device
         rows, positions = self.model.marks(batch)
@@ -126,7 +127,7 @@ class SegTokenLearner(nn.Module):
     def _attention_losses(
         self, noted: NotedAttention, rows: Tensor, batch: dict[str, Any]
     ) -> dict[str, Tensor]:
-        """The supervision of the attention from each target's `[SEG]`, by SegEarth-R2 and by the cold start."""
+        """What supervises the attention from each `[SEG]`: SegEarth-R2's term, and the cold start's."""
         image_tokens = batch["mm_token_type_ids"][rows[:, 0]] == 1
         merge = self._parts.policy.processor.image_processor.merge_size
         foreground = torch.zeros_like(image_tokens)

@@ -85,7 +85,5 @@ def place_loss(told: Tensor, masks: Sequence[Mask]) -> Tensor:
             raise ValueError("a target without a pixel has no place")
         x1, y1, x2, y2 = box
         height, width = mask.shape
-        wanted.append(
-            ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        )
+        wanted.append(((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height))
     return 10 * F.smooth_l1_loss(told, torch.tensor(wanted, device=told.device), beta=0.05)
