@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +107,6 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         per_device_train_batch_size=config.batch_size,
         max_steps=config.steps,
         learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.schedule,
         max_grad_norm=1.0,
         save_strategy="no",  # the callback asks for it
         save_total_limit=1,
@@ -121,9 +121,11 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
         disable_tqdm=True,
         accelerator_config={"dispatch_batches": False},
     )
+    optimiser = _optimiser(learner, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate_share, config))
     trainer = SegTokenTrainer(
         model=learner,
-        optimizers=(_optimiser(learner, config), None),
+        optimizers=(optimiser, schedule),
         args=arguments,
         train_dataset=_stream(source, parts.policy, config, done),
         data_collator=_Wrapped(SegCollator(parts.policy)),
@@ -168,6 +170,24 @@ def _stream(source: Any, policy: Any, config: SegTokenConfig, done: int) -> Any:
     from recipes.seg_token.data import SegStream
 
     return SegStream(source, policy, config, skip=skip)
+
+
+def rate_share(config: SegTokenConfig, step: int) -> float:
+    """The share of its highest learning rate that a step has.
+
+    Where masks begin (`masks_after`), warm-up and decay begin anew: what decodes them has not been trained.
+    """
+    after = config.masks_after
+    first, last = (after, config.steps) if step >= after else (0, min(after, config.steps))
+    warm = min(config.warmup_steps, last - first)
+    if step - first < warm:
+        return (step - first + 1) / (warm + 1)
+    gone = min(1.0, (step - first - warm) / max(1, last - first - warm))
+    return {
+        "cosine": (1 + math.cos(math.pi * gone)) / 2,
+        "linear": 1 - gone,
+        "constant_with_warmup": 1.0,
+    }[config.schedule]
 
 
 def _optimiser(learner: Any, config: SegTokenConfig) -> Any:

@@ -22,6 +22,7 @@ from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.data import SegCollator, make_example
 from recipes.seg_token.learner import SegTokenLearner, target_cells, used_logits
 from recipes.seg_token.losses import attention_loss, bce_loss, dice_loss, look_loss, place_loss
+from recipes.seg_token.train import rate_share
 from tests.fixtures.seg_token import seg_token_fields
 
 
@@ -228,3 +229,14 @@ def test_gradients_of_place_and_look_reach_the_language_model(folder: Path, batc
         losses[name].backward(retain_graph=True)
         layer: Any = parts.model.policy_model.model.language_model.layers[0]
         assert layer.mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
+def test_learning_rates_begin_anew_where_masks_begin(folder: Path, schedule: str) -> None:
+    fields = seg_token_fields(folder, masks_after=40, steps=60, warmup_steps=4, schedule=schedule)
+    config = SegTokenConfig.model_validate(fields)
+    shares = [rate_share(config, step) for step in range(61)]
+    assert all(0 <= share <= 1 for share in shares)
+    assert shares[4] == shares[44] == 1 and shares[0] == shares[40] == pytest.approx(0.2)
+    if schedule != "constant_with_warmup":
+        assert shares[39] < 0.1 > shares[59] and shares[5:40] == sorted(shares[5:40], reverse=True)
