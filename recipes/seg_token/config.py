@@ -94,6 +94,10 @@ class SegTokenConfig(StrictModel):
     phrase_tag: str = "category"
     """Tag of a question that names its target between `<p>` and `</p>`; where it has none, "target"."""
 
+    refusals: bool = False
+    """Whether the answer to a false premise says what is there instead, before its `[REJ]`; for sets with the
+    option `false_premises`."""
+
     start_from: dict[str, str] = Field(default_factory=dict)
     """New token -> a text that the checkpoint knows, from whose tokens' embeddings the new one starts; those
     that are not named start from the mean of all. `[SEG]` stands for all query tokens. A policy that looks at

@@ -11,6 +11,7 @@ from PIL import Image
 
 from envs.masks import Mask, decode_rle
 from envs.oracle import reading_order, target_masks
+from envs.premise import FalsePremise
 from envs.rollouts import image_key
 from envs.sample import RGB, Sample, SampleSource
 from prompter.chat_batch import AnsweredChat, chat_batch
@@ -66,12 +67,16 @@ def make_example(
     loaded = sample.load_image() if image is None else image
     masks = marked_targets(sample, config)
     phrase = sample.tags.get(config.phrase_tag, "target")
+    answer = write_marked([phrase] * len(masks), config.queries)
+    premise = FalsePremise.from_tags(sample.tags) if config.refusals else None
+    if premise is not None and not masks:
+        answer = f"{premise.refusal()} {answer}"
     return SegExample(
         image_key(sample),
         policy.model_image(loaded),
         np.ascontiguousarray(np.asarray(loaded.convert("RGB"))),
         sample.query,
-        write_marked([phrase] * len(masks), config.queries),
+        answer,
         masks,
         None if sample.ignore is None else decode_rle(sample.ignore, sample.mask_hw),
     )

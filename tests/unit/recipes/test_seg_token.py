@@ -14,7 +14,9 @@ from torch import nn
 
 from envs.datasets import open_dataset
 from envs.executors.decoding.promptable import Geometry
+from envs.premise import FalsePremise
 from envs.seg_token.model import SegTokenPolicy
+from eval.premises import stated
 from prompter.errors import UserError
 from recipes.seg_token.attention import noted_attention
 from recipes.seg_token.build import build
@@ -229,6 +231,26 @@ def test_gradients_of_place_and_look_reach_the_language_model(folder: Path, batc
         losses[name].backward(retain_graph=True)
         layer: Any = parts.model.policy_model.model.language_model.layers[0]
         assert layer.mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_false_premise_is_refused_with_what_is_there(folder: Path, parts: SegTokenPolicy) -> None:
+    fields = seg_token_fields(folder, refusals=True)
+    config = SegTokenConfig.model_validate(fields)
+    plain = SegTokenConfig.model_validate(fields | {"refusals": False})
+    options = {"scenes": 4, "queries_per_scene": 6, "false_premises": 1.0}
+    source = open_dataset("synthetic-aerial", "train", **options)
+    told = 0
+    for sample in source:
+        premise = FalsePremise.from_tags(sample.tags)
+        if premise is None:
+            continue
+        answer = make_example(sample, parts.policy, config).answer
+        assert answer == f"{premise.refusal()} [REJ]"
+        assert make_example(sample, parts.policy, plain).answer == "[REJ]"
+        if premise.instead:
+            assert premise.instead in stated(answer)
+            told += 1
+    assert told
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant_with_warmup"])
