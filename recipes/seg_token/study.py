@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from prompter.runs.config import load_config_model
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
-from prompter.runs.values import dump_yaml
+from prompter.runs.values import dump_yaml, load_yaml
 from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.train import METRICS, POLICY
 from recipes.study.apart import evaluate_apart, run_apart
 from recipes.study.config import StudyConfig, texts
+from recipes.study.run import refuse_other_settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def finished(run: SegRun) -> bool:
 def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequence[str]) -> int:
     """Train and evaluate what is missing, write the study's table, print the page's path; return 0.
 
-    What a policy answers before training is asked once: without a step it marks nothing in any arm.
+    What the reference arm answers before training is asked once, for all arms.
     """
     out = Path(arguments.out)
     runs = planned(study, out, arguments.overrides)
@@ -120,13 +122,23 @@ def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequenc
 
 
 def _train(run: SegRun) -> None:
-    """`prompter seg-token` in a process of its own, unless the run is finished."""
+    """`prompter seg-token` in a process of its own, unless the run is finished.
+
+    Raises:
+        UserError: if the folder holds a run with other settings.
+    """
+    config = run.folder.with_suffix(".yaml")
+    if config.exists() and run.folder.exists():
+        was = SegTokenConfig.model_validate(load_yaml(config))
+        before, now = (one.model_dump(mode="json", exclude={"output_dir"}) for one in (was, run.config))
+        refuse_other_settings(run.arm, run.folder, before, now)
     if finished(run) or (not run.config.steps and (run.folder / POLICY).is_dir()):
         return
-    config = run.folder.with_suffix(".yaml")
     with atomic_write(config) as handle:
         handle.write(dump_yaml(run.config.model_dump(mode="json")))
     begun = any(run.folder.glob("trainer/checkpoint-*/trainer_state.json"))
+    if not begun and run.folder.exists():
+        shutil.rmtree(run.folder)  # broken off before it saved anything: the command wants a new folder
     run_apart("seg-token", str(config), *(["--resume"] if begun else []))
 
 

@@ -145,7 +145,8 @@ def test_a_study_trains_and_compares_its_arms_once(
         asked.append(words[0])
         assert main(list(words)) == 0
 
-    monkeypatch.setattr("recipes.seg_token.study._prompter", here)
+    monkeypatch.setattr("recipes.seg_token.study.run_apart", here)
+    monkeypatch.setattr("recipes.study.apart.run_apart", here)
     options = {"scenes": 1, "queries_per_scene": 2, "size": 96}
     path, out = world / "study.yaml", world / "study"
     study: dict[str, Any] = {
@@ -156,6 +157,9 @@ def test_a_study_trains_and_compares_its_arms_once(
         "arms": {"plain": {}, "attention": {"weights.attention": 0.01}},
     }
     path.write_text(yaml.safe_dump(study, sort_keys=False))
+    broken_off = out / "plain" / "seed-0"
+    broken_off.mkdir(parents=True)
+    (broken_off / "command.txt").write_text("begun, and nothing saved\n")
     assert main(["study", str(path), "-o", str(out), "--list"]) == 0
     assert "attention  seed 0  4 questions  to do" in capsys.readouterr().out
     assert main(["study", str(path), "-o", str(out)]) == 0
@@ -164,6 +168,10 @@ def test_a_study_trains_and_compares_its_arms_once(
     assert [arm["name"] for arm in record["arms"]] == ["plain", "attention"]
     assert main(["study", str(path), "-o", str(out)]) == 0
     assert len(asked) == 6
+    study["arms"]["attention"] = {"weights.attention": 0.1}
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    assert main(["study", str(path), "-o", str(out)]) == 2
+    assert "weights.attention 0.01, but arm 'attention' has 0.1" in capsys.readouterr().err
     study["arms"]["longer"] = {"steps": 2}
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["study", str(path), "-o", str(out)]) == 2
