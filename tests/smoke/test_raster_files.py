@@ -278,8 +278,8 @@ def test_the_commands_of_the_page_run(folder: Path, capsys: pytest.CaptureFixtur
         assert program == "prompter" and main(words) == 0, capsys.readouterr().err
     mine = json.loads((folder / "mine" / "objects.geojson").read_text())["features"]
     assert [feature["properties"]["prompt_type"] for feature in mine] == ["box", "box"]
-    # Boxes of 35 x 35 and 100 x 40 metres, filled.
-    assert [round(one["properties"]["area_m2"]) for one in mine] == pytest.approx([1225, 4000], rel=2e-3)
+    # Boxes of 21 x 34 and 37 x 45 metres, filled.
+    assert [round(one["properties"]["area_m2"]) for one in mine] == pytest.approx([714, 1665], rel=2e-3)
 
 
 def test_every_row_of_the_page_names_a_test_that_exists() -> None:
