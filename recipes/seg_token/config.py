@@ -151,7 +151,8 @@ class SegTokenConfig(StrictModel):
     decoding. On a CPU nearly all of a step's time is in the mask decoder."""
 
     masks_after: int = Field(default=0, ge=0)
-    """Steps before the first that trains masks. Learning rates rise and fall once before it, and once after."""
+    """Steps before the first that trains masks. Learning rates rise and fall once before it, and once
+    after."""
 
     save_every: int = Field(default=200, ge=1)
     """Steps between checkpoints that `--resume` goes on from; the last step is saved too."""
