@@ -144,9 +144,11 @@ def window_samples(
         generator = random.Random(f"{seed}/{view.image_id}")
         most = len(view.masks) if max_targets is None else max_targets
         for query in building_queries(view.buildings, side, limit, generator, kinds):
+            if len(query.targets) > most:
+                continue
             # Drawn for each question by itself, so that the other questions stay what they are.
-            drawn = random.Random(f"{seed}/{view.image_id}/{query.kind}").random()
-            if len(query.targets) <= most and (query.targets or drawn < no_target):
+            lot = f"{seed}/{view.image_id}/{query.kind}"
+            if query.targets or random.Random(lot).random() < no_target:
                 yield _sample(dataset, split, side, view, query)
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prompter.errors import RunStopped, UserError, did_you_mean
 from recipes.commands import flags
@@ -70,11 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     runs = planned_runs(study, arguments.out, arguments.overrides, chosen)
     if arguments.list:
-        for one in runs:
-            state = "finished" if finished(one) else "to do" if one.arm in chosen else "not asked for"
-            print(f"{one.arm}  seed {one.seed}  {one.completions:,} completions  {state}")
-        tell(runs=[{"arm": one.arm, "seed": one.seed, "finished": finished(one)} for one in runs])
-        return 0
+        return _list(runs, chosen, finished, lambda one: f"{one.completions:,} completions")
     stopped: RunStopped | None = None
     if not arguments.rescore:
         try:
@@ -109,11 +105,7 @@ def _run_systems(arguments: argparse.Namespace) -> int:
     chosen = _chosen(study.arms, arguments.only)
     runs = planned_systems(study, arguments.out, chosen)
     if arguments.list:
-        for one in runs:
-            state = "finished" if evaluated(one) else "to do" if one.arm in chosen else "not asked for"
-            print(f"{one.arm}  seed {one.seed}  {one.command}  {one.questions:,} questions  {state}")
-        tell(runs=[{"arm": one.arm, "seed": one.seed, "finished": evaluated(one)} for one in runs])
-        return 0
+        return _list(runs, chosen, evaluated, lambda one: f"{one.command}  {one.questions:,} questions")
     stopped: RunStopped | None = None
     if not arguments.rescore:
         try:
@@ -127,6 +119,18 @@ def _run_systems(arguments: argparse.Namespace) -> int:
     tell(out=arguments.out, page=page, stopped=None if stopped is None else stopped.signal_name)
     if stopped is not None:
         print(_GOES_ON.format(stopped.signal_name))
+    return 0
+
+
+def _list(
+    runs: Iterable[Any], chosen: Sequence[str], done: Callable[[Any], bool], says: Callable[[Any], str]
+) -> int:
+    """Print a line for each run, in between what `says` tells of it; return 0."""
+    told = [(one, done(one)) for one in runs]
+    for one, is_done in told:
+        state = "finished" if is_done else "to do" if one.arm in chosen else "not asked for"
+        print(f"{one.arm}  seed {one.seed}  {says(one)}  {state}")
+    tell(runs=[{"arm": one.arm, "seed": one.seed, "finished": is_done} for one, is_done in told])
     return 0
 
 

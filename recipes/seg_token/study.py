@@ -17,7 +17,7 @@ from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import dump_yaml, load_yaml
 from recipes.seg_token.config import SegTokenConfig
-from recipes.seg_token.train import METRICS, POLICY
+from recipes.seg_token.train import METRICS, POLICY, trained_to_the_end
 from recipes.study.apart import evaluate_apart, run_apart
 from recipes.study.config import StudyConfig, texts
 from recipes.study.run import refuse_other_settings
@@ -73,10 +73,7 @@ def planned(study: StudyConfig, out: Path, overrides: Sequence[str]) -> list[Seg
 
 def finished(run: SegRun) -> bool:
     """Whether a run was trained to its last step."""
-    path = run.folder / METRICS
-    if not path.exists() or not (run.folder / POLICY).is_dir():
-        return False
-    return any(record["step"] == run.config.steps for record in read_lines(path))
+    return trained_to_the_end(run.folder, run.config.steps)
 
 
 def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
-from prompter.runs.jsonl import append_lines
+from prompter.runs.jsonl import append_lines, read_lines
 from prompter.runs.values import dump_yaml
 from recipes.seg_token.config import SegTokenConfig
 from recipes.trainer_states import last_state
@@ -21,6 +21,14 @@ METRICS = "metrics.jsonl"
 
 POLICY = "policy"
 """Folder of the checkpoint in a run's folder."""
+
+
+def trained_to_the_end(folder: Path, steps: int) -> bool:
+    """Whether a run's folder holds its policy after all of its `steps`: every saved step writes one."""
+    path = folder / METRICS
+    if not path.exists() or not (folder / POLICY).is_dir():
+        return False
+    return any(record["step"] == steps for record in read_lines(path))
 
 
 def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool = False) -> Path:

@@ -19,6 +19,7 @@ from recipes.planning.trainer import planned_completions
 from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.train import METRICS as SEG_TOKEN_METRICS
 from recipes.seg_token.train import POLICY as SEG_TOKEN_POLICY
+from recipes.seg_token.train import trained_to_the_end
 from recipes.shipped import config_path
 from recipes.study.table import busy_seconds
 from recipes.systems.config import SystemsConfig
@@ -116,61 +117,58 @@ class TrainAdapter(Adapter):
         return busy_seconds(RunFolder(folder).read_timeline()) / 60
 
 
-class SegTokenAdapter(Adapter):
+class SupervisedAdapter(Adapter):
+    """A command that learns from labels: `steps` of `batch_size` questions, minutes in its log.
+
+    Class attributes:
+        policy_key, executor_key: keys of the checkpoint that it starts from, and of its frozen segmenter.
+        metrics: file of its log.
+    """
+
+    policy_key: ClassVar[str]
+    executor_key: ClassVar[str]
+    metrics: ClassVar[str]
+
+    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+        """See `Adapter.shared`."""
+        return {
+            self.policy_key: study.policy,
+            "dataset": study.dataset.name,
+            "split": study.dataset.split,
+            "options": study.dataset.options,
+            **_under(self.executor_key, study.executor),
+        }
+
+    def questions(self, config: Any) -> int:
+        """See `Adapter.questions`."""
+        return int(config.steps * config.batch_size)
+
+    def minutes(self, folder: Path) -> float | None:
+        """See `Adapter.minutes`."""
+        path = folder / self.metrics
+        return logged_minutes(read_lines(path)) if path.exists() else None
+
+
+class SegTokenAdapter(SupervisedAdapter):
     """`prompter seg-token`: embedding-as-mask."""
 
     model = SegTokenConfig
     policy = SEG_TOKEN_POLICY
     prefix = "seg-token:"
-
-    def shared(self, study: SystemsConfig) -> dict[str, Any]:
-        """See `Adapter.shared`."""
-        return {
-            "init": study.policy,
-            "dataset": study.dataset.name,
-            "split": study.dataset.split,
-            "options": study.dataset.options,
-            **_under("executor", study.executor),
-        }
-
-    def questions(self, config: SegTokenConfig) -> int:
-        """See `Adapter.questions`."""
-        return config.steps * config.batch_size
+    policy_key, executor_key, metrics = "init", "executor", SEG_TOKEN_METRICS
 
     def finished(self, folder: Path, config: SegTokenConfig) -> bool:
-        """See `Adapter.finished`: every saved step writes the policy, so that the log has to say it."""
-        lines = _lines(folder / SEG_TOKEN_METRICS)
-        return super().finished(folder, config) and bool(lines) and lines[-1]["step"] == config.steps
-
-    def minutes(self, folder: Path) -> float | None:
-        """See `Adapter.minutes`."""
-        return logged_minutes(_lines(folder / SEG_TOKEN_METRICS))
+        """See `Adapter.finished`."""
+        return trained_to_the_end(folder, config.steps)
 
 
-class ElisaAdapter(Adapter):
-    """`prompter elisa`: a choice among proposed masks."""
+class ElisaAdapter(SupervisedAdapter):
+    """`prompter elisa`: a choice among proposed masks, whose minutes count those that it proposed itself."""
 
     model = ElisaConfig
     policy = ELISA_POLICY
     prefix = "elisa:"
-
-    def shared(self, study: SystemsConfig) -> dict[str, Any]:
-        """See `Adapter.shared`."""
-        return {
-            "policy": study.policy,
-            "dataset": study.dataset.name,
-            "split": study.dataset.split,
-            "options": study.dataset.options,
-            **_under("proposer.executor", study.executor),
-        }
-
-    def questions(self, config: ElisaConfig) -> int:
-        """See `Adapter.questions`."""
-        return config.steps * config.batch_size
-
-    def minutes(self, folder: Path) -> float | None:
-        """See `Adapter.minutes`; proposing masks is counted as far as the run did it itself."""
-        return logged_minutes(_lines(folder / ELISA_METRICS))
+    policy_key, executor_key, metrics = "policy", "proposer.executor", ELISA_METRICS
 
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -204,10 +202,6 @@ def logged_minutes(lines: Iterable[Mapping[str, Any]]) -> float | None:
             total += last
         last, known = now, True
     return total + last if known else None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return list(read_lines(path)) if path.exists() else []
 
 
 def _under(section: str, fields: Mapping[str, Any]) -> dict[str, Any]:
