@@ -27,6 +27,9 @@ from prompter.errors import UserError
 from prompter.runs.files import atomic_folder, atomic_write
 from prompter.seg_tokens import query_ids
 
+MOST_PROMPTS = 32
+"""Prompts that a head decodes at once: SAM's decoder keeps maps of 4 MB and more for each."""
+
 
 class SegTokenModel(nn.Module):
     """A Qwen-VL model, the projection of its `[SEG]` states, and a mask head.
@@ -85,7 +88,8 @@ class SegTokenModel(nn.Module):
         for number, embedding in enumerate(embeddings):
             mine = [target for target, image in enumerate(images) if image == number]
             if mine:
-                decoded = self.head(embedding, prompts[mine].flatten(0, 1))
+                parts = prompts[mine].flatten(0, 1).split(MOST_PROMPTS)
+                decoded = torch.cat([self.head(embedding, part) for part in parts])
                 for target, one in zip(mine, decoded.unflatten(0, (len(mine), -1)), strict=True):
                     logits[target] = one
         return [one for one in logits if one is not None]

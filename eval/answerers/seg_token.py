@@ -128,18 +128,19 @@ class SegTokenAnswerer:
         batch = {name: value.to(device) for name, value in chat_batch(policy, chats).items()}
         rows, positions = model.marks(batch)
         states = model.states(batch)[rows, positions].float()
+        # Of k queries only the chosen one is decoded.
+        states = states[torch.arange(len(states), device=device), model.chosen(states)][:, None]
         owners = batch["image_index"][rows[:, 0]].tolist()
         embeddings = self._parts.embeddings(list(images.values()))
         logits = model.decode(states, owners, embeddings)
-        chosen = model.chosen(states).tolist()
         found: list[tuple[list[Mask], list[float]]] = [([], []) for _ in samples]
-        for target, (row, image, one) in enumerate(zip(rows[:, 0].tolist(), owners, logits, strict=True)):
+        for row, image, (picked,) in zip(rows[:, 0].tolist(), owners, logits, strict=True):
             width, height = embeddings[image].image_wh
             geometry = model.head.geometry(embeddings[image])
             upsampler = mask_upsampler(
-                geometry.low_hw, geometry.padded_hw, geometry.used_hw, (height, width), one.device
+                geometry.low_hw, geometry.padded_hw, geometry.used_hw, (height, width), device
             )
-            picked = one[chosen[target]].float()
+            picked = picked.float()
             full, _ = upsampler.masks(picked[None], self._settings.mask_threshold)
             inside = picked[picked > self._settings.mask_threshold]
             found[row][0].append(full[0].cpu().numpy().copy())

@@ -118,8 +118,9 @@ class ColdStartConfig(StrictModel):
     """Decay of the exponential average of the weights that is measured and exported (0.99 averages over
     about the last hundred steps); null exports the weights as they are."""
 
-    bfloat16: bool = False
-    """Multiply matrices in bfloat16: about twice as fast on processors that have it."""
+    bfloat16: bool | Literal["auto"] = False
+    """Multiply matrices in bfloat16; weights and losses stay float32. `auto` does where the device has
+    instructions for it: about twice as fast there, and several times slower where there are none."""
 
     length_parts: int = Field(default=1, ge=1)
     """In how many parts of like length the language model takes a batch: more parts pad less."""

@@ -36,6 +36,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
     from envs.datasets import open_dataset
+    from envs.executors.decoding.promptable import in_bfloat16
     from prompter.checkpoint import load_policy, load_weights
     from recipes.cold_start.average import WeightAverage
     from recipes.cold_start.data import Collator, ExampleStream
@@ -71,7 +72,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
         model,
         policy,
         config.auxiliary,
-        bfloat16=config.bfloat16,
+        bfloat16=in_bfloat16(config.bfloat16),
         parts=config.length_parts,
         no_target_weight=config.no_target_weight,
     )

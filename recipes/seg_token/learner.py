@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -94,23 +95,40 @@ class SegTokenLearner(nn.Module):
         """Losses of the masks decoded from the query tokens' states `asked` [targets, k, width]."""
         owners = batch["image_index"][rows[:, 0]].tolist()
         embeddings = self._parts.embeddings(batch["images"])
-        logits = self.model.decode(asked, owners, embeddings)
-        bces, dices, nearest = [], [], []
-        for target, (one, row, image) in enumerate(zip(logits, rows[:, 0].tolist(), owners, strict=True)):
-            mask, counted = self._wanted(batch["masks"][target], batch["ignore"][row], embeddings[image])
-            height, width = mask.shape
-            seen = one[:, :height, :width].float()
-            wanted = mask.expand_as(seen)
-            bce, dice = bce_loss(seen, wanted, counted), dice_loss(seen, wanted, counted)
-            best = int((self.weights.bce * bce + self.weights.dice * dice).detach().argmin())
-            bces.append(bce[best])
-            dices.append(dice[best])
-            nearest.append(best)
-        losses = {"bce": torch.stack(bces).mean(), "dice": torch.stack(dices).mean()}
+        wanted = [
+            self._wanted(mask, batch["ignore"][row], embeddings[image])
+            for mask, row, image in zip(batch["masks"], rows[:, 0].tolist(), owners, strict=True)
+        ]
+        losses, trained = {}, asked
         if self.model.chooser is not None:
-            scores = self.model.chooser(asked)[..., 0].float()
-            losses["choice"] = F.cross_entropy(scores, torch.tensor(nearest, device=scores.device))
-        return losses
+            nearest = self._nearest(asked, owners, embeddings, wanted)
+            losses["choice"] = F.cross_entropy(self.model.chooser(asked)[..., 0].float(), nearest)
+            trained = asked[torch.arange(len(asked), device=asked.device), nearest][:, None]
+        logits = self.model.decode(trained, owners, embeddings)
+        pairs = [_mask_pair(one, *target) for one, target in zip(logits, wanted, strict=True)]
+        bces, dices = zip(*pairs, strict=True)
+        return {"bce": torch.cat(bces).mean(), "dice": torch.cat(dices).mean(), **losses}
+
+    def _nearest(
+        self,
+        asked: Tensor,
+        owners: Sequence[int],
+        embeddings: Sequence[Embedding],
+        wanted: Sequence[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Which of the k masks of each target is nearest to it by the weighted losses, int64 [targets].
+
+        Decoded without a graph, one target at a time: only the nearest one is decoded again to be trained, so
+        that memory does not grow with k.
+        """
+        found = []
+        # What autocast keeps of weights that it made bfloat16 here would have no gradient afterwards.
+        with torch.no_grad(), torch.autocast(asked.device.type, torch.bfloat16, self.in_bfloat16, False):
+            for target, owner in enumerate(owners):
+                (logits,) = self.model.decode(asked[target : target + 1], [0], [embeddings[owner]])
+                bce, dice = _mask_pair(logits, *wanted[target])
+                found.append((self.weights.bce * bce + self.weights.dice * dice).argmin())
+        return torch.stack(found)
 
     def _align_loss(self, asked: Tensor, rows: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean squared distance of projected embeddings from the tokens of points inside the targets.
@@ -151,6 +169,19 @@ class SegTokenLearner(nn.Module):
         kept = [cv2.resize(one, hw[::-1], interpolation=cv2.INTER_AREA) for one in (mask * counted, counted)]
         shares = np.divide(kept[0], kept[1], out=np.zeros_like(kept[0]), where=kept[1] > 0)
         return torch.from_numpy(shares).to(device), torch.from_numpy(kept[1]).to(device)
+
+
+def _mask_pair(logits: Tensor, mask: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """BCE and DICE loss, [k] each, of a target's k masks.
+
+    Args:
+        logits: [k, H, W], the image in their top-left [h, w].
+        mask, counted: [h, w]; see `bce_loss`.
+    """
+    height, width = mask.shape
+    seen = logits[:, :height, :width].float()
+    wanted = mask.expand_as(seen)
+    return bce_loss(seen, wanted, counted), dice_loss(seen, wanted, counted)
 
 
 def used_logits(geometry: Geometry) -> tuple[int, int]:

@@ -44,6 +44,7 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+    from envs.executors.decoding.promptable import in_bfloat16
     from envs.seg_token.model import save_seg_token
     from recipes.seg_token.build import build, saved_weights
     from recipes.seg_token.data import SegCollator
@@ -61,7 +62,7 @@ def train_seg_token(config: SegTokenConfig, command: str = "", *, resume: bool =
     state = last_state(output) if resume else None
     done = 0 if state is None else int(state.name.removeprefix("checkpoint-"))
     parts, adapted = build(config)
-    learner = SegTokenLearner(parts, config.weights, bfloat16=config.bfloat16)
+    learner = SegTokenLearner(parts, config.weights, bfloat16=in_bfloat16(config.bfloat16))
     with atomic_write(output / "config.yaml") as handle:
         handle.write(dump_yaml(config.model_dump(mode="json")))
     with atomic_write(output / "command.txt") as handle:

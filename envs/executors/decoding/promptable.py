@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -330,6 +331,11 @@ def faster_dtype(device: str) -> str:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if native else "float32"
+
+
+def in_bfloat16(setting: bool | Literal["auto"]) -> bool:
+    """Whether training multiplies in bfloat16; "auto" is where the device has instructions for it."""
+    return faster_dtype("auto") == "bfloat16" if setting == "auto" else setting
 
 
 def freeze(module: nn.Module) -> nn.Module:

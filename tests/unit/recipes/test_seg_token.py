@@ -159,6 +159,45 @@ def test_of_several_queries_the_nearest_mask_is_trained_and_chosen(folder: Path)
     assert set(parts.model.chosen(states).tolist()) <= {0, 1, 2}
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_decoding_only_the_nearest_mask_again_gives_the_gradients_of_decoding_all(
+    folder: Path, bfloat16: bool
+) -> None:
+    config = SegTokenConfig.model_validate(seg_token_fields(folder, queries=3))
+    parts, _ = build(config)
+    source = open_dataset(config.dataset, "train", **config.options)
+    batch = SegCollator(parts.policy)(
+        [make_example(sample, parts.policy, config) for sample in list(source)[:4]]
+    )
+    model, learner = parts.model, SegTokenLearner(parts, config.weights, bfloat16=bfloat16)
+    losses = learner(batch)
+    model.zero_grad()
+    (2 * losses["bce"] + 0.5 * losses["dice"]).backward()
+    ours = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    rows, positions = model.marks(batch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        asked = model.states(batch)[rows, positions]
+        owners = batch["image_index"][rows[:, 0]].tolist()
+        embeddings = parts.embeddings(batch["images"])
+        logits = model.decode(asked, owners, embeddings)
+    chosen = []
+    for target, one in enumerate(logits):
+        mask, counted = learner._wanted(batch["masks"][target], None, embeddings[owners[target]])
+        seen = one[:, : mask.shape[0], : mask.shape[1]].float()
+        pair = bce_loss(seen, mask.expand_as(seen), counted), dice_loss(seen, mask.expand_as(seen), counted)
+        total = 2 * pair[0] + 0.5 * pair[1]
+        chosen.append(total[int(total.argmin())])
+    model.zero_grad()
+    torch.stack(chosen).mean().backward()
+    plain = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    assert set(ours) == set(plain)
+    for part in ("policy_model.", "projection.", "head."):
+        names = [name for name in plain if name.startswith(part)]
+        one, other = (torch.cat([grads[name].flatten() for name in names]) for grads in (ours, plain))
+        assert float((one - other).norm()) < (0.05 if bfloat16 else 1e-3) * float(other.norm()), part
+
+
 def test_a_target_is_never_lost_among_the_image_tokens() -> None:
     small, large = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     small[9:11, 30:34] = True
