@@ -15,6 +15,7 @@ from sam2.modeling.backbones.hieradet import Hiera
 
 from envs.executors import SEGMENTER_FAMILIES, open_executors
 from envs.executors.config import ExecutorConfig
+from envs.executors.decoding.promptable import in_bfloat16
 from envs.executors.families import build_segmenter
 from envs.executors.families.box import BoxSegmenter
 from envs.executors.families.sam2 import build_model, published_config, read_description
@@ -140,6 +141,9 @@ def test_the_automatic_type_is_what_the_processor_computes_in(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if not torch.cuda.is_available():
+        assert in_bfloat16("auto") is native
+    assert in_bfloat16(True) and not in_bfloat16(False)
     config = save_sam(tmp_path).model_copy(update={"device": "cpu"})
     chosen = build_segmenter(config.model_copy(update={"dtype": expected})).fingerprint
     assert build_segmenter(config.model_copy(update={"dtype": "auto"})).fingerprint == chosen
