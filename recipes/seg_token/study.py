@@ -21,6 +21,7 @@ from recipes.seg_token.train import METRICS, POLICY, trained_to_the_end
 from recipes.study.apart import evaluate_apart, run_apart
 from recipes.study.config import StudyConfig, texts
 from recipes.study.run import refuse_other_settings
+from recipes.study.table import logged_minutes
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,13 @@ def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequenc
     results: dict[str, list[SeedResult]] = {arm: [] for arm in study.arms}
     for run in runs:
         if finished(run) and (run.folder / "eval" / "config.yaml").exists():
-            last = list(read_lines(run.folder / METRICS))[-1]
             results[run.arm].append(
                 seed_result(
                     run.seed,
                     before,
                     evaluation_files(RunFolder(run.folder / "eval"))[0],
                     completions=run.samples,
-                    minutes=float(last["minutes"]),
+                    minutes=logged_minutes(read_lines(run.folder / METRICS)) or 0.0,
                 )
             )
     if not any(results.values()):

@@ -60,3 +60,18 @@ def busy_seconds(timeline: Iterable[Mapping[str, Any]]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+def logged_minutes(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Minutes of a run from lines that count them from its start, or from where it was resumed.
+
+    Args:
+        lines: as they were logged; a resumed run counts from 0 again.
+    """
+    total, last, known = 0.0, 0.0, False
+    for line in lines:
+        now = float(line["minutes"])
+        if now < last:
+            total += last
+        last, known = now, True
+    return total + last if known else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from recipes.seg_token.train import METRICS as SEG_TOKEN_METRICS
 from recipes.seg_token.train import POLICY as SEG_TOKEN_POLICY
 from recipes.seg_token.train import trained_to_the_end
 from recipes.shipped import config_path
-from recipes.study.table import busy_seconds
+from recipes.study.table import busy_seconds, logged_minutes
 from recipes.systems.config import SystemsConfig
 
 
@@ -187,21 +187,6 @@ def load_base(adapter: Adapter, base: str, overrides: list[str]) -> Any:
     """
     path = config_path(base) if adapter.model is TrainConfig else Path(base)
     return load_config_model(adapter.model, path, overrides)
-
-
-def logged_minutes(lines: Iterable[Mapping[str, Any]]) -> float | None:
-    """Minutes of a run from lines that count them from its start, or from where it was resumed.
-
-    Args:
-        lines: as they were logged; a resumed run counts from 0 again.
-    """
-    total, last, known = 0.0, 0.0, False
-    for line in lines:
-        now = float(line["minutes"])
-        if now < last:
-            total += last
-        last, known = now, True
-    return total + last if known else None
 
 
 def _under(section: str, fields: Mapping[str, Any]) -> dict[str, Any]:

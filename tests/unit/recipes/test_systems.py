@@ -14,7 +14,8 @@ from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
 from prompter.runs.values import dump_yaml
 from recipes.seg_token.train import METRICS, POLICY
-from recipes.systems.adapters import ADAPTERS, logged_minutes
+from recipes.study.table import logged_minutes
+from recipes.systems.adapters import ADAPTERS
 from recipes.systems.config import SystemsConfig, is_of_systems, load_systems
 from recipes.systems.cost import trained_weights
 from recipes.systems.run import SystemRun, executor_text, finished, planned_systems
