@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from envs.datasets import open_dataset
 from envs.masks import Mask, cell_coverage
 from envs.oracle import oracle_prompts, reading_order, target_masks
 from envs.premise import FalsePremise
@@ -106,6 +107,39 @@ def _model_numbers(masks: Sequence[Mask], policy: Checkpoint, image_wh: tuple[in
         assert instance.box is not None
         rows.append([*frame.box_to_model(instance.box), *frame.point_to_model(instance.positive_points[0])])
     return np.asarray(rows, np.int64).reshape(-1, 6)
+
+
+class OpenedAnew:
+    """A dataset as a source that other processes open for themselves: not all of what reads it can be sent.
+
+    Args:
+        name, split, options: as `envs.datasets.open_dataset` takes them.
+
+    Raises:
+        UserError: as that does, here and where it is opened again.
+    """
+
+    def __init__(self, name: str, split: str, options: Mapping[str, Any]) -> None:
+        self.name, self.split, self.options = name, split, dict(options)
+        self._source: SampleSource | None = open_dataset(name, split, **self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_source": None}
+
+    @property
+    def _opened(self) -> SampleSource:
+        if self._source is None:
+            self._source = open_dataset(self.name, self.split, **self.options)
+        return self._source
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._opened[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._opened)
 
 
 class ImageStream(IterableDataset, ABC):

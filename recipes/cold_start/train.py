@@ -39,7 +39,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     from envs.executors.decoding.promptable import in_bfloat16
     from prompter.checkpoint import load_policy, load_weights
     from recipes.cold_start.average import WeightAverage
-    from recipes.cold_start.data import Collator, ExampleStream
+    from recipes.cold_start.data import Collator, ExampleStream, OpenedAnew
     from recipes.cold_start.model import ColdStartModel
     from recipes.cold_start.optimiser import MuonAndAdamW
     from recipes.cold_start.probe import probe
@@ -48,7 +48,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
     output = Path(config.output_dir)
-    source = open_dataset(config.dataset, config.split, **config.options)
+    source = OpenedAnew(config.dataset, config.split, config.options)  # a process of its own draws batches
     held_out = open_dataset(config.dataset, "val", **config.options)
     if len(source) < config.queries_per_image:
         raise UserError(

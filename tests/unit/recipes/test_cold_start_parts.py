@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import islice
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from prompter.errors import UserError
 from recipes.cold_start.augment import photograph_anew
 from recipes.cold_start.average import WeightAverage
 from recipes.cold_start.config import AnswerForm, AuxiliaryWeights
-from recipes.cold_start.data import Collator, Example, ExampleStream, form_chances
+from recipes.cold_start.data import Collator, Example, ExampleStream, OpenedAnew, form_chances
 from recipes.cold_start.model import ColdStartModel
 from recipes.cold_start.optimiser import MuonAndAdamW, is_layer_matrix
+from tests.fixtures.aerial import build_aerial_tiles
 from tests.fixtures.tiny_policy import save_tiny_policy
 
 QUERIES = 3
@@ -52,6 +54,17 @@ def test_all_questions_about_an_image_show_it_alike_and_changed_only_where_asked
         assert len({one.image.tobytes() for one in changed[first : first + QUERIES]}) == 1
         assert changed[first].image.tobytes() != plain[first].image.tobytes()
     assert [(one.query, one.answer) for one in plain] == [(one.query, one.answer) for one in changed]
+
+
+def test_a_set_that_cannot_be_sent_to_another_process_is_opened_there_again(tmp_path: Path) -> None:
+    options = {"root": build_aerial_tiles(tmp_path), "window": 128, "questions": "asked"}
+    here = OpenedAnew("aerial-buildings", "val", options)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(open_dataset("aerial-buildings", "val", **options))
+    there = pickle.loads(pickle.dumps(here))
+    assert len(there) == len(here) > 0
+    assert [one.sample_id for one in there] == [one.sample_id for one in here]
+    assert there[0].query == here[0].query
 
 
 def test_answers_take_the_forms_that_have_weight(policy: Checkpoint) -> None:
