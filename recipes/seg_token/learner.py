@@ -122,8 +122,7 @@ class SegTokenLearner(nn.Module):
         that memory does not grow with k.
         """
         found = []
-        # What autocast keeps of weights that it made bfloat16 here would have no gradient afterwards.
-        with torch.no_grad(), torch.autocast(asked.device.type, torch.bfloat16, self.in_bfloat16, False):
+        with torch.no_grad():
             for target, owner in enumerate(owners):
                 (logits,) = self.model.decode(asked[target : target + 1], [0], [embeddings[owner]])
                 bce, dice = _mask_pair(logits, *wanted[target])
