@@ -59,7 +59,7 @@ def add_marks(
     """Add the tokens of the notation to a tokenizer, and rows for them to a model that lacks some.
 
     A new row is the mean of the known tokens' rows with a little noise, or that of the tokens of the text
-    that `start_from` names for it, with less. Where a vocabulary was padded (Qwen's is) new rows take the
+    that `start_from` names for it, with less (the second and further query tokens with more). Where a vocabulary was padded (Qwen's is) new rows take the
     place of some that no training has seen.
 
     Raises:
@@ -85,7 +85,11 @@ def add_marks(
             weight[new] = old.mean(0) + 0.1 * noise
             for text, ids in like.items():
                 if vocabulary[text] in new:
-                    weight[vocabulary[text]] = weight[ids].mean(0) + 0.02 * noise[new.index(vocabulary[text])]
+                    # Further query tokens are told apart, or which of them comes next is not learned.
+                    share = 0.5 if text in query_tokens(queries)[1:] else 0.02
+                    weight[vocabulary[text]] = (
+                        weight[ids].mean(0) + share * noise[new.index(vocabulary[text])]
+                    )
 
 
 def _starts(tokenizer: Any, queries: int, start_from: Mapping[str, str]) -> dict[str, list[int]]:
