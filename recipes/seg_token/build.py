@@ -59,8 +59,8 @@ def add_marks(
     """Add the tokens of the notation to a tokenizer, and rows for them to a model that lacks some.
 
     A new row is the mean of the known tokens' rows with a little noise, or that of the tokens of the text
-    that `start_from` names for it, with less (the second and further query tokens with more). Where a vocabulary was padded (Qwen's is) new rows take the
-    place of some that no training has seen.
+    that `start_from` names for it, with less (the second and further query tokens with more). Where a
+    vocabulary was padded (Qwen's is) new rows take the place of some that no training has seen.
 
     Raises:
         UserError: if `start_from` names what is no token of the notation, or gives it no text.
