@@ -8,6 +8,7 @@ hand hidden states out. Evaluated with the executor `own-masks`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,4 +182,6 @@ def build_seg_token(source: str, options: Mapping[str, Any]) -> SegTokenAnswerer
         device=device,
     )
     shared = parts.model.policy_model if sampler.backend == "hf" else None
-    return SegTokenAnswerer(parts, open_sampler(parts.policy, sampler, model=shared), settings)
+    ids = parts.model.query_ids.tolist()
+    follow = dict(pairwise(ids))  # a target's query tokens are written together; see `SegTokenLearner`
+    return SegTokenAnswerer(parts, open_sampler(parts.policy, sampler, model=shared, follow=follow), settings)

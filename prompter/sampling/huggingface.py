@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +33,16 @@ class HuggingFaceSampler(TokenSampler):
         processor: the policy's Hugging Face processor.
         batch_size: completions generated at once; in greedy sampling with weights of half precision, at
             most as many, because prompts of different lengths are then kept apart.
+        follow: token id -> the one that always comes after it, whatever the model says.
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, batch_size: int = 64, follow: Mapping[int, int] | None = None
+    ) -> None:
         super().__init__(processor)
         self.model = model
         self.batch_size = batch_size
+        self.follow = dict(follow or {})
         self._owned = False
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._wants_types = "mm_token_type_ids" in inspect.signature(type(inner).forward).parameters
@@ -48,7 +52,13 @@ class HuggingFaceSampler(TokenSampler):
 
     @classmethod
     def from_policy(
-        cls, policy: Checkpoint, *, dtype: str = "auto", device: str | None = None, batch_size: int = 64
+        cls,
+        policy: Checkpoint,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int = 64,
+        follow: Mapping[int, int] | None = None,
     ) -> HuggingFaceSampler:
         """Load a copy of the policy's weights; `sync_adapter` then puts adapters on it.
 
@@ -58,7 +68,7 @@ class HuggingFaceSampler(TokenSampler):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         chosen = "float32" if dtype == "auto" and device == "cpu" else dtype
         model = load_weights(policy, dtype=chosen, device=device)
-        sampler = cls(model, policy.processor, batch_size=batch_size)
+        sampler = cls(model, policy.processor, batch_size=batch_size, follow=follow)
         sampler._owned = True
         return sampler
 
@@ -154,7 +164,7 @@ class HuggingFaceSampler(TokenSampler):
         seeds: list[int | None],
         logprobs: bool,
     ) -> list[Completion]:
-        drawing = _Drawing(settings, self.suppressed, seeds, self.model.device)
+        drawing = _Drawing(settings, self.suppressed, seeds, self.model.device, self.follow)
         # Values are spelt out because `generate` fills the unset ones from the checkpoint's own defaults
         # (Qwen ships a repetition penalty), which would be a distribution the trainer knows nothing of.
         generation = GenerationConfig(
@@ -206,7 +216,9 @@ class _Drawing(LogitsProcessor):
         suppressed: Sequence[int],
         seeds: list[int | None],
         device: torch.device,
+        follow: Mapping[int, int],
     ) -> None:
+        self.follow = follow
         self.temperature = settings.temperature
         self.suppressed = torch.tensor(suppressed, device=device)
         self.cuts: list[LogitsProcessor] = []
@@ -232,6 +244,9 @@ class _Drawing(LogitsProcessor):
             chosen = (logits.softmax(dim=-1) / noise).argmax(dim=-1, keepdim=True)
         else:
             chosen = logits.argmax(dim=-1, keepdim=True)
+        for row, last in enumerate(input_ids[:, -1].tolist() if self.follow else ()):
+            if last in self.follow:
+                chosen[row] = self.follow[last]
         self.logprobs.append(logits.log_softmax(dim=-1).gather(1, chosen)[:, 0])
         return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 

@@ -59,8 +59,8 @@ def add_marks(
     """Add the tokens of the notation to a tokenizer, and rows for them to a model that lacks some.
 
     A new row is the mean of the known tokens' rows with a little noise, or that of the tokens of the text
-    that `start_from` names for it, with less (the second and further query tokens with more). Where a
-    vocabulary was padded (Qwen's is) new rows take the place of some that no training has seen.
+    that `start_from` names for it, with less (a target's further query tokens with more). Where a vocabulary
+    was padded (Qwen's is) new rows take the place of some that no training has seen.
 
     Raises:
         UserError: if `start_from` names what is no token of the notation, or gives it no text.
@@ -85,8 +85,7 @@ def add_marks(
             weight[new] = old.mean(0) + 0.1 * noise
             for text, ids in like.items():
                 if vocabulary[text] in new:
-                    # Further query tokens are told apart, or which of them comes next is not learned.
-                    share = 0.5 if text in query_tokens(queries)[1:] else 0.02
+                    share = 0.2 if text in query_tokens(queries)[1:] else 0.02  # or all queries ask the same
                     weight[vocabulary[text]] = (
                         weight[ids].mean(0) + share * noise[new.index(vocabulary[text])]
                     )

@@ -87,7 +87,8 @@ class SegTokenLearner(nn.Module):
         return {"loss": total, **losses}
 
     def _text_loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        told = labels[:, 1:] != -100
+        # Of a target's query tokens only the first is chosen when answering: the others follow it.
+        told = (labels[:, 1:] != -100) & ~torch.isin(labels[:, 1:], self.model.query_ids[1:])
         head: Any = self.model.policy_model.get_output_embeddings()
         return F.cross_entropy(head(states[:, :-1][told]).float(), labels[:, 1:][told])
 

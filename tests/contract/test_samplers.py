@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,6 +280,24 @@ def test_a_live_model_is_sampled_as_it_is_and_left_in_its_mode(world: World) -> 
     live.sync_weights(iter(()), 8)
     assert live.version == 8
     assert ids(live.sample(world.requests[:1], SETTINGS)) != before
+
+
+def test_what_has_to_follow_a_token_follows_it(world: World) -> None:
+    from prompter.sampling.huggingface import HuggingFaceSampler
+
+    model = load_weights(world.policy, dtype=torch.float32)
+    plain = HuggingFaceSampler(model, world.policy.processor).sample(world.requests[:2], SETTINGS)
+    first = plain[0][0].token_ids[0]
+    second, third = [one for one in range(40, 60) if one not in plain[0][0].token_ids][:2]
+    told = HuggingFaceSampler(model, world.policy.processor, follow={first: second, second: third})
+    groups = told.sample(world.requests[:2], SETTINGS)
+    assert groups[0][0].token_ids[:3] == (first, second, third)
+    for completions in groups:
+        for one in completions:
+            for before, after in pairwise(one.token_ids):
+                assert {first: second, second: third}.get(before, after) == after
+    with pytest.raises(UserError, match=r"set sampler\.backend to hf"):
+        open_sampler(world.policy, SamplerConfig(backend="vllm"), follow={1: 2})
 
 
 def test_ray_listens_to_this_machine_only(samplers: dict[str, TokenSampler]) -> None:

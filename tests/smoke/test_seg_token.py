@@ -69,6 +69,28 @@ def test_it_answers_in_an_evaluation_with_its_own_masks(world: Path) -> None:
     assert json.loads((out / "policy.json").read_text(encoding="utf-8"))["seg_token"]["queries"] == 1
 
 
+def test_of_several_queries_one_mask_is_chosen_in_an_evaluation(world: Path) -> None:
+    # Each of the three starts as the one that was learned.
+    start = {"init": str(world / "run" / "policy"), "start_from": {"[SEG]": "[SEG]"}}
+    assert main(["seg-token", str(write(world, "several", steps=10, queries=3, **start))]) == 0
+    command = ["eval", "--benchmark", "synthetic-aerial:train", "--executor", "own-masks"]
+    for option in ("scenes=1", "queries_per_scene=4", "size=96"):
+        command += ["--dataset-option", option]
+    command += ["--policy", f"seg-token:{world / 'several' / 'policy'}", "--keep-instances"]
+    out = world / "several-eval"
+    assert main([*command, "--out", str(out), "--policy-option", "mask_threshold=-2"]) == 0
+    rollouts = list(read_rollouts(out / "rollouts" / "own-masks.jsonl"))
+    marked = [one.completion.count("[SEG1]") for one in rollouts]
+    assert sum(marked) > 0
+    for one, count in zip(rollouts, marked, strict=True):
+        assert one.completion.count("[SEG1][SEG2][SEG3]") == count
+        if isinstance(one.reading, PromptSet):
+            assert len(one.instances) == count
+    # vLLM cannot be told which token comes after which.
+    other = ["--out", str(world / "several-vllm"), "--policy-option", "sampler.backend=vllm"]
+    assert main([*command, *other]) == 2
+
+
 def test_its_folder_is_a_checkpoint_of_transformers_too(world: Path) -> None:
     policy = load_policy(world / "run" / "policy")
     model = load_weights(policy)

@@ -159,6 +159,22 @@ def test_of_several_queries_the_nearest_mask_is_trained_and_chosen(folder: Path)
     assert set(parts.model.chosen(states).tolist()) <= {0, 1, 2}
 
 
+def test_the_text_is_learned_up_to_a_targets_first_query_token(folder: Path) -> None:
+    config = SegTokenConfig.model_validate(seg_token_fields(folder, queries=3))
+    parts, _ = build(config)
+    source = open_dataset(config.dataset, "train", **config.options)
+    examples = [make_example(sample, parts.policy, config) for sample in list(source)[:4]]
+    batch = SegCollator(parts.policy)(examples)
+    learner, labels = SegTokenLearner(parts, config.weights), batch["labels"]
+    further = torch.isin(labels, parts.model.query_ids[1:])
+    first = torch.isin(labels, parts.model.query_ids[:1])
+    assert int(further.sum()) == 2 * int(first.sum()) > 0
+    states = parts.model.states(batch)
+    plain = learner._text_loss(states, labels)
+    assert torch.equal(learner._text_loss(states, labels.masked_fill(further, -100)), plain)
+    assert not torch.isclose(learner._text_loss(states, labels.masked_fill(first, -100)), plain)
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_decoding_only_the_nearest_mask_again_gives_the_gradients_of_decoding_all(
     folder: Path, bfloat16: bool
