@@ -6,18 +6,20 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from envs.datasets.registry import may_open, open_dataset, split_name
 from envs.executors import open_executors
-from envs.executors.base import Executor
 from envs.executors.config import RESULT_FIELDS, ExecutorConfig
 from envs.executors.families import resolve_dtype
 from prompter.errors import UserError
 from prompter.runs.config import describe_validation_error
 from prompter.runs.values import read_options
+
+if TYPE_CHECKING:
+    from envs.executors.base import Executor  # it brings numpy and OpenCV, which `--help` has no use for
 
 OWN_MASKS = "own-masks"
 """The executor that takes the masks an answerer brought along, and segments nothing."""
