@@ -100,6 +100,11 @@ class SegTokenModel(nn.Module):
             return torch.zeros(len(states), dtype=torch.long, device=states.device)
         return self.chooser(states)[..., 0].argmax(1)
 
+    @staticmethod
+    def one_of_k(states: Tensor, which: Tensor) -> Tensor:
+        """The states [targets, 1, width] of query `which` (int64 [targets]) of [targets, k, width]."""
+        return states[torch.arange(len(states), device=states.device), which][:, None]
+
     def own_state(self) -> dict[str, Tensor]:
         """What is not the language model's: projection, chooser, and the head's decoder if it is trained."""
         trained = any(parameter.requires_grad for parameter in self.head.parameters())

@@ -129,8 +129,7 @@ class SegTokenAnswerer:
         batch = {name: value.to(device) for name, value in chat_batch(policy, chats).items()}
         rows, positions = model.marks(batch)
         states = model.states(batch)[rows, positions].float()
-        # Of k queries only the chosen one is decoded.
-        states = states[torch.arange(len(states), device=device), model.chosen(states)][:, None]
+        states = model.one_of_k(states, model.chosen(states))  # no other is decoded
         owners = batch["image_index"][rows[:, 0]].tolist()
         embeddings = self._parts.embeddings(list(images.values()))
         logits = model.decode(states, owners, embeddings)

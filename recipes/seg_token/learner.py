@@ -104,7 +104,7 @@ class SegTokenLearner(nn.Module):
         if self.model.chooser is not None:
             nearest = self._nearest(asked, owners, embeddings, wanted)
             losses["choice"] = F.cross_entropy(self.model.chooser(asked)[..., 0].float(), nearest)
-            trained = asked[torch.arange(len(asked), device=asked.device), nearest][:, None]
+            trained = self.model.one_of_k(asked, nearest)
         logits = self.model.decode(trained, owners, embeddings)
         pairs = [_mask_pair(one, *target) for one, target in zip(logits, wanted, strict=True)]
         bces, dices = zip(*pairs, strict=True)

@@ -145,12 +145,17 @@ def test_a_frozen_decoder_gets_no_gradient_and_lets_it_through(folder: Path, bat
     assert first.weight.grad is not None and first.weight.grad.any()
 
 
-def test_of_several_queries_the_nearest_mask_is_trained_and_chosen(folder: Path) -> None:
+def three_queries(folder: Path) -> tuple[SegTokenPolicy, SegTokenConfig, dict[str, Any]]:
+    """A policy with three query tokens a target, its config, and a batch of four questions."""
     config = SegTokenConfig.model_validate(seg_token_fields(folder, queries=3))
     parts, _ = build(config)
     source = open_dataset(config.dataset, "train", **config.options)
     examples = [make_example(sample, parts.policy, config) for sample in list(source)[:4]]
-    batch = SegCollator(parts.policy)(examples)
+    return parts, config, SegCollator(parts.policy)(examples)
+
+
+def test_of_several_queries_the_nearest_mask_is_trained_and_chosen(folder: Path) -> None:
+    parts, config, batch = three_queries(folder)
     rows, positions = parts.model.marks(batch)
     assert rows.shape == (len(batch["masks"]), 3)
     losses = SegTokenLearner(parts, config.weights)(batch)
@@ -160,11 +165,7 @@ def test_of_several_queries_the_nearest_mask_is_trained_and_chosen(folder: Path)
 
 
 def test_the_text_is_learned_up_to_a_targets_first_query_token(folder: Path) -> None:
-    config = SegTokenConfig.model_validate(seg_token_fields(folder, queries=3))
-    parts, _ = build(config)
-    source = open_dataset(config.dataset, "train", **config.options)
-    examples = [make_example(sample, parts.policy, config) for sample in list(source)[:4]]
-    batch = SegCollator(parts.policy)(examples)
+    parts, config, batch = three_queries(folder)
     learner, labels = SegTokenLearner(parts, config.weights), batch["labels"]
     further = torch.isin(labels, parts.model.query_ids[1:])
     first = torch.isin(labels, parts.model.query_ids[:1])
@@ -179,12 +180,7 @@ def test_the_text_is_learned_up_to_a_targets_first_query_token(folder: Path) -> 
 def test_decoding_only_the_nearest_mask_again_gives_the_gradients_of_decoding_all(
     folder: Path, bfloat16: bool
 ) -> None:
-    config = SegTokenConfig.model_validate(seg_token_fields(folder, queries=3))
-    parts, _ = build(config)
-    source = open_dataset(config.dataset, "train", **config.options)
-    batch = SegCollator(parts.policy)(
-        [make_example(sample, parts.policy, config) for sample in list(source)[:4]]
-    )
+    parts, config, batch = three_queries(folder)
     model, learner = parts.model, SegTokenLearner(parts, config.weights, bfloat16=bfloat16)
     losses = learner(batch)
     model.zero_grad()
