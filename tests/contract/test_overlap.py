@@ -124,6 +124,19 @@ def told(folder: RunFolder, *left_out: str) -> list[dict[str, Any]]:
     ]
 
 
+def up_to_rounding(value: Any) -> Any:
+    """What equals a logged value of a run that summed the same numbers, floats aside in their last digits.
+
+    MKL's sums depend on where in memory their operands begin, and what a sampler is given comes from NumPy,
+    which aligns to 16 bytes: its log-probabilities of the same answers may differ by some 1e-6.
+    """
+    if isinstance(value, dict):
+        return {key: up_to_rounding(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [up_to_rounding(one) for one in value]
+    return pytest.approx(value, rel=1e-5, abs=5e-6) if isinstance(value, float) else value
+
+
 def rollouts(folder: RunFolder) -> list[list[dict[str, Any]]]:
     return [list(read_lines(path)) for _, path in folder.step_rollouts()]
 
@@ -137,7 +150,7 @@ def test_without_learning_a_window_sampled_ahead_is_the_strict_one(
     )
     assert rollouts(strict) == rollouts(ahead) and len(rollouts(strict)) == STEPS
     different = ("sampler_version", "staleness")
-    assert told(strict, *different) == told(ahead, *different)
+    assert told(strict, *different) == up_to_rounding(told(ahead, *different))
     assert [one["staleness"] for one in strict.read_metrics("train")] == [0] * STEPS
     assert [one["staleness"] for one in ahead.read_metrics("train")] == [0, *[1] * (STEPS - 1)]
 
@@ -197,7 +210,7 @@ def test_windows_ahead_and_a_run_that_is_broken_off_and_resumed(
     saved = broken.checkpoints_dir / "checkpoint-3" / FILE
     assert next(read_lines(saved))["step"] == 4 and next(read_lines(saved))["sampler_version"] == 2
     resumed = train(config, resume=True)
-    assert told(resumed) == told(folder)
+    assert told(resumed) == up_to_rounding(told(folder))
     assert rollouts(resumed) == rollouts(folder)
     assert not (resumed.checkpoints_dir / f"checkpoint-{STEPS}" / FILE).exists(), "none after the last"
     assert yaml.safe_load(resumed.config_path.read_text())["overlap"]["staleness"] == 1
@@ -223,5 +236,5 @@ def test_a_run_stopped_while_weights_are_sent_keeps_the_window_that_was_sampled_
     saved = RunFolder(config.run_dir).checkpoints_dir / "checkpoint-1" / FILE
     assert next(read_lines(saved))["step"] == 2 and next(read_lines(saved))["sampler_version"] == 0
     resumed, (whole, _) = train(config, resume=True), unbroken
-    assert told(resumed) == told(whole)
+    assert told(resumed) == up_to_rounding(told(whole))
     assert rollouts(resumed) == rollouts(whole)
