@@ -40,6 +40,10 @@ class GroupConfig(StrictModel):
     floor: float = 0.5
     """With `best-of-n`, what the best completion has to earn more than, to be imitated."""
 
+    memory: Literal["none", "question", "image"] = "none"
+    """Answers of earlier windows that take the place of a group's worst, where they earn more than all that
+    was drawn: `question` those to the same question, `image` those to any question about the same image."""
+
     balance: Literal["none", "kind"] = "none"
     """`kind` divides the advantages of questions that something in the image answers, and of those that
     nothing does, each by their root mean square over the window, after `trainer.scale_rewards`. Where nothing

@@ -91,6 +91,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
     from recipes.training.mining import WindowOrder
     from recipes.training.phases import PhaseTimes
     from recipes.training.ranks.checks import check_joined, check_sharded, sharding
+    from recipes.training.saved_windows import remember
     from recipes.training.stopping import StopBetweenWindows, StopRequest
     from recipes.training.trackers import Mirror, check_trackers, parted
     from recipes.training.trl_trainer import SegmentationGRPOTrainer
@@ -221,6 +222,7 @@ def _train(config: TrainConfig, ranks: Ranks, *, resume: bool, stop: StopRequest
         check_sharded(config, trainer)
         if checkpoint is not None:
             trainer.order.restore(folder)
+            ranks.first(lambda: remember(collector.memory, folder, source))
             trainer.average.restore(checkpoint, model)
         if checkpoint is not None and config.overlap.staleness:
             ranks.first(lambda: trainer.ahead.restore(checkpoint, source, done + 1))

@@ -32,7 +32,8 @@ class WindowHandOver:
         """Hand over the completions, as TRL's `VLLMGeneration.generate` returns them.
 
         Returns:
-            None, the sampled ids of each row, the log-probability of each id as a list of one, None.
+            None, the sampled ids of each row, the log-probability of each id as a list of one (None for an
+            answer of before, `recipes.training.memory`), None.
 
         Raises:
             RuntimeError: if TRL asks for another number of completions than the window holds.
@@ -42,7 +43,10 @@ class WindowHandOver:
             if len(completions) != len(prompts):
                 raise RuntimeError(f"TRL asked for {len(prompts)} completions of {len(completions)}")
             ids = [list(one.token_ids) for one in completions]
-            logprobs = [[[value] for value in one.logprobs or ()] for one in completions]
+            # Without a number of the sampler's TRL takes a token's ratio to it as 1.
+            logprobs = [
+                [[value] for value in one.logprobs or [None] * len(one.token_ids)] for one in completions
+            ]
             return None, ids, logprobs, None
 
     def reward(self, prompts: Any, completions: Any, index: list[int], **_: Any) -> list[float | None]:

@@ -27,6 +27,8 @@ from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from prompter.sampling.base import Sampler
 from prompter.types import Completion
+from recipes.config import GroupConfig
+from recipes.training.memory import AnswerMemory
 from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import ScoredGroup
 from recipes.training.window import Window
@@ -129,6 +131,18 @@ def window_groups(path: Path) -> list[ScoredGroup]:
         raise UserError(f"{path} is no window of rollouts ({type(error).__name__}: {error}).") from None
 
 
+def remember(memory: AnswerMemory, run: RunFolder, source: SampleSource) -> None:
+    """Tell a memory of all windows that a run keeps, of questions from `source`, in order.
+
+    Raises:
+        UserError: if a file is no window.
+    """
+    rollouts = dict(run.step_rollouts())
+    for step, path in run.step_windows() if memory.group.memory != "none" else ():
+        groups = window_groups(path)
+        memory.note(groups, read_lines(rollouts[step]), {one.index: source[one.index] for one in groups})
+
+
 def _group(record: Mapping[str, Any]) -> ScoredGroup:
     completions = [
         Completion(
@@ -170,6 +184,7 @@ class SavedWindows:
     def __init__(self, run: RunFolder, policy: Policy, source: SampleSource, times: PhaseTimes) -> None:
         self.run, self.policy, self.source, self.times = run, policy, source, times
         self.sampler: Sampler = NoSampler()
+        self.memory = AnswerMemory(GroupConfig(), None)  # what was recalled is in the windows
         self._windows, self._rollouts = dict(run.step_windows()), dict(run.step_rollouts())
         if not self._windows:
             raise UserError(

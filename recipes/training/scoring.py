@@ -141,6 +141,11 @@ class RolloutScorer:
             for number in range(len(groups))
         ]
 
+    def score_again(self, by_executor: Mapping[str, Rollout]) -> tuple[list[Rollout], float | None]:
+        """One completion's rollouts by segmenter with their rewards computed afresh, and its total reward."""
+        scored = {name: self.reward.score(rollout) for name, rollout in by_executor.items()}
+        return list(scored.values()), self._total(scored)
+
     def prefetch(self, samples: Sequence[Sample], step: int) -> None:
         """Let the segmenters begin to encode the images of groups that `score` will be given next.
 

@@ -232,6 +232,7 @@ class SegmentationGRPOTrainer(GRPOTrainer):
                     window = self.collector.collect(indices, step)
             samples.update(window.samples)
             self.order.note([(group.index, group.rewards) for group in window.all_groups])
+            self.collector.memory.note(window.all_groups, window.rollouts, window.samples)
             if self.run_log is not None:
                 self.run_log.collected(step, window, window.sampler_version)
                 self.run_log.note(self.order.figures())

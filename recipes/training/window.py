@@ -16,6 +16,7 @@ from prompter.sampling.base import Sampler, SamplingSettings
 from recipes.config import GroupConfig, TrainConfig
 from recipes.training.advantages import shape_rewards
 from recipes.training.imitation import describe_imitated, weighed
+from recipes.training.memory import AnswerMemory
 from recipes.training.metrics import describe_groups
 from recipes.training.phases import PhaseTimes
 from recipes.training.scoring import RolloutScorer, ScoredGroup
@@ -76,6 +77,7 @@ class WindowCollector:
         self.policy, self.sampler, self.scorer, self.source = policy, sampler, scorer, source
         self.group, self.settings, self.seed, self.times = group, settings, seed, times
         self.prefetch = prefetch
+        self.memory = AnswerMemory(group, scorer)
 
     def collect(self, indices: Sequence[int], step: int) -> Window:
         """Sample and score one group per index; drop or replace those without spread.
@@ -90,12 +92,15 @@ class WindowCollector:
         everything: list[ScoredGroup] = []
         trainable: list[ScoredGroup] = []
         kept: list[ScoredGroup] = []
+        recalled: list[float] = []
         rounds = 1 + (self.group.max_resamples if self.group.zero_spread == "resample" else 0)
         asked = list(indices)
         for attempt in range(rounds):
             groups = self._sample_and_score(asked, samples, step, attempt)
             everything += groups
-            trained = [self._select(group) for group in shape_rewards(groups, self.group.shape)]
+            joined, earned = self.memory.join(groups, samples)
+            recalled += earned
+            trained = [self._select(group) for group in shape_rewards(joined, self.group.shape)]
             trainable += trained
             kept += [group for group in trained if group.teaches]
             missing = len(indices) - len(kept)
@@ -107,6 +112,9 @@ class WindowCollector:
             kept = trainable
         metrics = describe_groups(everything, samples)
         metrics["groups_trained_on"] = len(kept)
+        if self.group.memory != "none":
+            metrics["recalled"] = len(recalled)
+            metrics["recalled_reward"] = sum(recalled) / len(recalled) if recalled else None
         if self.group.objective == "best-of-n":
             metrics |= describe_imitated(kept[: len(indices)])
         used = self.scorer.counters().since(counters)
