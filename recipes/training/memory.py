@@ -130,7 +130,9 @@ class AnswerMemory:
             known = self._known.setdefault(image, {})
             for one in group.completions:
                 found = seen.get((image, one.text))
-                if found and one.text not in known:
+                if found and one.text in known:
+                    known[one.text] = replace(known[one.text], rollouts={**known[one.text].rollouts, **found})
+                elif found:
                     known[one.text] = Known(replace(one, logprobs=None), group.index, found)
             for text in list(known)[:-MOST]:
                 del known[text]
