@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from envs.datasets import open_dataset
+from envs.masks import iou
 from prompter.checkpoint import Checkpoint
+from prompter.errors import UserError
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
 from recipes.config import TrainConfig
 from recipes.grpo import train
 from recipes.training.saved_windows import window_groups
+from rewards.replay import read_rollouts
 from tests.contract.test_grpo_trainer import GROUP_SIZE, config_of
 from tests.fixtures.formatted_policy import save_formatted_policy
 from tests.fixtures.toy_task import save_manifest
@@ -75,3 +79,45 @@ def test_a_resumed_run_remembers_what_an_unbroken_one_does(run: RunFolder, tmp_p
     assert [[one[key] for key in told] for one in resumed.read_metrics("train")] == [
         [one[key] for key in told] for one in run.read_metrics("train")
     ]
+
+
+def test_what_a_run_answered_best_is_a_set(run: RunFolder) -> None:
+    rollouts = [one for _, path in run.step_rollouts() for one in read_rollouts(path)]
+    source = open_dataset("recipes.cold_start.answers:open_answers", "train", run=run.path, floor=0.2)
+    told = run.read_config()["dataset"]
+    squares = {one.sample_id: one for one in open_dataset("manifest", "train", **told["options"])}
+    assert 0 < len(source) <= QUESTIONS
+    for sample in source:
+        target = squares[sample.sample_id].target_mask()
+        about = [one for one in rollouts if one.image_id == sample.image_id and one.prediction is not None]
+        best = max(iou(one.prediction_mask, target) for one in about)
+        assert iou(sample.target_mask(), target) == best >= 0.2
+        assert sample.tags["answer-iou"] == f"{best:.2f}"
+        assert sample.target in [one.prediction for one in about]
+    left = set(squares) - {one.sample_id for one in source}
+    for sample_id in left:
+        target, image = squares[sample_id].target_mask(), squares[sample_id].image_id
+        known = [one for one in rollouts if one.image_id == image and one.prediction is not None]
+        assert all(iou(one.prediction_mask, target) < 0.2 for one in known)
+    own = open_dataset(
+        "recipes.cold_start.answers:open_answers", "train", run=run.path, floor=0.2, lend=False
+    )
+    assert {one.sample_id for one in own} <= {one.sample_id for one in source}
+    for sample in own:
+        answers = [one for one in rollouts if one.sample_id == sample.sample_id]
+        assert sample.target in [one.prediction for one in answers]
+
+
+def test_a_folder_without_good_answers_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    name = "recipes.cold_start.answers:open_answers"
+    with pytest.raises(UserError, match=r"no answer in .* has a mask IoU of 1\.5"):
+        open_dataset(name, "train", run=run.path, floor=1.5)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        open_dataset(name, "train", run=tmp_path)
+    (tmp_path / "config.yaml").write_text("dataset: {name: 'mine:open', split: train}\n")
+    with pytest.raises(UserError, match="keeps no rollouts"):
+        open_dataset(name, "train", run=tmp_path)
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / "step-00000001.jsonl").write_text("")
+    with pytest.raises(UserError, match="is code, 'mine:open'"):
+        open_dataset(name, "train", run=tmp_path)

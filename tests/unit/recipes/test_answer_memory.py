@@ -155,5 +155,5 @@ def test_without_memory_nothing_is_kept_and_a_reward_of_groups_is_refused() -> N
     assert joined(known, drawn) == (drawn, [])
     agreeing = scorer_of(agreement=1.0)
     AnswerMemory(GroupConfig(), agreeing)
-    with pytest.raises(UserError, match="group[.]memory"):
+    with pytest.raises(UserError, match="none, or take that reward out"):
         AnswerMemory(GroupConfig(memory="image"), agreeing)

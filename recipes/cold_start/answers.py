@@ -1,0 +1,118 @@
+"""What a training run answered best, as a set to imitate: mask IoU alone says which answers these are.
+
+    prompter cold-start recipes/configs/cold-start-answers.yaml --options.run runs/adapt-area
+
+A run of GRPO keeps every answer that it drew, with its mask. For each question that it asked, this set has
+the best of those that it gave about the image, to this question or to another one: a box around the wrong
+house is right for the question that means that house (arXiv:1707.01495). The sample's target is the mask that
+the segmenter made of that answer, never the set's own. Questions without a good enough answer are left out.
+
+A policy that starts where the run began, and imitates these answers several times over, is best-of-n
+distillation (`recipes.training.imitation`) whose n is all that was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from envs.datasets import may_open, open_dataset
+from envs.datasets.reading.records import RecordSource
+from envs.masks import RLE, decode_rle, iou
+from envs.rollout import Rollout
+from envs.rollouts import image_key
+from envs.sample import Sample
+from prompter.errors import UserError
+from prompter.runs.run_folder import RunFolder
+from prompter.types import PromptSet
+from rewards.replay import read_rollouts
+
+NAME = "answers"
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best answer to a question: its place in the set, mask, IoU, and how many things it prompts."""
+
+    index: int
+    mask: RLE
+    iou: float
+    instances: int
+
+
+def open_answers(
+    split: str, *, run: Path, floor: float = 0.5, lend: bool = True, trust: bool = False
+) -> RecordSource[_Best]:
+    """Open the best answers of a training run.
+
+    Args:
+        split: any name.
+        run: folder of the run, of `prompter train`.
+        floor: least mask IoU of an answer with its question's target, pixels to ignore left out; where there
+            is nothing to find, that of an empty answer is 1.
+        lend: whether answers to other questions about the same image count.
+        trust: import the run's own dataset if it is code.
+
+    Raises:
+        UserError: if the folder is no training run, its dataset cannot be opened, or no answer is good.
+    """
+    folder = RunFolder(run)
+    config: Mapping[str, Any] = folder.read_config().get("dataset") or {}
+    files = folder.step_rollouts()
+    if "name" not in config or not files:
+        raise UserError(f"{run} keeps no rollouts of training, from which answers could be taken.")
+    if not may_open(config["name"], trust):
+        raise UserError(f"the dataset of {run} is code, {config['name']!r}: give trust: true if you know it.")
+    source = open_dataset(config["name"], config["split"], **(config.get("options") or {}))
+    given: dict[str, dict[str, Rollout]] = {}
+    asked: set[str] = set()
+    for _, path in files:
+        for rollout in read_rollouts(path):
+            asked.add(rollout.sample_id)
+            if rollout.prediction is not None:
+                image = given.setdefault(image_key(rollout), {})
+                image[rollout.completion if lend else f"{rollout.sample_id} {rollout.completion}"] = rollout
+    best = []
+    for index, sample in enumerate(source):
+        if sample.sample_id not in asked or sample.target is None:
+            continue
+        known = [
+            one
+            for one in given.get(image_key(sample), {}).values()
+            if lend or one.sample_id == sample.sample_id
+        ]
+        found = _best(sample, index, known)
+        if found is not None and found.iou >= floor:
+            best.append(found)
+    if not best:
+        raise UserError(f"no answer in {run} has a mask IoU of {floor} with its question's target.")
+
+    def build(record: _Best) -> Sample:
+        sample = source[record.index]
+        return replace(
+            sample,
+            dataset=NAME,
+            split=split,
+            target=record.mask,
+            # Of several things the segmenter's parts are told apart as far as they do not touch.
+            instances=(record.mask,) if record.instances == 1 else (),
+            ignore=None,
+            boxes=(),
+            tags={**sample.tags, "answer-iou": f"{record.iou:.2f}"},
+        )
+
+    return RecordSource(NAME, split, best, build)
+
+
+def _best(sample: Sample, index: int, known: list[Rollout]) -> _Best | None:
+    target = sample.target_mask()
+    ignore = None if sample.ignore is None else decode_rle(sample.ignore, sample.mask_hw)
+    best: _Best | None = None
+    for rollout in known:
+        assert rollout.prediction is not None and isinstance(rollout.reading, PromptSet)
+        worth = iou(rollout.prediction_mask, target, ignore)
+        if best is None or worth > best.iou:
+            best = _Best(index, rollout.prediction, worth, len(rollout.reading))
+    return best
