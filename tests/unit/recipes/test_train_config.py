@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.datasets.registry import dataset_info
+from envs.datasets.registry import dataset_info, opener_options, reading_options
 from prompter.errors import UserError
+from prompter.registry import is_import
 from prompter.runs.config import load_config_model
 from prompter.runs.config_keys import Section, config_sections
 from prompter.runs.values import parse_yaml
@@ -282,7 +283,9 @@ def test_each_shipped_config_loads_and_names_things_that_exist(path: Path) -> No
 @pytest.mark.parametrize("path", COLD_STARTS, ids=lambda path: path.stem)
 def test_each_cold_start_config_loads_and_names_things_that_exist(path: Path) -> None:
     config = load_config_model(ColdStartConfig, path)
-    assert config.split in dataset_info(config.dataset).splits
+    known = opener_options(config.dataset)  # imports it
+    assert config.options.keys() <= known.keys() | reading_options(config.dataset).keys()
+    assert config.split in dataset_info(config.dataset).splits or is_import(config.dataset)
 
 
 @pytest.mark.parametrize(
