@@ -1,6 +1,6 @@
 """What a training run answered best, as a set to imitate: mask IoU alone says which answers these are.
 
-    prompter cold-start recipes/configs/cold-start-answers.yaml --options.run runs/adapt-area
+    prompter cold-start recipes/configs/cold-start-answers.yaml --options.runs '[runs/adapt-area]'
 
 A run of GRPO keeps every answer that it drew, with its mask. For each question that it asked, this set has
 the best of those that it gave about the image, to this question or to another one: a box around the wrong
@@ -13,7 +13,7 @@ distillation (`recipes.training.imitation`) whose n is all that was drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,32 +43,31 @@ class _Best:
 
 
 def open_answers(
-    split: str, *, run: Path, floor: float = 0.5, lend: bool = True, trust: bool = False
+    split: str, *, runs: Sequence[Path], floor: float = 0.5, lend: bool = True, trust: bool = False
 ) -> RecordSource[_Best]:
-    """Open the best answers of a training run.
+    """Open the best answers of training runs.
 
     Args:
         split: any name.
-        run: folder of the run, of `prompter train`.
+        runs: folders of `prompter train`, of runs that asked the same questions.
         floor: least mask IoU of an answer with its question's target, pixels to ignore left out; where there
             is nothing to find, that of an empty answer is 1.
         lend: whether answers to other questions about the same image count.
-        trust: import the run's own dataset if it is code.
+        trust: import the runs' dataset if it is code.
 
     Raises:
-        UserError: if the folder is no training run, its dataset cannot be opened, or no answer is good.
+        UserError: if a folder is no training run, their datasets differ or cannot be opened, or no answer is
+            good enough.
     """
-    folder = RunFolder(run)
-    config: Mapping[str, Any] = folder.read_config().get("dataset") or {}
-    files = folder.step_rollouts()
-    if "name" not in config or not files:
-        raise UserError(f"{run} keeps no rollouts of training, from which answers could be taken.")
+    config = _dataset(runs)
     if not may_open(config["name"], trust):
-        raise UserError(f"the dataset of {run} is code, {config['name']!r}: give trust: true if you know it.")
+        raise UserError(
+            f"the dataset of {runs[0]} is code, {config['name']!r}: give trust: true if you know it."
+        )
     source = open_dataset(config["name"], config["split"], **(config.get("options") or {}))
     given: dict[str, dict[str, Rollout]] = {}
     asked: set[str] = set()
-    for _, path in files:
+    for path in [path for run in runs for _, path in RunFolder(run).step_rollouts()]:
         for rollout in read_rollouts(path):
             asked.add(rollout.sample_id)
             if rollout.prediction is not None:
@@ -87,7 +86,9 @@ def open_answers(
         if found is not None and found.iou >= floor:
             best.append(found)
     if not best:
-        raise UserError(f"no answer in {run} has a mask IoU of {floor} with its question's target.")
+        raise UserError(
+            f"no answer in {', '.join(map(str, runs))} has a mask IoU of {floor} with its question's target."
+        )
 
     def build(record: _Best) -> Sample:
         sample = source[record.index]
@@ -104,6 +105,24 @@ def open_answers(
         )
 
     return RecordSource(NAME, split, best, build)
+
+
+def _dataset(runs: Sequence[Path]) -> Mapping[str, Any]:
+    """Name, split and options of the set that all of these runs trained on."""
+    if not runs:
+        raise UserError("runs: name at least one folder of `prompter train`.")
+    found: list[Mapping[str, Any]] = []
+    for run in runs:
+        folder = RunFolder(run)
+        config = folder.read_config().get("dataset") or {}
+        if "name" not in config or not folder.step_rollouts():
+            raise UserError(f"{run} keeps no rollouts of training, from which answers could be taken.")
+        found.append({key: config.get(key) for key in ("name", "split", "options")})
+        if found[-1] != found[0]:
+            raise UserError(
+                f"{runs[0]} and {run} were trained on different questions: see `dataset` in their configs."
+            )
+    return found[0]
 
 
 def _best(sample: Sample, index: int, known: list[Rollout]) -> _Best | None:

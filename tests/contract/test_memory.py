@@ -83,7 +83,7 @@ def test_a_resumed_run_remembers_what_an_unbroken_one_does(run: RunFolder, tmp_p
 
 def test_what_a_run_answered_best_is_a_set(run: RunFolder) -> None:
     rollouts = [one for _, path in run.step_rollouts() for one in read_rollouts(path)]
-    source = open_dataset("recipes.cold_start.answers:open_answers", "train", run=run.path, floor=0.2)
+    source = open_dataset("recipes.cold_start.answers:open_answers", "train", runs=[run.path], floor=0.2)
     told = run.read_config()["dataset"]
     squares = {one.sample_id: one for one in open_dataset("manifest", "train", **told["options"])}
     assert 0 < len(source) <= QUESTIONS
@@ -100,7 +100,7 @@ def test_what_a_run_answered_best_is_a_set(run: RunFolder) -> None:
         known = [one for one in rollouts if one.image_id == image and one.prediction is not None]
         assert all(iou(one.prediction_mask, target) < 0.2 for one in known)
     own = open_dataset(
-        "recipes.cold_start.answers:open_answers", "train", run=run.path, floor=0.2, lend=False
+        "recipes.cold_start.answers:open_answers", "train", runs=[run.path], floor=0.2, lend=False
     )
     assert {one.sample_id for one in own} <= {one.sample_id for one in source}
     for sample in own:
@@ -111,13 +111,17 @@ def test_what_a_run_answered_best_is_a_set(run: RunFolder) -> None:
 def test_a_folder_without_good_answers_is_refused(run: RunFolder, tmp_path: Path) -> None:
     name = "recipes.cold_start.answers:open_answers"
     with pytest.raises(UserError, match=r"no answer in .* has a mask IoU of 1\.5"):
-        open_dataset(name, "train", run=run.path, floor=1.5)
+        open_dataset(name, "train", runs=[run.path], floor=1.5)
     with pytest.raises(UserError, match=r"config\.yaml"):
-        open_dataset(name, "train", run=tmp_path)
+        open_dataset(name, "train", runs=[tmp_path])
     (tmp_path / "config.yaml").write_text("dataset: {name: 'mine:open', split: train}\n")
     with pytest.raises(UserError, match="keeps no rollouts"):
-        open_dataset(name, "train", run=tmp_path)
+        open_dataset(name, "train", runs=[tmp_path])
+    with pytest.raises(UserError, match="at least one folder"):
+        open_dataset(name, "train", runs=[])
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "step-00000001.jsonl").write_text("")
     with pytest.raises(UserError, match="is code, 'mine:open'"):
-        open_dataset(name, "train", run=tmp_path)
+        open_dataset(name, "train", runs=[tmp_path])
+    with pytest.raises(UserError, match="different questions"):
+        open_dataset(name, "train", runs=[run.path, tmp_path])
