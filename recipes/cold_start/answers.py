@@ -13,14 +13,18 @@ distillation (`recipes.training.imitation`) whose n is all that was drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from envs.datasets import may_open, open_dataset
 from envs.datasets.reading.records import RecordSource
-from envs.masks import RLE, decode_rle, iou
+from envs.masks import RLE, Mask, decode_rle, encode_rle, iou, union
 from envs.rollout import Rollout
 from envs.rollouts import image_key
 from envs.sample import Sample
@@ -34,12 +38,11 @@ NAME = "answers"
 
 @dataclass(frozen=True)
 class _Best:
-    """The best answer to a question: its place in the set, mask, IoU, and how many things it prompts."""
+    """The best answer to a question: its place in the set, its IoU, and a mask for each thing it prompts."""
 
     index: int
-    mask: RLE
     iou: float
-    instances: int
+    instances: tuple[RLE, ...]
 
 
 def open_answers(
@@ -96,9 +99,8 @@ def open_answers(
             sample,
             dataset=NAME,
             split=split,
-            target=record.mask,
-            # Of several things the segmenter's parts are told apart as far as they do not touch.
-            instances=(record.mask,) if record.instances == 1 else (),
+            target=encode_rle(union(map(decode_rle, record.instances), sample.mask_hw)),
+            instances=record.instances,
             ignore=None,
             boxes=(),
             tags={**sample.tags, "answer-iou": f"{record.iou:.2f}"},
@@ -128,10 +130,34 @@ def _dataset(runs: Sequence[Path]) -> Mapping[str, Any]:
 def _best(sample: Sample, index: int, known: list[Rollout]) -> _Best | None:
     target = sample.target_mask()
     ignore = None if sample.ignore is None else decode_rle(sample.ignore, sample.mask_hw)
-    best: _Best | None = None
-    for rollout in known:
-        assert rollout.prediction is not None and isinstance(rollout.reading, PromptSet)
-        worth = iou(rollout.prediction_mask, target, ignore)
-        if best is None or worth > best.iou:
-            best = _Best(index, rollout.prediction, worth, len(rollout.reading))
-    return best
+    worths = [iou(rollout.prediction_mask, target, ignore) for rollout in known]
+    if not worths:
+        return None
+    place = max(range(len(worths)), key=worths.__getitem__)
+    return _Best(index, worths[place], tuple(map(encode_rle, parts_of(known[place]))))
+
+
+def parts_of(rollout: Rollout) -> list[Mask]:
+    """What each prompt of an answer found, bool [height, width] each, without what is empty or said twice.
+
+    Of the union that a rollout keeps, a box's part is what lies in it, and a point's the connected component
+    under it: the specks that segmenters leave beside an object would else be objects of their own.
+    """
+    mask = rollout.prediction_mask
+    assert mask is not None and isinstance(rollout.reading, PromptSet)
+    if rollout.predicted_instances:
+        return [one for one in rollout.predicted_instance_masks if one.any()]
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    parts: list[Mask] = []
+    for prompt in rollout.reading.instances:
+        within = np.zeros_like(mask)
+        if prompt.box is not None:
+            x1, y1, x2, y2 = (max(0, value) for value in prompt.box)
+            within[int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)] = True
+        else:
+            x, y = prompt.positive_points[0]
+            within = labels == labels[min(int(y), mask.shape[0] - 1), min(int(x), mask.shape[1] - 1)]
+        part = mask & within
+        if part.any() and not any(np.array_equal(part, one) for one in parts):
+            parts.append(part)
+    return parts if parts or not mask.any() else [mask]

@@ -91,9 +91,9 @@ def test_what_a_run_answered_best_is_a_set(run: RunFolder) -> None:
         target = squares[sample.sample_id].target_mask()
         about = [one for one in rollouts if one.image_id == sample.image_id and one.prediction is not None]
         best = max(iou(one.prediction_mask, target) for one in about)
-        assert iou(sample.target_mask(), target) == best >= 0.2
-        assert sample.tags["answer-iou"] == f"{best:.2f}"
-        assert sample.target in [one.prediction for one in about]
+        assert best >= 0.2 and sample.tags["answer-iou"] == f"{best:.2f}"
+        assert sample.target in [one.prediction for one in about if iou(one.prediction_mask, target) == best]
+        assert len(sample.instances) in (0, 1)  # as many as the policy's answers prompt
     left = set(squares) - {one.sample_id for one in source}
     for sample_id in left:
         target, image = squares[sample_id].target_mask(), squares[sample_id].image_id
