@@ -48,10 +48,10 @@ _OF_THE_QUESTION = (
 
 @dataclass(frozen=True)
 class Known:
-    """An answer of before: its tokens, the question it was given to, and by segmenter its rollout."""
+    """An answer of before: its tokens, the questions it was given to, and by segmenter a rollout of it."""
 
     completion: Completion
-    index: int
+    questions: frozenset[int]
     rollouts: Mapping[str, Rollout]
 
 
@@ -130,10 +130,11 @@ class AnswerMemory:
             known = self._known.setdefault(image, {})
             for one in group.completions:
                 found = seen.get((image, one.text))
-                if found and one.text in known:
-                    known[one.text] = replace(known[one.text], rollouts={**known[one.text].rollouts, **found})
-                elif found:
-                    known[one.text] = Known(replace(one, logprobs=None), group.index, found)
+                if found:
+                    before = known.get(one.text) or Known(replace(one, logprobs=None), frozenset(), {})
+                    known[one.text] = Known(
+                        before.completion, before.questions | {group.index}, {**before.rollouts, **found}
+                    )
             for text in list(known)[:-MOST]:
                 del known[text]
 
@@ -146,7 +147,7 @@ class AnswerMemory:
         for text, known in self._known.get(image, {}).items():
             if text in drawn or not own.keys() <= known.rollouts.keys():
                 continue
-            if known.index != group.index and (self.group.memory == "question" or _THOUGHT in text):
+            if group.index not in known.questions and (self.group.memory == "question" or _THOUGHT in text):
                 continue
             rollouts = {
                 name: replace(

@@ -90,6 +90,14 @@ def test_an_answer_to_another_question_about_the_image_is_right_here() -> None:
             assert group.rollouts[1].sample_id == "square-3" and group.rollouts[1].target == SQUARES[3].target
 
 
+def test_an_answer_that_was_given_to_both_questions_is_known_to_both() -> None:
+    scorer = scorer_of()
+    known = AnswerMemory(GroupConfig(memory="question"), scorer)
+    note(known, window(scorer, {2: [answer_with_iou(3, 1.0), "none"], 3: [answer_with_iou(3, 1.0), "none"]}))
+    (drawn,) = window(scorer, {3: ["none", "neither"]})
+    assert joined(known, drawn)[1] == [pytest.approx(1, abs=0.02)]
+
+
 def test_a_thought_about_one_question_is_not_lent_to_another() -> None:
     scorer = scorer_of()
     known = AnswerMemory(GroupConfig(memory="image"), scorer)
