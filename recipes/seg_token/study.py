@@ -80,7 +80,8 @@ def finished(run: SegRun) -> bool:
 def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequence[str]) -> int:
     """Train and evaluate what is missing, write the study's table, print the page's path; return 0.
 
-    What the reference arm answers before training is asked once, for all arms.
+    What the reference arm answers before training is asked once, for all arms and for seeds that are asked
+    for later.
     """
     out = Path(arguments.out)
     runs = planned(study, out, arguments.overrides)
@@ -91,8 +92,9 @@ def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequenc
         return 0
     if not arguments.rescore:
         first = next(run for run in runs if run.arm == study.compared_with)
-        untrained = first.config.model_copy(update={"steps": 0, "output_dir": str(out / "before")})
-        _train(SegRun("before", first.seed, untrained))
+        seed = _seed_of(out / "before", first.seed)
+        untrained = {"steps": 0, "output_dir": str(out / "before"), "seed": seed}
+        _train(SegRun("before", seed, first.config.model_copy(update=untrained)))
         _evaluate(study, out / "before")
         for run in runs:
             if run.arm in chosen:
@@ -116,6 +118,12 @@ def run_study(study: StudyConfig, arguments: argparse.Namespace, chosen: Sequenc
     arms = compare_arms(results, study.compared_with)
     print(write_study(out, arms, study.compared_with, f"Study {out.name}"))
     return 0
+
+
+def _seed_of(folder: Path, otherwise: int) -> int:
+    """The seed of the run that is in a folder."""
+    config = folder.with_suffix(".yaml")
+    return int(load_yaml(config)["seed"]) if config.exists() and folder.exists() else otherwise
 
 
 def _train(run: SegRun) -> None:

@@ -190,6 +190,8 @@ def test_a_study_trains_and_compares_its_arms_once(
     assert [arm["name"] for arm in record["arms"]] == ["plain", "attention"]
     assert main(["study", str(path), "-o", str(out)]) == 0
     assert len(asked) == 6
+    assert main(["study", str(path), "-o", str(out), "--only", "plain", "--seeds", "1"]) == 0
+    assert len(asked) == 8, "another seed later: before any step is not asked again"
     study["arms"]["attention"] = {"weights.attention": 0.1}
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["study", str(path), "-o", str(out)]) == 2
