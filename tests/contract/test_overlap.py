@@ -95,7 +95,7 @@ def config_of(
             "executor": {"family": "box"},
             "sampler": {"backend": "ray"},
             "overlap": {"staleness": staleness},
-            "group": {"zero_spread": "resample"},
+            "group": {"zero_spread": "resample", "memory": "image"},
             "trainer": {
                 "use_cpu": True,
                 "bf16": False,
@@ -152,6 +152,7 @@ def test_without_learning_a_window_sampled_ahead_is_the_strict_one(
     different = ("sampler_version", "staleness")
     assert told(strict, *different) == up_to_rounding(told(ahead, *different))
     assert [one["staleness"] for one in strict.read_metrics("train")] == [0] * STEPS
+    assert sum(one["recalled"] for one in ahead.read_metrics("train")) > 0, "and remembers the same answers"
     assert [one["staleness"] for one in ahead.read_metrics("train")] == [0, *[1] * (STEPS - 1)]
 
 
