@@ -68,24 +68,19 @@ def open_answers(
             f"the dataset of {runs[0]} is code, {config['name']!r}: give trust: true if you know it."
         )
     source = open_dataset(config["name"], config["split"], **(config.get("options") or {}))
+    lent_to = image_key if lend else _sample_id
     given: dict[str, dict[str, Rollout]] = {}
     asked: set[str] = set()
     for path in [path for run in runs for _, path in RunFolder(run).step_rollouts()]:
         for rollout in read_rollouts(path):
             asked.add(rollout.sample_id)
             if rollout.prediction is not None:
-                image = given.setdefault(image_key(rollout), {})
-                image[rollout.completion if lend else f"{rollout.sample_id} {rollout.completion}"] = rollout
+                given.setdefault(lent_to(rollout), {})[rollout.completion] = rollout
     best = []
     for index, sample in enumerate(source):
         if sample.sample_id not in asked or sample.target is None:
             continue
-        known = [
-            one
-            for one in given.get(image_key(sample), {}).values()
-            if lend or one.sample_id == sample.sample_id
-        ]
-        found = _best(sample, index, known)
+        found = _best(sample, index, list(given.get(lent_to(sample), {}).values()))
         if found is not None and found.iou >= floor:
             best.append(found)
     if not best:
@@ -107,6 +102,10 @@ def open_answers(
         )
 
     return RecordSource(NAME, split, best, build)
+
+
+def _sample_id(one: Sample | Rollout) -> str:
+    return one.sample_id
 
 
 def _dataset(runs: Sequence[Path]) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 from envs.rollout import Rollout
 from envs.rollouts import image_key
 from envs.sample import Sample
+from prompter.dialects.region import outside_thought
 from prompter.errors import UserError
 from prompter.types import Completion
 from recipes.config import GroupConfig
@@ -31,7 +32,6 @@ from recipes.training.scoring import RolloutScorer, ScoredGroup
 MOST = 64
 """Answers that are known to an image; of more the oldest are forgotten."""
 
-_THOUGHT = "</think>"
 _OF_THE_QUESTION = (
     "sample_id",
     "dataset",
@@ -100,7 +100,7 @@ class AnswerMemory:
                 joined.append(group)
                 continue
             known, reward, rollouts = best
-            joined.append(_in_place_of_worst(group, known.completion, reward, rollouts))
+            joined.append(group.exchanged(_worst(group), known.completion, reward, rollouts))
             rewards.append(reward)
         return joined, rewards
 
@@ -147,28 +147,24 @@ class AnswerMemory:
         for text, known in self._known.get(image, {}).items():
             if text in drawn or not own.keys() <= known.rollouts.keys():
                 continue
-            if group.index not in known.questions and (self.group.memory == "question" or _THOUGHT in text):
+            own_only = self.group.memory == "question" or outside_thought(text) != text
+            if own_only and group.index not in known.questions:
                 continue
-            rollouts = {
-                name: replace(
-                    known.rollouts[name], rewards={}, **{key: getattr(one, key) for key in _OF_THE_QUESTION}
-                )
-                for name, one in own.items()
-            }
+            rollouts = {name: _asked_as(known.rollouts[name], one) for name, one in own.items()}
             scored, reward = self.scorer.score_again(rollouts)
             if reward is not None and reward > most:
                 best, most = (known, reward, scored), reward
         return best
 
 
-def _in_place_of_worst(
-    group: ScoredGroup, completion: Completion, reward: float, rollouts: Sequence[Rollout]
-) -> ScoredGroup:
-    """The group with its last worst completion exchanged; one without a reward is the worst of all."""
+def _asked_as(answer: Rollout, other: Rollout) -> Rollout:
+    """A rollout of an answer as one of the question that another rollout is of, not scored yet."""
+    rollout = replace(answer, rewards={}, **{key: getattr(other, key) for key in _OF_THE_QUESTION})
+    rollout.keep_decoded(target_mask=other.target_mask)  # once for all answers
+    return rollout
+
+
+def _worst(group: ScoredGroup) -> int:
+    """Position of the last worst completion of a group; one without a reward is the worst of all."""
     worths = [-1.0 if one is None else one for one in group.rewards]
-    place = max(range(len(worths)), key=lambda one: (-worths[one], one))
-    each = len(group.rollouts) // max(1, len(group.completions))
-    completions, rewards, all_rollouts = list(group.completions), list(group.rewards), list(group.rollouts)
-    completions[place], rewards[place] = completion, reward
-    all_rollouts[place * each : (place + 1) * each] = rollouts
-    return replace(group, completions=completions, rewards=rewards, rollouts=all_rollouts)
+    return min(range(len(worths)), key=lambda place: (worths[place], -place))

@@ -39,16 +39,27 @@ class ScoredGroup:
 
     def only(self, positions: Sequence[int]) -> ScoredGroup:
         """The group of some of its completions; the record of the others is not in it."""
-        each = len(self.rollouts) // max(1, len(self.completions))
         return replace(
             self,
             completions=[self.completions[one] for one in positions],
             rewards=[self.rewards[one] for one in positions],
-            rollouts=[
-                rollout for one in positions for rollout in self.rollouts[one * each : (one + 1) * each]
-            ],
+            rollouts=[rollout for one in positions for rollout in self.rollouts[self._rows(one)]],
             weights=None if self.weights is None else [self.weights[one] for one in positions],
         )
+
+    def exchanged(
+        self, position: int, completion: Completion, reward: float, rollouts: Sequence[Rollout]
+    ) -> ScoredGroup:
+        """The group with another completion at a position; it has as many rollouts as the one before."""
+        completions, rewards, record = list(self.completions), list(self.rewards), list(self.rollouts)
+        completions[position], rewards[position] = completion, reward
+        record[self._rows(position)] = rollouts
+        return replace(self, completions=completions, rewards=rewards, rollouts=record)
+
+    def _rows(self, position: int) -> slice:
+        """Where the rollouts of a completion are."""
+        each = len(self.rollouts) // max(1, len(self.completions))
+        return slice(position * each, (position + 1) * each)
 
     @property
     def has_spread(self) -> bool:

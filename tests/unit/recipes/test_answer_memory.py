@@ -101,8 +101,9 @@ def test_an_answer_that_was_given_to_both_questions_is_known_to_both() -> None:
 def test_a_thought_about_one_question_is_not_lent_to_another() -> None:
     scorer = scorer_of()
     known = AnswerMemory(GroupConfig(memory="image"), scorer)
-    thought = f"<think>square 2 is there</think>{answer_with_iou(3, 1.0)}"
-    note(known, window(scorer, {2: [thought, "none"]}))
+    for tags in (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("", "</think>")):
+        thought = f"{tags[0]}square 2 is there{tags[1]}{answer_with_iou(3, 1.0)}"
+        note(known, window(scorer, {2: [thought, "none"]}))
     (drawn,) = window(scorer, {3: ["none", "neither"]})
     assert joined(known, drawn) == (drawn, [])
 
