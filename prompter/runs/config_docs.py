@@ -1,7 +1,7 @@
 """What the keys of a config model say of themselves: the texts below its fields.
 
-Pydantic's own `use_attribute_docstrings` reads them whenever a model is defined, which was a sixth of the time
-that `prompter train --help` takes; here a module is read once, and only when a text is asked for.
+Pydantic's own `use_attribute_docstrings` reads them whenever a model is defined, which was a sixth of the
+time that `prompter train --help` takes; here a module is read once, and only when a text is asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 
 from pydantic import BaseModel
 
 
 def key_text(model: type[BaseModel], name: str) -> str:
-    """What the field `name` of a model says of itself: its `Field(description=…)`, else the text below it, else
-    that of the class it is inherited from; "" if there is none, or the source is not at hand."""
+    """What the field `name` of a model says of itself; "" if nothing, or where the source is not at hand.
+
+    Its `Field(description=…)` comes first, then the text below it, then that in the class it is inherited from.
+    """
     given = model.model_fields[name].description
     if given:
         return given
@@ -50,7 +53,7 @@ def _classes(body: Sequence[ast.stmt], within: str) -> Iterator[tuple[str, dict[
 def _below(body: Sequence[ast.stmt]) -> dict[str, str]:
     """The annotated names of a class that have a text below them."""
     texts = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

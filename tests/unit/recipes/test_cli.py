@@ -45,7 +45,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 
 def used_by_children() -> float:
-    """Seconds of a processor that finished children took: what a command costs, however busy the machine is."""
+    """Seconds of a processor that finished children took: what a command costs on a busy machine, too."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
