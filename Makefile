@@ -4,7 +4,7 @@
 #   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (12 minutes, 2 cores)
 #   make test      all tests but soak make unit   the fast ones          make check   linter and type checker
 #   make soak      further faults, signals and engines of the long tests, each of them a minute
-#   make docs      write the keys of the configs into docs/configuration.md, and build the site, strictly
+#   make docs      write the keys of the configs into docs/configuration.md and recipes/help, build the site, strictly
 #   make setup     only the set-up    make format rewrite the code in the project's format
 #   make clean     remove .venv
 #

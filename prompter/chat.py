@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from PIL import Image
 
 from prompter.action import ActionSpace
 from prompter.coords import FrameKind
 from prompter.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Instructions = Literal["full", "short"]
 QuestionPosition = Literal["before", "after"]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
+from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from prompter.action import ActionSpace, write_answer
@@ -28,9 +29,6 @@ from prompter.parse import OutOfFrame, SwappedCorners, parse_completion
 from prompter.prompt_text import check_prompt, fill_prompt, read_prompt_file, split_prompt
 from prompter.runs.config import StrictModel
 from prompter.types import Answer, Completion, PromptSet, Reading
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class ImageSettings(StrictModel):
@@ -216,9 +214,7 @@ class Policy:
     def model_image(self, image: Image.Image) -> Image.Image:
         """Resize an image (PIL RGB) to the size at which the model sees it."""
         wh = self._model_wh(image.size)
-        from PIL.Image import Resampling
-
-        return image if image.size == wh else image.convert("RGB").resize(wh, Resampling.BICUBIC)
+        return image if image.size == wh else image.convert("RGB").resize(wh, Image.Resampling.BICUBIC)
 
     def request(self, query: str, image: Image.Image, image_key: str = "") -> SamplingRequest:
         """Build the sampler's request for a query on an original image."""

@@ -28,6 +28,7 @@ from prompter.errors import InfrastructureError, UserError, did_you_mean
 from prompter.registry import import_object, is_import
 from prompter.runs.tables import text_table
 from recipes.commands.output import WITHOUT, add_json, as_json, asks_for_json, forget_json, tell_error
+from recipes.help_texts import written_keys
 
 
 class Command(NamedTuple):
@@ -157,21 +158,10 @@ def _help() -> str:
 
 
 def _run(name: str, words: list[str]) -> int:
-    helps = not {"-h", "--help"}.isdisjoint(words)
-    if helps:
-        # Nothing is validated; looking through all that is installed for plugins takes a tenth of the time.
-        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-
-    from pydantic import ValidationError
-
-    from prompter.runs.config import describe_validation_error
-
     module, run = _command(name)
     parser = build_parser(name)
-    if helps and hasattr(module, "config_keys"):
-        from prompter.runs.config_keys import help_text
-
-        parser.epilog = help_text(module.config_keys())
+    if hasattr(module, "config_keys") and not {"-h", "--help"}.isdisjoint(words):
+        parser.epilog = _keys(name, module)
     typed = shlex.join(["prompter", name, *words])
     overrides: list[str] = []
     if getattr(module, "TAKES_OVERRIDES", False):
@@ -180,10 +170,24 @@ def _run(name: str, words: list[str]) -> int:
     arguments.overrides, arguments.typed = overrides, typed
     if name in COMMANDS:
         forget_json(arguments)
+    from pydantic import ValidationError
+
+    from prompter.runs.config import describe_validation_error
+
     try:
         return int(run(arguments))
     except ValidationError as error:
         raise UserError(describe_validation_error(error)) from None
+
+
+def _keys(name: str, module: ModuleType) -> str:
+    """The keys of a command's config, as the end of its help."""
+    written = written_keys(name)
+    if written is None:  # a command of the user's own
+        from prompter.runs.config_keys import help_text
+
+        return help_text(module.config_keys())
+    return written
 
 
 def build_parser(name: str) -> argparse.ArgumentParser:

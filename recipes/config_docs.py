@@ -1,17 +1,20 @@
-"""Write the keys of the configs into docs/configuration.md: `python -m recipes.config_docs`.
+"""Write the keys of the configs into docs/configuration.md and recipes/help: `python -m recipes.config_docs`.
 
-What stands between the two markers of a command is replaced; the rest of the page is written by hand.
+What stands between the two markers of a command of the page is replaced; the rest of it is written by hand.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
-from prompter.runs.config_keys import config_sections, markdown
+from prompter.runs.config_keys import config_sections, help_text, markdown
 from prompter.runs.files import atomic_write
+from recipes.cli import COMMANDS
 from recipes.cold_start.config import ColdStartConfig
 from recipes.config import train_sections
 from recipes.elisa.config import ElisaConfig
+from recipes.help_texts import FOLDER
 from recipes.seg_token.config import SegTokenConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -37,7 +40,19 @@ def with_keys(page: str) -> str:
     return page
 
 
+def help_of_keys() -> dict[str, str]:
+    """Command -> its keys for `--help`, as they are in the code."""
+    modules = {name: importlib.import_module(command.module) for name, command in COMMANDS.items()}
+    return {
+        name: help_text(module.config_keys())
+        for name, module in modules.items()
+        if hasattr(module, "config_keys")
+    }
+
+
 if __name__ == "__main__":
-    text = with_keys(PAGE.read_text(encoding="utf-8"))
-    with atomic_write(PAGE) as handle:
-        handle.write(text)
+    texts = {FOLDER / f"{name}.txt": f"{text}\n" for name, text in help_of_keys().items()}
+    texts[PAGE] = with_keys(PAGE.read_text(encoding="utf-8"))
+    for path, text in texts.items():
+        with atomic_write(path) as handle:
+            handle.write(text)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from prompter.errors import UserError, did_you_mean
-from prompter.runs.config_docs import key_text
 from prompter.runs.secrets import refuse_secrets
 from prompter.runs.values import apply_overrides, load_yaml
 
@@ -100,12 +100,12 @@ def _problem(problem: Any, data: Mapping[str, Any] | None, model: type[BaseModel
 
 def _meaning(model: type[BaseModel] | None, key: str) -> str:
     """The first sentence of what a dotted key says of itself, for the end of a complaint about it."""
-    text = ""
+    field: FieldInfo | None = None
     for part in key.split("."):
         if not part.isdigit():  # an element of a list is of its list's model
             field = None if model is None else model.model_fields.get(part)
-            text = "" if model is None or field is None else key_text(model, part)
             model = None if field is None else section_model(field.annotation)
+    text = (field.description if field else None) or ""
     return f" Its meaning: {' '.join(text.split()).partition('. ')[0].rstrip('.')}." if text else ""
 
 
@@ -148,7 +148,9 @@ class StrictModel(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Old name of a key -> its name, dotted where it moved into a section. The old one works, and says so."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, frozen=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from prompter.runs.config import section_model
-from prompter.runs.config_docs import key_text
 from prompter.runs.tables import markdown_table
 
 WIDTH = 100
@@ -73,10 +72,10 @@ def config_sections(
         section = section_model(field.annotation)
         value = _default(field) if default is None else getattr(default, field_name)
         if section is None:
-            keys.append(_key(dotted, field, key_text(model, field_name), value))
+            keys.append(_key(dotted, field, value))
             continue
         first, *others = config_sections(section, dotted, value if isinstance(value, BaseModel) else None)
-        inner += [Section(dotted, key_text(model, field_name) or first.says, first.keys), *others]
+        inner += [Section(dotted, field.description or first.says, first.keys), *others]
     return [Section(name, (model.__doc__ or "").partition("\n\n")[0], tuple(keys)), *inner]
 
 
@@ -111,7 +110,7 @@ def yaml_value(value: Any) -> str:
     return text.removesuffix("...\n").rstrip("\n")
 
 
-def _key(name: str, field: FieldInfo, says: str, default: Any) -> Key:
+def _key(name: str, field: FieldInfo, default: Any) -> Key:
     choices = tuple(str(choice) for choice in _literals(field.annotation))
     examples = tuple(str(example) for example in field.examples or ())
     kind = ", ".join([_kind(field.annotation), *_bounds(field)])
@@ -122,7 +121,7 @@ def _key(name: str, field: FieldInfo, says: str, default: Any) -> Key:
         if default is PydanticUndefined
         else yaml_value(str(default) if isinstance(default, Path) else default)
     )
-    return Key(name, kind, text, _one_line(says), choices or examples)
+    return Key(name, kind, text, _one_line(field.description or ""), choices or examples)
 
 
 def _default(field: FieldInfo) -> Any:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prompter.runs.config import load_config_model
-from prompter.runs.config_keys import Section, config_sections
-from recipes.cold_start.config import ColdStartConfig
-from recipes.cold_start.train import cold_start
 from recipes.commands import flags
-from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
+
+if TYPE_CHECKING:
+    from prompter.runs.config_keys import Section
 
 TAKES_OVERRIDES = True
 
 
 def config_keys() -> list[Section]:
     """Every key of the config, for `--help`."""
+    from prompter.runs.config_keys import config_sections
+    from recipes.cold_start.config import ColdStartConfig
+
     return config_sections(ColdStartConfig)
 
 
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the cold start a config describes."""
+    from prompter.runs.config import load_config_model
+    from recipes.cold_start.config import ColdStartConfig
+    from recipes.cold_start.train import cold_start
+    from recipes.commands.arguments import new_output
+
     config = load_config_model(ColdStartConfig, args.config, args.overrides)
     output = new_output(Path(config.output_dir), resume=args.resume)
     cold_start(config, args.typed, resume=args.resume)

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prompter.runs.config import load_config_model
-from prompter.runs.config_keys import Section, config_sections
 from recipes.commands import flags
-from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
-from recipes.elisa.config import ElisaConfig
-from recipes.elisa.train import train_elisa
+
+if TYPE_CHECKING:
+    from prompter.runs.config_keys import Section
 
 TAKES_OVERRIDES = True
 
 
 def config_keys() -> list[Section]:
     """Every key of the config, for `--help`."""
+    from prompter.runs.config_keys import config_sections
+    from recipes.elisa.config import ElisaConfig
+
     return config_sections(ElisaConfig)
 
 
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as a config says; print the folder of the policy."""
+    from prompter.runs.config import load_config_model
+    from recipes.commands.arguments import new_output
+    from recipes.elisa.config import ElisaConfig
+    from recipes.elisa.train import train_elisa
+
     config = load_config_model(ElisaConfig, args.config, args.overrides)
     new_output(Path(config.output_dir), resume=args.resume)
     policy = train_elisa(config, args.typed, resume=args.resume)

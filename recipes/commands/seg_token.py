@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prompter.runs.config import load_config_model
-from prompter.runs.config_keys import Section, config_sections
 from recipes.commands import flags
-from recipes.commands.arguments import new_output
 from recipes.commands.output import tell
-from recipes.seg_token.config import SegTokenConfig
+
+if TYPE_CHECKING:
+    from prompter.runs.config_keys import Section
 
 TAKES_OVERRIDES = True
 
 
 def config_keys() -> list[Section]:
     """Every key of the config, for `--help`."""
+    from prompter.runs.config_keys import config_sections
+    from recipes.seg_token.config import SegTokenConfig
+
     return config_sections(SegTokenConfig)
 
 
@@ -35,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what a config describes; print the checkpoint's folder."""
+    from prompter.runs.config import load_config_model
+    from recipes.commands.arguments import new_output
+    from recipes.seg_token.config import SegTokenConfig
+
     config = load_config_model(SegTokenConfig, args.config, args.overrides)
     new_output(Path(config.output_dir), resume=args.resume)
     from recipes.seg_token.train import train_seg_token

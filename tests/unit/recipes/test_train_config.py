@@ -19,8 +19,9 @@ from prompter.runs.config_keys import Section, config_sections
 from prompter.runs.values import parse_yaml
 from recipes.cold_start.config import ColdStartConfig
 from recipes.config import TRAINER_DEFAULTS, TrainConfig, dump_config, load_config, train_sections
-from recipes.config_docs import PAGE, with_keys
+from recipes.config_docs import PAGE, help_of_keys, with_keys
 from recipes.elisa.config import ElisaConfig
+from recipes.help_texts import FOLDER, written_keys
 from recipes.shipped import shipped_recipes
 from rewards.registry import build_reward
 
@@ -195,6 +196,13 @@ def test_the_documentation_is_what_the_code_says() -> None:
     assert with_keys(text) == text, "docs/configuration.md is out of date: run `make docs`"
     keys = [*TrainConfig.model_fields, *(f"trainer.{name}" for name in TRAINER_DEFAULTS)]
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+def test_the_help_is_what_the_code_says() -> None:
+    texts = help_of_keys()
+    assert {path.stem for path in FOLDER.iterdir()} == set(texts)
+    late = [name for name, text in texts.items() if written_keys(name) != text]
+    assert late == [], "recipes/help is out of date: run `make docs`"
 
 
 def test_a_page_without_markers_is_refused() -> None:
