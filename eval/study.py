@@ -21,7 +21,7 @@ from eval.query_table import QueryTable
 from eval.report.charts import bar_chart
 from eval.report.html import from_template
 from prompter.runs.files import atomic_write
-from prompter.runs.tables import markdown_table
+from prompter.runs.tables import markdown_table, text_table
 
 METRICS = ("gIoU", "P@0.5", "box-acc@0.5", "parse-failures", "N-acc", "T-acc")
 """Held-out figures of an arm, protocol `strict`; the first is the one that is compared."""
@@ -138,6 +138,33 @@ def compare_arms(
             )
         )
     return arms
+
+
+def pool_seeds(pairs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap | None = None) -> Arm:
+    """What one recipe came to with several seeds, as an arm; its completions and minutes are not known.
+
+    Args:
+        pairs: of each seed, its files of rollouts before and after.
+        bootstrap: settings of the intervals.
+
+    Raises:
+        UserError: if a file cannot be read, or two share no query.
+    """
+    results = [seed_result(seed, *pair, completions=0, minutes=0.0) for seed, pair in enumerate(pairs)]
+    return compare_arms({"pooled": results}, "pooled", bootstrap)[0]
+
+
+def pooled_text(arm: Arm) -> list[str]:
+    """The differences of `pool_seeds` as lines of a table."""
+    parts = [(part.value, arm.parts[part]) for part in Part]
+    rows = [
+        ("", "points", *_INTERVALS, "each seed"),
+        ("gIoU", *_cells(arm.from_start)),
+        *((f"  {name}", *_cells(change)) for name, change in parts),
+        ("localisation, of targets", *_cells(arm.targeted)),
+        ("where both answered", *_cells(arm.both_answered)),
+    ]
+    return text_table(rows)
 
 
 def _change(pairs: Sequence[tuple[QueryTable, QueryTable]], bootstrap: Bootstrap | None) -> Change:

@@ -4,6 +4,7 @@
     prompter compare runs/first runs/second           two evaluations, or what two training runs ended in
     prompter compare runs/demo/eval/before runs/other runs/third --json comparison.json
     prompter compare runs/first runs/second --page comparison.html
+    prompter compare runs/start runs/seed-0 runs/seed-1 runs/seed-2 --pool
 
 A training run stands for its before and after, and, beside other runs, for its after. Every later run is
 compared with the first. No model is loaded: whatever wrote rollouts can be compared, runs of earlier versions
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is drawn as a whole: the value of a tag, or group 1 of an expression on the image id "
         "(default: the tag `tile`, or what the dataset says)",
     )
+    parser.add_argument(
+        "--pool",
+        action="store_true",
+        help="the later runs are seeds of one recipe (or all, if all are training runs): pool them, too, "
+        "with intervals that draw seeds",
+    )
     add_json_file(parser, "all figures")
     parser.add_argument(
         "--page",
@@ -60,9 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
     runs = [RunFolder.open(path) for path in arguments.runs]
-    compared = compare_pairs(_pairs(runs), tile)
+    pairs = _pairs(runs)
+    pools = _pools(runs) if arguments.pool else {}
+    compared = compare_pairs(pairs, tile)
     found = print_compared(compared)
     tell(comparisons=found)
+    pooled = _print_pooled(pools)
+    tell(pooled=pooled)
     if arguments.page is not None:
         from recipes.commands.compare_page import write_compare_page
 
@@ -73,7 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(page)
     if arguments.json is not None:
         with atomic_write(arguments.json) as handle:
-            json.dump({"comparisons": found}, handle, indent=1, ensure_ascii=False, allow_nan=False)
+            json.dump(
+                {"comparisons": found, "pooled": pooled},
+                handle,
+                indent=1,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
             handle.write("\n")
     return 0
 
@@ -114,20 +132,68 @@ def print_compared(compared: Iterable[tuple[Pair, Comparison]]) -> list[dict[str
     return found
 
 
-def _pairs(runs: list[RunFolder]) -> Iterator[Pair]:
+def _pools(runs: list[RunFolder]) -> dict[str, list[Pair]]:
+    """Segmenter -> the pairs that are seeds of one recipe: those of the first run with each later one; where
+    all are training runs, each one's before and after.
+
+    Raises:
+        UserError: if there are fewer than two.
+    """
+    all_trained = len(_trained(runs)) == len(runs)
+    pools: dict[str, list[Pair]] = {}
+    for pair in _before_after(runs) if all_trained else _with_first(runs):
+        pools.setdefault(pair.before.stem, []).append(pair)
+    for name, pool in pools.items():
+        if len(pool) < 2:
+            raise UserError(
+                f"--pool needs two seeds or more, and there is {len(pool)} of segmenter {name}: name the "
+                f"start and the evaluations of several seeds, or several training runs."
+            )
+    return pools
+
+
+def _print_pooled(pools: Mapping[str, Sequence[Pair]]) -> list[dict[str, Any]]:
+    """Pool pairs, print what is found, and return it JSON-ready."""
+    from eval.figures import percent
+    from eval.study import pool_seeds, pooled_text
+
+    found = []
+    for name, pool in pools.items():
+        arm = pool_seeds([(pair.before, pair.after) for pair in pool])
+        print(
+            f"{len(pool)} seeds pooled, {name}: gIoU {percent(arm.before)} -> {percent(arm.metrics['gIoU'])}"
+        )
+        print(*(f"  {line}" for line in pooled_text(arm)), sep="\n")
+        found.append({"segmenter": name, **asdict(arm), "runs": [pair.to_json() for pair in pool]})
+    return found
+
+
+def _pairs(runs: list[RunFolder]) -> list[Pair]:
     """Before and after of every training run, then the first run with every later one.
 
     Raises:
         UserError: if there is nothing to compare, or a training run has not been evaluated.
     """
-    trained = [run for run in runs if "trainer" in run.read_config()]
-    if len(runs) == 1 and not trained:
+    if len(runs) == 1 and not _trained(runs):
         raise UserError(
             f"{runs[0].path} is one evaluation, and is compared with another: name that, too. "
             f"A training run alone is compared with what it started from."
         )
-    for run in trained:
+    return [*_before_after(runs), *_with_first(runs)]
+
+
+def _trained(runs: list[RunFolder]) -> list[RunFolder]:
+    """Those of the runs that are training runs."""
+    return [run for run in runs if "trainer" in run.read_config()]
+
+
+def _before_after(runs: list[RunFolder]) -> Iterator[Pair]:
+    for run in _trained(runs):
         yield from by_segmenter(f"{run.path}, before -> after", *(_evaluation(run, n) for n in _SIDES))
+
+
+def _with_first(runs: list[RunFolder]) -> Iterator[Pair]:
+    trained = _trained(runs)
     first, *others = runs
     for other in others:
         sides = [_evaluation(run, "after") if run in trained else run for run in (first, other)]

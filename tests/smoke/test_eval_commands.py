@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -67,12 +68,27 @@ def test_runs_are_compared_and_the_gain_is_split(tmp_path: Path, capsys: pytest.
     assert parts["localisation"]["value"] > 0 and parts["refusal"]["worse"] == 0
     assert refused["gain"]["parts"]["refusal"]["queries"] == 24, "who declines everything localises nothing"
 
+    # The two as seeds of one recipe: the mean of their differences, part by part.
+    assert command(compare_command, *runs, "--pool", "--json", stored) == 0
+    assert f"2 seeds pooled, box: gIoU {100 * float(better['metrics']['gIoU']['before']):.2f} ->" in (
+        capsys.readouterr().out
+    )
+    (pooled,) = json.loads(stored.read_text())["pooled"]
+    for part in ("form", "refusal", "count", "localisation"):
+        each = [float(found["gain"]["parts"][part]["value"]) for found in (better, refused)]
+        assert pooled["parts"][part]["by_seed"] == pytest.approx(each)
+        assert pooled["parts"][part]["difference"] == pytest.approx(sum(each) / 2)
+    low, high = pooled["from_start"]["over_seeds"]
+    assert low < pooled["from_start"]["difference"] < high
+    assert [Path(pair["after"]).parents[1] for pair in pooled["runs"]] == runs[1:]
+
     assert command(compare_command, *runs[:2], "--tiles", "tag:category") == 0
     assert "drawing tiles" in capsys.readouterr().out
     for words, message in (
         ([runs[0]], "is compared with another"),
         ([tmp_path / "nowhere"], "no run folder"),
         ([*runs[:2], "--tiles", "tag:city"], "has no tag 'city'"),
+        ([*runs[:2], "--pool"], "needs two seeds or more, and there is 1 of segmenter box"),
     ):
         with pytest.raises(UserError, match=message):
             command(compare_command, *words)
@@ -91,6 +107,11 @@ def test_a_training_run_of_an_earlier_version_is_compared_with_its_start(
     # Its evaluations are runs of their own, too.
     assert command(compare_command, run / "eval" / "before", run / "eval" / "oracle-box") == 0
     assert "oracle-box, box" in capsys.readouterr().out
+    # Of several training runs each one's gain is pooled, and not what sets later ones apart from the first.
+    again = shutil.copytree(run, tmp_path / "again")
+    assert command(compare_command, run, again, "--pool", "--json", tmp_path / "p.json") == 0
+    (pooled,) = json.loads((tmp_path / "p.json").read_text())["pooled"]
+    assert pooled["from_start"]["by_seed"] == pytest.approx([float(found["gain"]["difference"])] * 2)
     with pytest.raises(UserError, match="holds no eval/after"):
         command(compare_command, run.parent / "interrupted")
 
