@@ -13,6 +13,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
+def number(value: float | None, digits: int) -> str:
+    """A figure that is no share, with so many decimals; or a dash."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
 def points(value: float | None) -> str:
     """A difference of shares as points with their sign and two decimals, or a dash."""
     return "-" if value is None else f"{100 * value:+.2f}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eval.ablation import interval_text
 from eval.bootstrap import Bootstrap, Interval, PooledDifference, Ratio, pooled_difference
-from eval.figures import percent
+from eval.figures import number, percent
 from eval.gain import Part, parts_of
 from eval.metrics import STRICT, score_file, shared_queries
 from eval.protocols import apply, covered
@@ -37,15 +37,15 @@ class SeedResult:
     Args:
         seed: of the run.
         before, after: its held-out queries by the untrained and by the trained policy.
-        completions: sampled, those that were not trained on included.
-        minutes: at work on training, evaluations left out.
+        completions: sampled, those that were not trained on included; None if not known.
+        minutes: at work on training, evaluations left out; None if not known.
     """
 
     seed: int
     before: QueryTable
     after: QueryTable
-    completions: int
-    minutes: float
+    completions: int | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Arm:
         both_answered: the mean change of IoU over the queries with a target for which both answers name
             instances, over their own number; no part.
         instances: that an answer names after training, of those that parse; mean over seeds.
-        completions, minutes: means over seeds; see `SeedResult`.
+        completions, minutes: means over seeds that are known; see `SeedResult`.
     """
 
     name: str
@@ -89,11 +89,13 @@ class Arm:
     targeted: Change
     both_answered: Change
     instances: float | None
-    completions: float
-    minutes: float
+    completions: float | None
+    minutes: float | None
 
 
-def seed_result(seed: int, before: Path, after: Path, *, completions: int, minutes: float) -> SeedResult:
+def seed_result(
+    seed: int, before: Path, after: Path, *, completions: int | None = None, minutes: float | None = None
+) -> SeedResult:
     """Read a run's two files of rollouts.
 
     Raises:
@@ -133,8 +135,8 @@ def compare_arms(
                 _change(shared, bootstrap) if shared and name != reference else None,
                 *_parts([(run.before, run.after) for run in runs], bootstrap),
                 _mean([_instances(run.after) for run in runs]),
-                float(np.mean([run.completions for run in runs])),
-                float(np.mean([run.minutes for run in runs])),
+                _mean([run.completions for run in runs]),
+                _mean([run.minutes for run in runs]),
             )
         )
     return arms
@@ -150,7 +152,7 @@ def pool_seeds(pairs: Sequence[tuple[Path, Path]], bootstrap: Bootstrap | None =
     Raises:
         UserError: if a file cannot be read, or two share no query.
     """
-    results = [seed_result(seed, *pair, completions=0, minutes=0.0) for seed, pair in enumerate(pairs)]
+    results = [seed_result(seed, *pair) for seed, pair in enumerate(pairs)]
     return compare_arms({"pooled": results}, "pooled", bootstrap)[0]
 
 
@@ -279,9 +281,9 @@ def study_rows(arms: Sequence[Arm]) -> list[list[str]]:
                 *_cells(arm.against),
                 *(_cells(arm.parts[part])[0] for part in Part if part is not Part.LOCALISATION),
                 *(percent(arm.metrics[name]) for name in METRICS[1:]),
-                "-" if arm.instances is None else f"{arm.instances:.2f}",
-                f"{arm.completions:,.0f}",
-                f"{arm.minutes:.1f}",
+                number(arm.instances, 2),
+                number(arm.completions, 0),
+                number(arm.minutes, 1),
             ]
         )
     return rows

@@ -161,7 +161,7 @@ def _run(name: str, words: list[str]) -> int:
     module, run = _command(name)
     parser = build_parser(name)
     if hasattr(module, "config_keys") and not {"-h", "--help"}.isdisjoint(words):
-        parser.epilog = _keys(name, module)
+        parser.epilog = _keys(module)
     typed = shlex.join(["prompter", name, *words])
     overrides: list[str] = []
     if getattr(module, "TAKES_OVERRIDES", False):
@@ -180,9 +180,9 @@ def _run(name: str, words: list[str]) -> int:
         raise UserError(describe_validation_error(error)) from None
 
 
-def _keys(name: str, module: ModuleType) -> str:
+def _keys(module: ModuleType) -> str:
     """The keys of a command's config, as the end of its help."""
-    written = written_keys(name)
+    written = written_keys(module.config_keys)
     if written is None:  # a command of the user's own
         from prompter.runs.config_keys import help_text
 

@@ -14,7 +14,7 @@ from recipes.cli import COMMANDS
 from recipes.cold_start.config import ColdStartConfig
 from recipes.config import train_sections
 from recipes.elisa.config import ElisaConfig
-from recipes.help_texts import FOLDER
+from recipes.help_texts import keys_file
 from recipes.seg_token.config import SegTokenConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -40,18 +40,15 @@ def with_keys(page: str) -> str:
     return page
 
 
-def help_of_keys() -> dict[str, str]:
-    """Command -> its keys for `--help`, as they are in the code."""
-    modules = {name: importlib.import_module(command.module) for name, command in COMMANDS.items()}
-    return {
-        name: help_text(module.config_keys())
-        for name, module in modules.items()
-        if hasattr(module, "config_keys")
-    }
+def help_of_keys() -> dict[Path, str]:
+    """File under recipes/help -> the keys for `--help` that belong in it, as they are in the code."""
+    modules = [importlib.import_module(command.module) for command in COMMANDS.values()]
+    told = {keys_file(one.config_keys): one.config_keys for one in modules if hasattr(one, "config_keys")}
+    return {path: help_text(config_keys()) for path, config_keys in told.items() if path is not None}
 
 
 if __name__ == "__main__":
-    texts = {FOLDER / f"{name}.txt": f"{text}\n" for name, text in help_of_keys().items()}
+    texts = {path: f"{text}\n" for path, text in help_of_keys().items()}
     texts[PAGE] = with_keys(PAGE.read_text(encoding="utf-8"))
     for path, text in texts.items():
         with atomic_write(path) as handle:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from eval.figures import percent, points
+from eval.figures import number, percent, points
 from eval.report.charts import bar_chart
 from eval.report.example_pictures import COLOURS, DrawnGroup
 from eval.report.html import from_template
@@ -128,16 +128,13 @@ def _named(one: System) -> list[str]:
 
 
 def _cost(one: Cost) -> list[str]:
-    def told(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:,.{digits}f}"
-
     return [
-        told(one.minutes, 1),
-        told(one.questions, 0),
-        told(one.completions, 0),
-        told(one.weights, 0),
-        told(one.megabytes, 1),
-        told(one.seconds, 2),
+        number(one.minutes, 1),
+        number(one.questions, 0),
+        number(one.completions, 0),
+        number(one.weights, 0),
+        number(one.megabytes, 1),
+        number(one.seconds, 2),
     ]
 
 

@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     tile = tile_of if arguments.tiles is None else tile_rule(arguments.tiles)
     runs = [RunFolder.open(path) for path in arguments.runs]
-    pairs = _pairs(runs)
-    pools = _pools(runs) if arguments.pool else {}
-    compared = compare_pairs(pairs, tile)
+    of_each, of_first = _pairs(runs)
+    trained_alone = len(_trained(runs)) == len(runs)
+    pools = _pools(of_each if trained_alone else of_first) if arguments.pool else {}
+    compared = compare_pairs([*of_each, *of_first], tile)
     found = print_compared(compared)
     tell(comparisons=found)
     pooled = _print_pooled(pools)
@@ -132,16 +133,14 @@ def print_compared(compared: Iterable[tuple[Pair, Comparison]]) -> list[dict[str
     return found
 
 
-def _pools(runs: list[RunFolder]) -> dict[str, list[Pair]]:
-    """Segmenter -> the pairs that are seeds of one recipe: those of the first run with each later one; where
-    all are training runs, each one's before and after.
+def _pools(seeds: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Segmenter -> the pairs that were evaluated with it, each of a seed.
 
     Raises:
         UserError: if there are fewer than two.
     """
-    all_trained = len(_trained(runs)) == len(runs)
     pools: dict[str, list[Pair]] = {}
-    for pair in _before_after(runs) if all_trained else _with_first(runs):
+    for pair in seeds:
         pools.setdefault(pair.before.stem, []).append(pair)
     for name, pool in pools.items():
         if len(pool) < 2:
@@ -168,8 +167,8 @@ def _print_pooled(pools: Mapping[str, Sequence[Pair]]) -> list[dict[str, Any]]:
     return found
 
 
-def _pairs(runs: list[RunFolder]) -> list[Pair]:
-    """Before and after of every training run, then the first run with every later one.
+def _pairs(runs: list[RunFolder]) -> tuple[list[Pair], list[Pair]]:
+    """Before and after of every training run; and the first run with every later one.
 
     Raises:
         UserError: if there is nothing to compare, or a training run has not been evaluated.
@@ -179,7 +178,7 @@ def _pairs(runs: list[RunFolder]) -> list[Pair]:
             f"{runs[0].path} is one evaluation, and is compared with another: name that, too. "
             f"A training run alone is compared with what it started from."
         )
-    return [*_before_after(runs), *_with_first(runs)]
+    return list(_before_after(runs)), list(_with_first(runs))
 
 
 def _trained(runs: list[RunFolder]) -> list[RunFolder]:

@@ -17,19 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from prompter.errors import UserError
 from recipes.commands.output import add_json_file, tell
+from recipes.commands.train import config_keys as config_keys
 
 if TYPE_CHECKING:
-    from prompter.runs.config_keys import Section
     from recipes.planning.plan import Plan
 
 TAKES_OVERRIDES = True
-
-
-def config_keys() -> list[Section]:
-    """Every key of the config, for `--help`."""
-    from recipes.config import train_sections
-
-    return train_sections()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,25 +16,16 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prompter.errors import RunStopped, UserError, did_you_mean
 from recipes.commands import flags
 from recipes.commands.output import tell
-
-if TYPE_CHECKING:
-    from prompter.runs.config_keys import Section
+from recipes.commands.train import config_keys as config_keys
 
 TAKES_OVERRIDES = True
 
 _GOES_ON = "{}: stopped; the same command goes on from there"
-
-
-def config_keys() -> list[Section]:
-    """Every key of the configs that are trained, for `--help`."""
-    from recipes.config import train_sections
-
-    return train_sections()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
