@@ -28,19 +28,22 @@ class LookSettings:
 
     Args:
         samples: completions drawn per question; one more is taken greedily.
-        temperature: at which they are drawn, above 0.
+        temperature: at which they are drawn; above 0 unless the image is moved.
         top_p: share of the probability that is drawn from, above 0 and up to 1.
         seed: completion j of a question follows from it, the question's name and j alone.
+        shift: the most by which the image is moved for each drawn completion (`eval.answerers.views`), as a
+            share of its sides, in [0, 0.5]; 0 shows all of them the image as it is.
     """
 
     samples: int
     temperature: float = 0.8
     top_p: float = 1.0
     seed: int = 0
+    shift: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready, for a run's config."""
-        return asdict(self)
+        """JSON-ready, for a run's config; without `shift` where it is 0, as runs before it were."""
+        return {name: value for name, value in asdict(self).items() if name != "shift" or value}
 
 
 @dataclass(frozen=True)

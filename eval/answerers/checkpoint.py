@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import ValidationError
 
-from envs.rollouts import make_requests
+from envs.rollouts import image_key, make_requests
 from envs.sample import Sample
 from eval.answerers.base import LookedAnswers, LookSettings
+from eval.answerers.views import View, drawn_view
 from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.policy import Policy
@@ -50,30 +53,61 @@ class SamplerAnswerer:
 
     def look(self, samples: Sequence[Sample], settings: LookSettings) -> LookedAnswers:
         """See `Looker.look`. A question's completions depend on its name, not on what is asked beside it."""
-        requests = make_requests(self.policy, samples)
-        seeded = [
-            replace(
-                request, seed=named_seed(settings.seed, f"{sample.dataset}/{sample.split}/{sample.sample_id}")
-            )
-            for request, sample in zip(requests, samples, strict=True)
-        ]
-        drawn = replace(
-            self._settings,
-            n=settings.samples,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=0,
-        )
         started = time.perf_counter()
-        greedy = self._sampler.sample(requests, self._settings)
+        greedy = self.answer(samples)
         between = time.perf_counter()
-        sampled = self._sampler.sample(seeded, drawn)
+        sampled = self._moved(samples, settings) if settings.shift else self._drawn(samples, settings)
         ended = time.perf_counter()
-        answers = [
-            [self.policy.read(one, sample.image_wh) for one in (*first, *others)]
-            for sample, first, others in zip(samples, greedy, sampled, strict=True)
-        ]
+        answers = [[first, *others] for first, others in zip(greedy, sampled, strict=True)]
         return LookedAnswers(answers, between - started, ended - between)
+
+    def _drawn(self, samples: Sequence[Sample], settings: LookSettings) -> list[list[Answer]]:
+        """`settings.samples` answers to each question, drawn in one request."""
+        requests = [
+            replace(request, seed=named_seed(settings.seed, _name(sample)))
+            for request, sample in zip(make_requests(self.policy, samples), samples, strict=True)
+        ]
+        how = self._drawing(settings, settings.samples)
+        return [
+            [self.policy.read(one, sample.image_wh) for one in completions]
+            for sample, completions in zip(samples, self._sampler.sample(requests, how), strict=True)
+        ]
+
+    def _moved(self, samples: Sequence[Sample], settings: LookSettings) -> list[list[Answer]]:
+        """`settings.samples` answers to each question, each about a view of the image of its own.
+
+        The questions about an image share its views, and one view of all is in memory at a time.
+        """
+        how = self._drawing(settings, 1)
+        found: list[list[Answer]] = [[] for _ in samples]
+        for number in range(settings.samples):
+            views = [
+                drawn_view(f"{image_key(one)}/{number}", settings.seed, settings.shift, one.image_wh)
+                for one in samples
+            ]
+            moved = [
+                replace(
+                    one,
+                    image_id=f"{one.image_id}{view.offset_xy}",
+                    load_image=partial(_shown, one.load_image, view),
+                )
+                for one, view in zip(samples, views, strict=True)
+            ]
+            requests = [
+                replace(request, seed=named_seed(settings.seed, f"{_name(one)}/{number}"))
+                for request, one in zip(make_requests(self.policy, moved), samples, strict=True)
+            ]
+            answers = zip(samples, views, self._sampler.sample(requests, how), found, strict=True)
+            for one, view, (completion,), mine in answers:
+                answer = self.policy.read(completion, one.image_wh)
+                reading = view.read_back(answer.reading, one.image_wh, answer.text)
+                mine.append(replace(answer, reading=reading))
+        return found
+
+    def _drawing(self, settings: LookSettings, count: int) -> SamplingSettings:
+        return replace(
+            self._settings, n=count, temperature=settings.temperature, top_p=settings.top_p, top_k=0
+        )
 
     def describe(self) -> dict[str, Any]:
         """How it asks and reads, with every default filled in, JSON-ready; kept beside the run."""
@@ -86,6 +120,14 @@ class SamplerAnswerer:
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()
+
+
+def _name(sample: Sample) -> str:
+    return f"{sample.dataset}/{sample.split}/{sample.sample_id}"
+
+
+def _shown(load_image: Callable[[], Image.Image], view: View) -> Image.Image:
+    return view.show(load_image())
 
 
 def open_checkpoint(

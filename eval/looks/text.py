@@ -17,9 +17,10 @@ def combined_sentence(looks: Mapping[str, Any]) -> str:
     """Which answers the tables above are of."""
     drawn = looks["drawn"]
     bound = " (it looks at the TRUTH: an upper bound, no answer)" if looks["uses_truth"] else ""
+    moved = f", images moved by up to {100 * drawn['shift']:g} % of their sides" if "shift" in drawn else ""
     return (
         f"answers combined by {looks['rule']}{bound} from {looks['samples']} of {drawn['samples']} samples, "
-        f"temperature {drawn['temperature']:g}, top-p {drawn['top_p']:g}, seed {drawn['seed']}"
+        f"temperature {drawn['temperature']:g}, top-p {drawn['top_p']:g}, seed {drawn['seed']}{moved}"
     )
 
 

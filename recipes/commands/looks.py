@@ -17,7 +17,7 @@ from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
 from recipes.commands import flags
 
-_ONLY_WITH_SAMPLES = ("temperature", "top_p", "seed")
+_ONLY_WITH_SAMPLES = ("temperature", "top_p", "seed", "shift")
 
 
 def add_look_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,15 @@ def add_look_flags(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="draw K completions per question beside the greedy one; with --rescore, combine the first K",
     )
-    group.add_argument("--temperature", type=float, metavar="T", help="they are drawn at (default: 0.8)")
+    group.add_argument(
+        "--temperature", type=float, metavar="T", help="they are drawn at (default: 0.8; 0 with --shift)"
+    )
+    group.add_argument(
+        "--shift",
+        type=float,
+        metavar="S",
+        help="move the image for each of them, by up to this share of its sides (default: 0)",
+    )
     group.add_argument(
         "--top-p", type=float, metavar="P", help="share of probability drawn from (default: 1)"
     )
@@ -74,11 +82,18 @@ def look_settings(arguments: argparse.Namespace) -> LookSettings | None:
         return None
     if arguments.invariance:
         raise UserError("--invariance compares greedy answers; leave out --samples.")
+    if given.get("shift"):
+        given.setdefault("temperature", 0.0)
     settings = LookSettings(arguments.samples, **given)
     if settings.samples < 1:
         raise UserError(f"--samples must be at least 1, but is {settings.samples}.")
-    if not settings.temperature > 0:
-        raise UserError(f"--temperature must be above 0 to draw samples, but is {settings.temperature:g}.")
+    if not 0 <= settings.shift <= 0.5:
+        raise UserError(f"--shift must be between 0 and 0.5, but is {settings.shift:g}.")
+    if not settings.temperature >= 0 or (settings.temperature == 0 and not settings.shift):
+        raise UserError(
+            f"--temperature must be above 0 to draw samples, but is {settings.temperature:g}; "
+            f"0 goes with --shift alone."
+        )
     if not 0 < settings.top_p <= 1:
         raise UserError(f"--top-p must be above 0 and at most 1, but is {settings.top_p:g}.")
     return settings

@@ -141,6 +141,8 @@ def test_calibrated_on_one_split_and_used_on_another(
         (("--policy", "baseline:centre-point", "--samples", 2), "needs a policy that samples"),
         (("--policy", POLICY, "--samples", 0), "--samples must be at least 1|At least one sample"),
         (("--policy", POLICY, "--samples", 2, "--temperature", 0), "must be above 0 to draw samples"),
+        (("--policy", POLICY, "--samples", 2, "--shift", 0.6), "--shift must be between 0 and 0.5"),
+        (("--policy", POLICY, "--shift", 0.1), "--shift is about several looks"),
         (("--policy", POLICY, "--samples", 2, "--combine", "medoids"), "Did you mean 'medoid'"),
         (("--policy", POLICY, "--combine", "medoid"), "--combine is about several looks"),
         (("--policy", POLICY, "--samples", 2, "--max-risk", 0.2), "give --calibration FILE"),
@@ -156,6 +158,24 @@ def test_a_plain_run_has_nothing_to_combine(tmp_path: Path) -> None:
     assert command(eval_command, *FOUR, "--out", tmp_path / "run", "--policy", "baseline:centre-point") == 0
     with pytest.raises(UserError, match="holds one answer per question, so --combine has nothing to act on"):
         command(eval_command, "--rescore", "--out", tmp_path / "run", "--combine", "medoid")
+
+
+def test_looks_at_moved_images_are_told_and_are_the_same_every_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_policy(tmp_path / "tiny")
+    given = (*FOUR, "--policy", tmp_path / "tiny", "--policy-option", "sampler.backend=hf", "--no-probe")
+    for name in ("first", "second"):
+        moved = ("--samples", 3, "--shift", 0.1, "--out", tmp_path / name)
+        assert command(eval_command, *given, *moved) == 0
+        assert "temperature 0, top-p 1, seed 0, images moved by up to 10 % of" in capsys.readouterr().out
+    first, second = (
+        list(read_looks(tmp_path / name / "looks" / "box.jsonl")) for name in ("first", "second")
+    )
+    assert [len(one) for one in first] == [4] * 4
+    assert [[one.to_json() for one in own] for own in first] == [
+        [one.to_json() for one in own] for own in second
+    ]
 
 
 def test_a_questions_samples_depend_on_its_name_alone(tmp_path: Path) -> None:
