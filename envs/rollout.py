@@ -10,7 +10,7 @@ from typing import Any
 from envs.masks import RLE, Mask, decode_rle
 from prompter.types import Reading, reading_from_json, reading_to_json
 
-_LEFT_OUT_EMPTY = ("stability", "confidence")
+_LEFT_OUT_EMPTY = ("stability", "confidence", "offset_xy")
 
 EXPECTED_IOU, EXPECTED_HIT = "iou", "hit"
 """Names of the calibrated figures in `Rollout.confidence`: the expected IoU (the reward `mask_iou`), and the
@@ -41,7 +41,9 @@ class Rollout:
         confidence: how far the answer can be trusted, by name, as `eval.looks.confidence` measures and
             calibrates it; None where a figure has no value. Empty in all but evaluations of several looks.
 
-    `stability` and `confidence` are left out of the JSON where they are empty, as in all runs of before.
+        offset_xy: as in `prompter.types.Answer`.
+
+    The last three are left out of the JSON where they are empty, as in all runs of before.
     """
 
     sample_id: str
@@ -67,6 +69,7 @@ class Rollout:
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     stability: tuple[float, ...] = ()
     confidence: Mapping[str, float | None] = field(default_factory=dict)
+    offset_xy: tuple[int, int] | None = None
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -136,5 +139,7 @@ class Rollout:
         fields.setdefault("stability", ())
         for name in ("image_wh", "instances", "predicted_ious", "predicted_instances", "stability"):
             fields[name] = tuple(fields[name])
+        if fields.get("offset_xy") is not None:
+            fields["offset_xy"] = tuple(fields["offset_xy"])
         fields["boxes"] = tuple(tuple(box) for box in fields["boxes"])
         return cls(reading=reading, **fields)

@@ -160,6 +160,7 @@ def _rollout(
         completion_tokens=answer.tokens,
         step=step,
         stability=tuple(float(one) for one in done.stability) if done is not None and keep_stability else (),
+        offset_xy=answer.offset_xy,
     )
     if done is not None:
         rollout.keep_decoded(prediction_mask=done.mask, predicted_instance_masks=masks)

@@ -22,6 +22,7 @@ from envs.rollout import Rollout
 from eval.box_cases import BoxCase, BoxJudge, Verdicts, case_of, enclosing, iou_with
 from eval.instance_scores import rollout_instance_score
 from eval.mask_views import Counts, MaskPair, View, count
+from prompter.errors import UserError
 from prompter.types import Box, ParseFailure, mends
 from rewards.box import answered_boxes
 from rewards.mask import score_counts
@@ -244,6 +245,11 @@ class TableBuilder:
         self._mended.update(mends(rollout.reading))
         if isinstance(rollout.reading, ParseFailure):
             self._failures[str(rollout.reading.kind)] += 1
+        if self._judges and rollout.offset_xy is not None:
+            raise UserError(
+                f"{', '.join(self._judges)} reads boxes in the text of an answer, and the text of sample "
+                f"{rollout.sample_id!r} is about a moved image (--shift): score it by another protocol."
+            )
         for name, judge in self._judges.items():
             verdict = judge(case)
             self._box_ious_of[name].append(verdict.iou)

@@ -313,6 +313,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "tokens": answer.tokens,
         **({} if answer.masks is None else {"masks": list(answer.masks), "scores": list(answer.scores)}),
         **({} if answer.choice is None else {"choice": answer.choice.to_json()}),
+        **({} if answer.offset_xy is None else {"offset_xy": list(answer.offset_xy)}),
     }
 
 
@@ -335,7 +336,9 @@ def _answer_from_json(data: Mapping[str, Any]) -> Answer:
     reading = reading_from_json(data, data["completion"])
     masks = tuple(data["masks"]) if "masks" in data else None
     choice = Choice.from_json(data["choice"]) if "choice" in data else None
-    return Answer(data["completion"], reading, data["tokens"], masks, tuple(data.get("scores", ())), choice)
+    scores, moved = tuple(data.get("scores", ())), data.get("offset_xy")
+    offset_xy = None if moved is None else (int(moved[0]), int(moved[1]))
+    return Answer(data["completion"], reading, data["tokens"], masks, scores, choice, offset_xy)
 
 
 class _Running:

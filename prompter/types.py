@@ -242,6 +242,8 @@ class Answer:
             segments by itself; None from all others.
         scores: the answerer's own score of each of these masks.
         choice: what was chosen, from an answerer that chooses among offered masks; None from all others.
+        offset_xy: by how many pixels the image was moved that it was asked about (`envs.views`), so that the
+            text speaks of other places than the reading; None if it was not.
     """
 
     text: str
@@ -250,3 +252,4 @@ class Answer:
     masks: tuple[Mapping[str, Any], ...] | None = None
     scores: tuple[float, ...] = ()
     choice: Choice | None = None
+    offset_xy: tuple[int, int] | None = None

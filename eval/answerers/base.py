@@ -31,7 +31,7 @@ class LookSettings:
         temperature: at which they are drawn; above 0 unless the image is moved.
         top_p: share of the probability that is drawn from, above 0 and up to 1.
         seed: completion j of a question follows from it, the question's name and j alone.
-        shift: the most by which the image is moved for each drawn completion (`eval.answerers.views`), as a
+        shift: the most by which the image is moved for each drawn completion (`envs.views`), as a
             share of its sides, in [0, 0.5]; 0 shows all of them the image as it is.
     """
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pydantic import ValidationError
 
 from envs.rollouts import image_key, make_requests
 from envs.sample import Sample
+from envs.views import drawn_view, read_answer
 from eval.answerers.base import LookedAnswers, LookSettings
-from eval.answerers.views import View, drawn_view
 from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.policy import Policy
@@ -85,23 +83,14 @@ class SamplerAnswerer:
                 drawn_view(f"{image_key(one)}/{number}", settings.seed, settings.shift, one.image_wh)
                 for one in samples
             ]
-            moved = [
-                replace(
-                    one,
-                    image_id=f"{one.image_id}{view.offset_xy}",
-                    load_image=partial(_shown, one.load_image, view),
-                )
-                for one, view in zip(samples, views, strict=True)
-            ]
+            moved = [view.of(one) for one, view in zip(samples, views, strict=True)]
             requests = [
                 replace(request, seed=named_seed(settings.seed, f"{_name(one)}/{number}"))
                 for request, one in zip(make_requests(self.policy, moved), samples, strict=True)
             ]
             answers = zip(samples, views, self._sampler.sample(requests, how), found, strict=True)
             for one, view, (completion,), mine in answers:
-                answer = self.policy.read(completion, one.image_wh)
-                reading = view.read_back(answer.reading, one.image_wh, answer.text)
-                mine.append(replace(answer, reading=reading))
+                mine.append(read_answer(self.policy, completion, one, view))
         return found
 
     def _drawing(self, settings: LookSettings, count: int) -> SamplingSettings:
@@ -124,10 +113,6 @@ class SamplerAnswerer:
 
 def _name(sample: Sample) -> str:
     return f"{sample.dataset}/{sample.split}/{sample.sample_id}"
-
-
-def _shown(load_image: Callable[[], Image.Image], view: View) -> Image.Image:
-    return view.show(load_image())
 
 
 def open_checkpoint(

@@ -173,6 +173,10 @@ def test_looks_at_moved_images_are_told_and_are_the_same_every_time(
         list(read_looks(tmp_path / name / "looks" / "box.jsonl")) for name in ("first", "second")
     )
     assert [len(one) for one in first] == [4] * 4
+    assert [[one.offset_xy is None for one in own] for own in first] == [[True, False, False, False]] * 4
+    again = ("--rescore", "--out", tmp_path / "first", "--samples", 1, "--combine", "medoid")
+    with pytest.raises(UserError, match=r"the text of sample .* is about a moved image"):
+        command(eval_command, *again, "--protocol", "strict,lmms-eval-refcoco")
     assert [[one.to_json() for one in own] for own in first] == [
         [one.to_json() for one in own] for own in second
     ]

@@ -7,13 +7,27 @@ by a few pixels go wrong in different places (test-time augmentation).
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from envs.sample import Sample
+from prompter.policy import Policy
 from prompter.sampling.token_sampler import named_seed
-from prompter.types import Box, FailureKind, Instance, ParseFailure, Point, PromptSet, Reading
+from prompter.types import (
+    Answer,
+    Box,
+    Completion,
+    FailureKind,
+    Instance,
+    ParseFailure,
+    Point,
+    PromptSet,
+    Reading,
+)
 
 LEAST_INSIDE = 1 / 3
 """Share of a box's area that lies in the image where the box counts. An object at the edge and its mirror
@@ -31,6 +45,12 @@ class View:
     """
 
     offset_xy: tuple[int, int]
+
+    def of(self, sample: Sample) -> Sample:
+        """The question asked about the view; its target stays that of the original, and so do prompts that
+        `read_answer` reads."""
+        moved = partial(_load_shown, sample.load_image, self)
+        return replace(sample, image_id=f"{sample.image_id}{self.offset_xy}", load_image=moved)
 
     def show(self, image: Image.Image) -> Image.Image:
         """The view of an image (PIL RGB), of the same size."""
@@ -87,6 +107,15 @@ class View:
         return (x1, y1, x2, y2) if inside >= LEAST_INSIDE * (box[2] - box[0]) * (box[3] - box[1]) else None
 
 
+def read_answer(policy: Policy, completion: Completion, sample: Sample, view: View | None = None) -> Answer:
+    """Read a completion about a sample's image, or about a view of it, into prompts in the image's frame."""
+    answer = policy.read(completion, sample.image_wh)
+    if view is None:
+        return answer
+    reading = view.read_back(answer.reading, sample.image_wh, answer.text)
+    return replace(answer, reading=reading, offset_xy=view.offset_xy)
+
+
 def drawn_view(name: str, seed: int, shift: float, image_wh: tuple[int, int]) -> View:
     """A view that follows from its name and the seed alone.
 
@@ -99,6 +128,10 @@ def drawn_view(name: str, seed: int, shift: float, image_wh: tuple[int, int]) ->
     draw = random.Random(named_seed(seed, name))
     most = [round(shift * side) for side in image_wh]
     return View((draw.randint(-most[0], most[0]), draw.randint(-most[1], most[1])))
+
+
+def _load_shown(load_image: Callable[[], Image.Image], view: View) -> Image.Image:
+    return view.show(load_image())
 
 
 def _mirrored(places: np.ndarray, side: int) -> np.ndarray:

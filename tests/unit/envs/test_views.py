@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from envs.sample import Sample
+from envs.views import View, drawn_view
 from eval.answerers.base import LookSettings
 from eval.answerers.checkpoint import SamplerAnswerer
-from eval.answerers.views import View, drawn_view
 from prompter.policy import Policy, PolicySettings
 from prompter.sampling.base import SamplingSettings
 from prompter.types import Completion, FailureKind, Instance, ParseFailure, PromptSet
