@@ -247,8 +247,8 @@ class TableBuilder:
             self._failures[str(rollout.reading.kind)] += 1
         if self._judges and rollout.offset_xy is not None:
             raise UserError(
-                f"{', '.join(self._judges)} reads boxes in the text of an answer, and the text of sample "
-                f"{rollout.sample_id!r} is about a moved image (--shift): score it by another protocol."
+                f"{', '.join(self._judges)} is about boxes as they are written, and the text of sample "
+                f"{rollout.sample_id!r} is about a moved image (--shift): score it by a protocol of masks."
             )
         for name, judge in self._judges.items():
             verdict = judge(case)
