@@ -40,7 +40,6 @@ class Rollout:
             for; else empty.
         confidence: how far the answer can be trusted, by name, as `eval.looks.confidence` measures and
             calibrates it; None where a figure has no value. Empty in all but evaluations of several looks.
-
         offset_xy: as in `prompter.types.Answer`.
 
     The last three are left out of the JSON where they are empty, as in all runs of before.

@@ -80,9 +80,7 @@ class View:
             return reading
         kept = [moved for one in reading.instances if (moved := self._instance(one, image_wh)) is not None]
         if not kept:
-            message = (
-                "everything that it names lies in the mirrored margin of a moved view, outside the image"
-            )
+            message = "all that it names lies in the mirrored margin of a moved view, outside the image"
             return ParseFailure(FailureKind.OUT_OF_FRAME, message, text)
         return PromptSet(tuple(kept), reading.clipped, reading.sorted)
 
@@ -107,11 +105,9 @@ class View:
         return (x1, y1, x2, y2) if inside >= LEAST_INSIDE * (box[2] - box[0]) * (box[3] - box[1]) else None
 
 
-def read_answer(policy: Policy, completion: Completion, sample: Sample, view: View | None = None) -> Answer:
-    """Read a completion about a sample's image, or about a view of it, into prompts in the image's frame."""
+def read_answer(policy: Policy, completion: Completion, sample: Sample, view: View) -> Answer:
+    """Read a completion about a view of a sample's image into prompts in the image's own frame."""
     answer = policy.read(completion, sample.image_wh)
-    if view is None:
-        return answer
     reading = view.read_back(answer.reading, sample.image_wh, answer.text)
     return replace(answer, reading=reading, offset_xy=view.offset_xy)
 

@@ -65,5 +65,6 @@ class Looker(Protocol):
     """An answerer that can look several times, because it samples."""
 
     def look(self, samples: Sequence[Sample], settings: LookSettings) -> LookedAnswers:
-        """Return a greedy answer and `settings.samples` sampled ones for each question, in order."""
+        """Return a greedy answer and `settings.samples` sampled ones for each question, in order; with
+        `settings.shift` the latter about moved images, and read back."""
         ...
