@@ -53,7 +53,7 @@ def write_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) ->
         for name, arm in study.arms.items()
     }
     found = compare_systems(answers, reference, says, table)
-    title = f"Systems {out.name}"
+    title = f"Systems side by side: {out.name}"
     note = (
         f"Base {study.policy}; trained on {study.dataset.name}:{study.dataset.split}, asked "
         f"{study.questions.benchmark}; the frozen segmenter is {study.executor.get('family', 'mobile-sam')}."
