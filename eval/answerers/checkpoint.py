@@ -16,13 +16,14 @@ from envs.rollouts import image_key, make_requests
 from envs.sample import Sample
 from envs.views import drawn_view, read_answer
 from eval.answerers.base import LookedAnswers, LookSettings
+from prompter.chat import SamplingRequest
 from prompter.coords import FrameKind
 from prompter.errors import UserError
 from prompter.policy import Policy
 from prompter.runs.config import describe_validation_error
 from prompter.sampling.base import Sampler, SamplingSettings
 from prompter.sampling.token_sampler import named_seed
-from prompter.types import Answer
+from prompter.types import Answer, Completion
 
 
 class SamplerAnswerer:
@@ -51,25 +52,35 @@ class SamplerAnswerer:
 
     def look(self, samples: Sequence[Sample], settings: LookSettings) -> LookedAnswers:
         """See `Looker.look`. A question's completions depend on its name, not on what is asked beside it."""
+        requests = make_requests(self.policy, samples)
         started = time.perf_counter()
-        greedy = self.answer(samples)
+        greedy = self._read(samples, self._sampler.sample(requests, self._settings))
         between = time.perf_counter()
-        sampled = self._moved(samples, settings) if settings.shift else self._drawn(samples, settings)
+        if settings.shift:
+            sampled = self._moved(samples, settings)
+        else:
+            sampled = self._drawn(samples, requests, settings)
         ended = time.perf_counter()
-        answers = [[first, *others] for first, others in zip(greedy, sampled, strict=True)]
+        answers = [[*first, *others] for first, others in zip(greedy, sampled, strict=True)]
         return LookedAnswers(answers, between - started, ended - between)
 
-    def _drawn(self, samples: Sequence[Sample], settings: LookSettings) -> list[list[Answer]]:
-        """`settings.samples` answers to each question, drawn in one request."""
-        requests = [
-            replace(request, seed=named_seed(settings.seed, _name(sample)))
-            for request, sample in zip(make_requests(self.policy, samples), samples, strict=True)
-        ]
-        how = self._drawing(settings, settings.samples)
+    def _read(self, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> list[list[Answer]]:
+        """What was read in the completions about each sample's image."""
         return [
             [self.policy.read(one, sample.image_wh) for one in completions]
-            for sample, completions in zip(samples, self._sampler.sample(requests, how), strict=True)
+            for sample, completions in zip(samples, groups, strict=True)
         ]
+
+    def _drawn(
+        self, samples: Sequence[Sample], requests: Sequence[SamplingRequest], settings: LookSettings
+    ) -> list[list[Answer]]:
+        """`settings.samples` answers to each question, drawn in one request."""
+        seeded = [
+            replace(request, seed=named_seed(settings.seed, _name(sample)))
+            for request, sample in zip(requests, samples, strict=True)
+        ]
+        how = self._drawing(settings, settings.samples)
+        return self._read(samples, self._sampler.sample(seeded, how))
 
     def _moved(self, samples: Sequence[Sample], settings: LookSettings) -> list[list[Answer]]:
         """`settings.samples` answers to each question, each about a view of the image of its own.
