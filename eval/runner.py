@@ -25,7 +25,7 @@ from envs.executors.base import Executor
 from envs.rollout import Rollout
 from envs.rollouts import image_key, make_rollouts
 from envs.sample import Sample
-from eval.answerers.base import Answerer, Looker, LookSettings
+from eval.answerers.base import Answerer, LookSettings, able_to_look
 from eval.looks.records import looks_line, looks_path
 from eval.looks.seconds import ChunkClock
 from prompter.errors import UserError
@@ -114,11 +114,8 @@ def evaluate(
     total = len(samples) if limit is None else min(limit, len(samples))
     if total <= 0:
         raise UserError("There is nothing to evaluate: the benchmark holds no sample, or the limit is 0.")
-    if looks is not None and not isinstance(answerer, Looker):
-        raise UserError(
-            f"--samples needs a policy that samples, a checkpoint or an endpoint; a "
-            f"{type(answerer).__name__} has one answer to a question."
-        )
+    if looks is not None:
+        able_to_look(answerer)
     identity = {**config, "samples": total, "chunk": chunk, "keep_instances": keep_instances}
     if looks is not None:
         identity["looks"] = looks.to_json()
@@ -183,8 +180,7 @@ def _answered(
     """The answers to each question of a chunk: one, or the greedy one and the sampled ones."""
     if looks is None:
         return [[answer] for answer in answerer.answer(batch)]
-    assert isinstance(answerer, Looker)  # `evaluate` refuses others
-    found = answerer.look(batch, looks)
+    found = able_to_look(answerer).look(batch, looks)
     clock.greedy, clock.sampled = found.greedy_seconds, found.sampled_seconds
     return found.answers
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from envs.sample import Sample
+from prompter.errors import UserError
 from prompter.types import Answer
 
 
@@ -41,6 +42,31 @@ class LookSettings:
     seed: int = 0
     shift: float = 0.0
 
+    @classmethod
+    def asked(cls, given: Mapping[str, Any], called: Callable[[str], str] = str) -> LookSettings:
+        """Settings that a user gave, by name; where the image is moved, the temperature is 0 unless given.
+
+        Args:
+            given: values by the names above, `samples` among them.
+            called: what the user knows a name by.
+
+        Raises:
+            UserError: if a value is out of range; it is called as the user knows it.
+        """
+        found = cls(**({"temperature": 0.0} if given.get("shift") else {}) | dict(given))
+        if found.samples < 1:
+            raise UserError(f"{called('samples')} must be at least 1, but is {found.samples}.")
+        if not 0 <= found.shift <= 0.5:
+            raise UserError(f"{called('shift')} must be between 0 and 0.5, but is {found.shift:g}.")
+        if not found.temperature >= 0 or (found.temperature == 0 and not found.shift):
+            raise UserError(
+                f"{called('temperature')} must be above 0 to draw samples, but is {found.temperature:g}; "
+                f"0 goes with {called('shift')} alone."
+            )
+        if not 0 < found.top_p <= 1:
+            raise UserError(f"{called('top_p')} must be above 0 and at most 1, but is {found.top_p:g}.")
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, for a run's config; without `shift` where it is 0, as runs before it were."""
         return {name: value for name, value in asdict(self).items() if name != "shift" or value}
@@ -68,3 +94,17 @@ class Looker(Protocol):
         """Return a greedy answer and `settings.samples` sampled ones for each question, in order; with
         `settings.shift` the latter about moved images, and read back."""
         ...
+
+
+def able_to_look(answerer: Answerer, called: str = "--samples") -> Looker:
+    """The answerer as one that can look several times.
+
+    Raises:
+        UserError: if it does not sample; `called` is what asked for several looks.
+    """
+    if isinstance(answerer, Looker):
+        return answerer
+    raise UserError(
+        f"{called} needs a policy that samples, a checkpoint or an endpoint; a "
+        f"{type(answerer).__name__} has one answer to a question."
+    )

@@ -7,7 +7,7 @@ again with another rule, fewer samples or another calibration.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from envs.masks import encode_rle
 from envs.rollout import Rollout
 from eval.looks.ballot import Ballot
-from eval.looks.calibration import CalibrationFile
+from eval.looks.calibration import Calibration, CalibrationFile
 from eval.looks.confidence import DEFAULT_SOURCE, SOURCES, measure
 from eval.looks.records import looks_files, read_looks
 from eval.looks.rules import DEFAULT_RULE, RULES, Choice, CombineRule
@@ -79,6 +79,25 @@ def answer_of(ballot: Ballot, choice: Choice) -> Rollout:
     return replace(chosen, prediction=encode_rle(choice.mask), predicted_instances=())
 
 
+def combined(
+    looks: Sequence[Rollout], rule: CombineRule, source: str, calibration: Calibration | None
+) -> Rollout:
+    """One answer of the looks at a question, with its confidence, calibrated if there is a calibration.
+
+    Args:
+        looks: the greedy rollout, then the sampled ones.
+        rule: how they are combined.
+        source: the raw figure that the calibration is for.
+        calibration: of the segmenter that drew them.
+    """
+    ballot = Ballot(looks)
+    answer = answer_of(ballot, rule(ballot))
+    if calibration is None:
+        return answer
+    found = calibration.apply(answer.confidence[source])
+    return replace(answer, confidence={**answer.confidence, **found})
+
+
 def combine_run(folder: RunFolder, how: Combination) -> None:
     """Write the rollouts of a run again from its looks, and `combined.json`. No model is loaded.
 
@@ -98,24 +117,13 @@ def combine_run(folder: RunFolder, how: Combination) -> None:
     samples = how.samples or available
     if samples > available:
         raise UserError(f"{folder.path} holds {available} samples per question, not {samples}.")
-    calibrations = (
-        None if how.calibration is None else _fitting_calibration(Path(how.calibration), how, samples)
-    )
+    calibrations = fitting_calibration(how, samples)
     for path in files:
-        calibration = None
-        if calibrations is not None:
-            if path.stem not in calibrations.executors:
-                known = ", ".join(calibrations.executors)
-                raise UserError(f"The calibration {how.calibration} is for {known}, not for {path.stem}.")
-            calibration = calibrations.executors[path.stem]
-        rollouts = _combined(path, rule, samples)
-        if calibration is not None:
-            one = calibration
-            rollouts = (
-                replace(each, confidence={**each.confidence, **one.apply(each.confidence[how.source])})
-                for each in rollouts
-            )
-        write_lines(folder.rollouts_dir / path.name, (rollout.to_json() for rollout in rollouts))
+        calibration = None if calibrations is None else calibration_for(calibrations, how, path.stem)
+        answers = (
+            combined(looks[: samples + 1], rule, how.source, calibration) for looks in read_looks(path)
+        )
+        write_lines(folder.rollouts_dir / path.name, (answer.to_json() for answer in answers))
     told = {**asdict(how), "samples": samples, "thresholds": {}}
     if calibrations is not None and how.max_risk is not None:
         told["thresholds"] = {
@@ -127,20 +135,21 @@ def combine_run(folder: RunFolder, how: Combination) -> None:
         handle.write("\n")
 
 
-def _combined(path: Path, rule: CombineRule, samples: int) -> Iterator[Rollout]:
-    for looks in read_looks(path):
-        ballot = Ballot(looks[: samples + 1])
-        yield answer_of(ballot, rule(ballot))
-
-
 def _json_threshold(threshold: float | None) -> dict[str, Any]:
     """A threshold as JSON: whether there is one, and from which figure on; null is below all of them."""
     found = threshold is not None
     return {"found": found, "from": None if threshold is None or threshold == float("-inf") else threshold}
 
 
-def _fitting_calibration(path: Path, how: Combination, samples: int) -> CalibrationFile:
-    """Read a calibration and refuse one that was fitted on other figures than these."""
+def fitting_calibration(how: Combination, samples: int) -> CalibrationFile | None:
+    """Read the calibration of a combination of so many samples, if it has one.
+
+    Raises:
+        UserError: if it cannot be read, or was fitted on other figures than these.
+    """
+    if how.calibration is None:
+        return None
+    path = Path(how.calibration)
     found = CalibrationFile.read(path)
     for key, wanted in (("rule", how.rule), ("samples", samples), ("source", how.source)):
         if found.made[key] != wanted:
@@ -149,6 +158,18 @@ def _fitting_calibration(path: Path, how: Combination, samples: int) -> Calibrat
                 f"fit one with the same settings (--fit-calibration)."
             )
     return found
+
+
+def calibration_for(found: CalibrationFile, how: Combination, name: str) -> Calibration:
+    """The calibration of one segmenter, named as its file of looks is, without the ending.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in found.executors:
+        known = ", ".join(found.executors)
+        raise UserError(f"The calibration {how.calibration} is for {known}, not for {name}.")
+    return found.executors[name]
 
 
 def read_combined(folder: RunFolder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules
 from envs.executors import open_executor
 from envs.executors.base import Executor
 from envs.executors.config import ExecutorConfig
+from envs.rollout import Rollout
 from envs.rollouts import make_rollouts
 from envs.sample import Sample
 from eval.answerers import build_answerer, is_checkpoint
@@ -19,6 +20,7 @@ from prompter.errors import UserError
 from prompter.runs.jsonl import to_line
 from prompter.types import Answer, PromptSet
 from recipes.api.comparison import Comparison
+from recipes.api.looks import Looks
 from recipes.api.pictures import ImageLike, Picture, read_picture
 from recipes.api.result import Result
 from recipes.commands.arguments import OWN_MASKS, executor_name, parse_executor
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Several = list[T] | tuple[T, ...]
 """What counts as several: an array or a text is one thing."""
+
+LooksLike = int | Mapping[str, Any] | None
+"""How often to look at a question; see `Prompter.segment`."""
 
 QUESTIONS_AT_ONCE = 16
 """Questions that are handed to the policy and the segmenter together."""
@@ -127,13 +132,15 @@ class Prompter:
         self._closed = False
 
     @overload
-    def segment(self, image: ImageLike, query: str) -> Result: ...
+    def segment(self, image: ImageLike, query: str, *, looks: LooksLike = None) -> Result: ...
     @overload
-    def segment(self, image: ImageLike, query: Several[str]) -> list[Result]: ...
+    def segment(self, image: ImageLike, query: Several[str], *, looks: LooksLike = None) -> list[Result]: ...
     @overload
-    def segment(self, image: Several[ImageLike], query: str | Several[str]) -> list[Result]: ...
+    def segment(
+        self, image: Several[ImageLike], query: str | Several[str], *, looks: LooksLike = None
+    ) -> list[Result]: ...
 
-    def segment(self, image: Any, query: Any) -> Any:
+    def segment(self, image: Any, query: Any, *, looks: LooksLike = None) -> Any:
         """Ask one question about one image, or several at once.
 
         Args:
@@ -141,15 +148,19 @@ class Prompter:
                 of them.
             query: a question, or a list of them. With one image, all are about it; with as many images as
                 questions, each is about its image. One question with several images is asked of each.
+            looks: how many further answers to each question are drawn and combined with the greedy one into
+                one answer with a `confidence`: their number, or a dict of `samples`, `shift`, `temperature`,
+                `top_p`, `seed`, `combine`, `confidence`, `calibration` (docs/looks.md); None asks once.
 
         Returns:
             A `Result`; a list of them, in order, if either was a list. An image is encoded once, whatever is
             asked about it, and not again in later calls while the segmenter's cache keeps it.
 
         Raises:
-            UserError: if an image cannot be read, or the lists differ in length.
+            UserError: if an image cannot be read, the lists differ in length, or `looks` cannot be done.
         """
         self._check_open()
+        how = None if looks is None else Looks.asked(looks)
         several = _is_list(image) or _is_list(query)
         given = list(image) if _is_list(image) else [image]
         queries = list(query) if _is_list(query) else [query]
@@ -168,8 +179,12 @@ class Prompter:
                 pictures[number % len(pictures)].sample(queries[number % len(queries)])
                 for number in range(start, min(start + QUESTIONS_AT_ONCE, count))
             ]
-            answers = self._answerer.answer(samples)
-            results += self._results(samples, answers, self.executor)
+            if how is None:
+                results += self._results(samples, self._answerer.answer(samples), self.executor)
+            else:
+                executor = self._executors[self.executor]
+                rollouts = how.answer(samples, self._answerer, executor, self.executor)
+                results += self._told(samples, rollouts)
         return results if several else results[0]
 
     def compare(self, image: ImageLike, query: str, executors: Sequence[str | ExecutorConfig]) -> Comparison:
@@ -236,6 +251,11 @@ class Prompter:
         self, samples: Sequence[Sample], answers: Sequence[Answer], name: str, *, edited: bool = False
     ) -> list[Result]:
         rollouts = make_rollouts(samples, answers, self._executors[name], name=name, keep_instances=True)
+        return self._told(samples, rollouts, edited=edited)
+
+    def _told(
+        self, samples: Sequence[Sample], rollouts: Sequence[Rollout], *, edited: bool = False
+    ) -> list[Result]:
         return [
             Result(
                 rollout,

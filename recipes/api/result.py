@@ -124,6 +124,16 @@ class Result:
         return self.rollout.reading if isinstance(self.rollout.reading, ParseFailure) else None
 
     @property
+    def confidence(self) -> dict[str, float | None]:
+        """How far the answer can be trusted, where the question was looked at several times; else empty.
+
+        `agreement`, `share`, `predicted_iou`, `stability` (`eval.looks.confidence`), each in [0, 1] or None,
+        and with a calibration the expected `iou` and the chance `hit` that it reaches 0.5. Nobody knows it of
+        prompts that a user changed (`edited`).
+        """
+        return dict(self.rollout.confidence)
+
+    @property
     def error(self) -> str | None:
         """One sentence if the segmenter failed; None if it did not."""
         return self.rollout.executor_error
@@ -220,6 +230,7 @@ class Result:
             "refused": self.refused,
             "failure": None if failure is None else failure.to_json(),
             "error": self.error,
+            **({"confidence": self.confidence} if self.confidence else {}),
             "prompts": None if self.prompts is None else self.prompts.to_json(),
             "objects": [
                 {"box": box, "score": score, "area_px": int(mask.sum()), "segmentation": rle}

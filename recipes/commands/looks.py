@@ -18,16 +18,18 @@ from prompter.runs.run_folder import RunFolder
 from recipes.commands import flags
 
 _ONLY_WITH_SAMPLES = ("temperature", "top_p", "seed", "shift")
+_OF_COMBINING = ("combine", "confidence", "calibration", "fit_calibration", "max_risk")
 
 
-def add_look_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare what belongs to `--samples`."""
+def add_look_flags(parser: argparse.ArgumentParser, *, scored: bool = True) -> None:
+    """Declare what belongs to `--samples`; what needs targets, or scores again, only where it is `scored`."""
     group = parser.add_argument_group("several looks at each question (docs/looks.md)")
     group.add_argument(
         "--samples",
         type=int,
         metavar="K",
-        help="draw K completions per question beside the greedy one; with --rescore, combine the first K",
+        help="draw K completions per question beside the greedy one"
+        + ("; with --rescore, combine the first K" if scored else ""),
     )
     group.add_argument(
         "--temperature", type=float, metavar="T", help="they are drawn at (default: 0.8; 0 with --shift)"
@@ -53,6 +55,8 @@ def add_look_flags(parser: argparse.ArgumentParser) -> None:
         help=f"what the confidence is read from: {', '.join(SOURCES)} (default: {DEFAULT_SOURCE})",
     )
     group.add_argument("--calibration", metavar="FILE", help="calibrate the confidence with this file")
+    if not scored:
+        return
     group.add_argument("--fit-calibration", metavar="FILE", type=Path, help="fit such a file on this run")
     group.add_argument(
         "--max-risk",
@@ -63,7 +67,7 @@ def add_look_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def look_settings(arguments: argparse.Namespace) -> LookSettings | None:
-    """How to look, or None where each question is asked once; checks all flags of `add_look_flags`.
+    """How to look, or None where each question is asked once; checks the flags of `add_look_flags`.
 
     Raises:
         UserError: if a number is out of range, or a flag has nothing to act on.
@@ -71,32 +75,18 @@ def look_settings(arguments: argparse.Namespace) -> LookSettings | None:
     combination(arguments).check()
     given = {name: getattr(arguments, name) for name in _ONLY_WITH_SAMPLES}
     given = {name: value for name, value in given.items() if value is not None}
-    if arguments.rescore:
+    if getattr(arguments, "rescore", False):
         if given:
             raise UserError(f"{_flag(next(iter(given)))} is about drawing samples; --rescore draws none.")
         return None
     if arguments.samples is None:
-        for name in (*given, "combine", "confidence", "calibration", "fit_calibration", "max_risk"):
-            if getattr(arguments, name) is not None:
+        for name in (*given, *_OF_COMBINING):
+            if getattr(arguments, name, None) is not None:
                 raise UserError(f"{_flag(name)} is about several looks at a question: give --samples K.")
         return None
-    if arguments.invariance:
+    if getattr(arguments, "invariance", False):
         raise UserError("--invariance compares greedy answers; leave out --samples.")
-    if given.get("shift"):
-        given.setdefault("temperature", 0.0)
-    settings = LookSettings(arguments.samples, **given)
-    if settings.samples < 1:
-        raise UserError(f"--samples must be at least 1, but is {settings.samples}.")
-    if not 0 <= settings.shift <= 0.5:
-        raise UserError(f"--shift must be between 0 and 0.5, but is {settings.shift:g}.")
-    if not settings.temperature >= 0 or (settings.temperature == 0 and not settings.shift):
-        raise UserError(
-            f"--temperature must be above 0 to draw samples, but is {settings.temperature:g}; "
-            f"0 goes with --shift alone."
-        )
-    if not 0 < settings.top_p <= 1:
-        raise UserError(f"--top-p must be above 0 and at most 1, but is {settings.top_p:g}.")
-    return settings
+    return LookSettings.asked({"samples": arguments.samples, **given}, _flag)
 
 
 def _flag(name: str) -> str:
@@ -110,7 +100,7 @@ def combination(arguments: argparse.Namespace, before: Combination | None = None
         "samples": arguments.samples,
         "source": arguments.confidence,
         "calibration": arguments.calibration,
-        "max_risk": arguments.max_risk,
+        "max_risk": getattr(arguments, "max_risk", None),
     }
     known = before or Combination()
     return Combination(
@@ -125,7 +115,7 @@ def combine_looks(arguments: argparse.Namespace, folder: RunFolder) -> None:
         UserError: if a flag asks for looks that the run has not; or as `combine_run` and `fit_run`.
     """
     if not looks_files(folder):
-        for name in ("samples", "combine", "confidence", "calibration", "fit_calibration", "max_risk"):
+        for name in ("samples", *_OF_COMBINING):
             if getattr(arguments, name) is not None:
                 raise UserError(
                     f"{folder.path} holds one answer per question, so {_flag(name)} has nothing to act on; "

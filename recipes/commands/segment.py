@@ -4,6 +4,7 @@
     prompter segment photos "every car" -o answers --policy Qwen/Qwen2.5-VL-3B-Instruct \\
         --executor sam2:facebook/sam2.1-hiera-small --also "a place to park"
     prompter segment photo.jpg "the red roofs" -o answers --policy shipped:small-policy --executor box --json
+    prompter segment photos "every car" -o answers --policy runs/mine/policy --samples 16
 
 Images are files or folders; the question is the last word before the flags. OUT then holds:
 
@@ -31,6 +32,7 @@ from typing import Any
 from envs.datasets.reading.pixels.georeference import georeference_of
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
 from eval.answerers import build_answerer
+from eval.looks.combining import combine_run, fitting_calibration
 from eval.runner import Samples, evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.prompt_text import read_prompt_file
@@ -46,9 +48,11 @@ from recipes.api.batch import (
     write_answers,
 )
 from recipes.api.load import checkpoint_options, thought_is_opened
+from recipes.api.looks import Looks, with_objects
 from recipes.api.result import Result
 from recipes.commands import flags
 from recipes.commands.arguments import executor_name, executors_identity, opened, parse_segmenters
+from recipes.commands.looks import add_look_flags, combination, look_settings
 from recipes.commands.output import tell
 from recipes.commands.segment_rasters import (
     RASTER_FILES,
@@ -101,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_chunk(parser)
     parser.set_defaults(chunk=None)  # 32 for images; rasters have large windows, and many objects in them
     flags.add_skip_bad(parser)
+    add_look_flags(parser, scored=False)
     add_raster_arguments(parser)
 
 
@@ -119,7 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
         if Path(query).is_file():
             raise UserError(f"The last word is the question, but {query!r} is a file; add what to look for.")
     images = find_images(arguments.images, leave_out=arguments.out)
+    looks = _looks(arguments)
     if _are_rasters(arguments, images):
+        if looks is not None:
+            raise UserError("--samples is for plain images; the windows of a map are looked at once.")
         return run_rasters(arguments, images, queries, _parts(arguments.write, RASTER_FILES))
     parts = _parts(arguments.write, WRITTEN)
     questions = questions_about(images, queries)
@@ -135,7 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
         "max_pixels": arguments.max_pixels,
         "skip_bad": arguments.skip_bad,
     }
-    tally = _answered(arguments, source, identity, parts)
+    if looks is not None:
+        identity["combination"] = asdict(looks.how)
+    tally = _answered(arguments, source, identity, parts, looks)
     done = {"out": str(arguments.out), **asdict(tally), "left_out": source.skipped}
     tell(**done)
     for sentence in source.skipped:
@@ -169,8 +179,21 @@ def _parts(text: str | None, known: Sequence[str]) -> list[str]:
     return parts
 
 
+def _looks(arguments: argparse.Namespace) -> Looks | None:
+    """How often to look at each question, and what to make of it; None for once."""
+    settings = look_settings(arguments)
+    if settings is None:
+        return None
+    how = combination(arguments)
+    return Looks(settings, how, fitting_calibration(how, settings.samples))
+
+
 def _answered(
-    arguments: argparse.Namespace, source: Samples, identity: dict[str, Any], parts: list[str]
+    arguments: argparse.Namespace,
+    source: Samples,
+    identity: dict[str, Any],
+    parts: list[str],
+    looks: Looks | None,
 ) -> Tally:
     """Have every question answered, and write the files; what came of it."""
     quiet()
@@ -194,12 +217,15 @@ def _answered(
             chunk=CHUNK if arguments.chunk is None else arguments.chunk,
             keep_instances=True,
             progress=sys.stderr.isatty(),
+            looks=None if looks is None else looks.settings,
         )
         opened_thought = thought_is_opened(answerer)
-    file = done.rollouts[executor_name(config)]
+    file = done.folder.rollouts_path(executor_name(config))
+    if looks is not None:
+        combine_run(done.folder, looks.how)
 
     def results() -> Iterator[Result]:
-        for number, rollout in enumerate(read_rollouts(file)):
+        for number, rollout in enumerate(map(with_objects, read_rollouts(file))):
             yield Result(rollout, source[number].load_image, arguments.policy, thought_opened=opened_thought)
 
     return write_answers(results, arguments.out, parts)

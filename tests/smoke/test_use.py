@@ -153,6 +153,30 @@ def test_a_run_that_was_cut_off_comes_out_as_if_it_had_not(
     assert done["out"] == str(cut) and done["answers"] == 4 and done["failed"] == 0 and done["left_out"] == []
 
 
+def test_several_looks_make_one_answer_with_its_confidence(
+    answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "looked"
+    words = ["segment", "scene.png", "every car", "-o", str(out), *POLICY, "--executor", "box"]
+    looks = ["--samples", "3", "--shift", "0.06"]
+    assert main([*words, *looks]) == 0
+    [one] = read_lines(out / "results.jsonl")
+    assert 0 <= one["confidence"]["agreement"] <= 1 and one["confidence"]["stability"] is None
+    [answer] = read_rollouts(out / "rollouts" / "box.jsonl")
+    assert answer.confidence == one["confidence"] and answer.prediction == one["mask"]
+    assert len(next(iter(read_lines(out / "looks" / "box.jsonl")))["looks"]) == 4
+    whole = {name: data for name, data in contents(out).items() if name != "seconds.jsonl"}
+    assert main([*words, *looks]) == 0
+    assert {name: data for name, data in contents(out).items() if name != "seconds.jsonl"} == whole
+    said = refusal(["scene.png", "every car", "-o", str(out), *looks, "--combine", "mbr"], capsys)
+    assert "holds a run with combination" in said
+    new = ["scene.png", "every car", "-o", str(tmp_path / "new")]
+    assert "looks at the target" in refusal([*new, "--samples", "3", "--combine", "best"], capsys)
+    assert "--shift is about several looks" in refusal([*new, "--shift", "0.1"], capsys)
+    assert "windows of a map" in refusal([*new, "--samples", "3", "--overlap", "8"], capsys)
+    assert not (tmp_path / "new").exists()
+
+
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What `prompter segment` says to words that it refuses before any model is loaded, in one line."""
     capsys.readouterr()
