@@ -26,6 +26,11 @@ def image_key(sample: Sample | Rollout) -> str:
     return f"{sample.dataset}/{sample.split}/{sample.image_id}"
 
 
+def question_key(sample: Sample | Rollout) -> str:
+    """Identity of the question of a sample or rollout across datasets and splits."""
+    return f"{sample.dataset}/{sample.split}/{sample.sample_id}"
+
+
 def make_requests(policy: Policy, samples: Sequence[Sample]) -> list[SamplingRequest]:
     """One request per sample, in order; each distinct image is loaded once."""
     images: dict[str, Image.Image] = {}

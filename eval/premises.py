@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from envs.datasets.synthetic.wording import LOOKALIKES
 from envs.premise import FalsePremise
 from envs.rollout import Rollout
+from envs.rollouts import image_key
 from eval.bootstrap import Bootstrap, Ratio
 from eval.figures import with_interval
 from eval.metrics import with_intervals
@@ -126,8 +127,7 @@ class PremiseTally:
             raise UserError(
                 f"the tags of sample {rollout.sample_id!r} tell no false premise: {error}."
             ) from None
-        key = f"{rollout.dataset}/{rollout.split}/{rollout.image_id}"
-        image = self._images.setdefault(key, len(self._images))
+        image = self._images.setdefault(image_key(rollout), len(self._images))
         read = rollout.reading
         is_empty = isinstance(read, PromptSet) and read.is_empty
         if premise is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eval.ablation import interval_text
 from eval.bootstrap import Bootstrap, Interval, PooledDifference, Ratio, pooled_difference
-from eval.figures import number, percent
+from eval.figures import number, percent, points
 from eval.gain import Part, parts_of
 from eval.metrics import STRICT, score_file, shared_queries
 from eval.protocols import apply, covered
@@ -293,9 +293,8 @@ def _cells(change: Change | None) -> list[str]:
     if change is None:
         return [""] * (2 + len(_INTERVALS))
     each = " ".join("-" if one is None else f"{100 * one:+.1f}" for one in change.by_seed)
-    difference = "-" if change.difference is None else f"{100 * change.difference:+.2f}"
     return [
-        difference,
+        points(change.difference),
         interval_text(change.by_image, "+"),
         interval_text(change.by_seed_and_image, "+"),
         interval_text(change.over_seeds, "+"),

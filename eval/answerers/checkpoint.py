@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from envs.rollouts import image_key, make_requests
+from envs.rollouts import image_key, make_requests, question_key
 from envs.sample import Sample
 from envs.views import drawn_view, read_answer
 from eval.answerers.base import LookedAnswers, LookSettings
@@ -76,7 +76,7 @@ class SamplerAnswerer:
     ) -> list[list[Answer]]:
         """`settings.samples` answers to each question, drawn in one request."""
         seeded = [
-            replace(request, seed=named_seed(settings.seed, _name(sample)))
+            replace(request, seed=named_seed(settings.seed, question_key(sample)))
             for request, sample in zip(requests, samples, strict=True)
         ]
         how = self._drawing(settings, settings.samples)
@@ -96,7 +96,7 @@ class SamplerAnswerer:
             ]
             moved = [view.of(one) for one, view in zip(samples, views, strict=True)]
             requests = [
-                replace(request, seed=named_seed(settings.seed, f"{_name(one)}/{number}"))
+                replace(request, seed=named_seed(settings.seed, f"{question_key(one)}/{number}"))
                 for request, one in zip(make_requests(self.policy, moved), samples, strict=True)
             ]
             answers = zip(samples, views, self._sampler.sample(requests, how), found, strict=True)
@@ -120,10 +120,6 @@ class SamplerAnswerer:
     def close(self) -> None:
         """Close the sampler."""
         self._sampler.close()
-
-
-def _name(sample: Sample) -> str:
-    return f"{sample.dataset}/{sample.split}/{sample.sample_id}"
 
 
 def open_checkpoint(

@@ -24,7 +24,7 @@ from envs.proposals.config import ProposerConfig
 from envs.proposals.propose import Proposals
 from envs.proposals.segmenter_features import segmenter_features
 from envs.proposals.store import GridProposer
-from envs.rollouts import image_key
+from envs.rollouts import image_key, question_key
 from envs.sample import RGB, Sample
 from eval.answerers.sam3 import answer_from_masks
 from prompter.elisa.batch import Collator, Question, on_device
@@ -206,8 +206,8 @@ class ElisaAnswerer:
         if self._options.chooser == "oracle":
             chosen = list(candidates.matching)
         else:
-            name = f"{sample.dataset}/{sample.split}/{sample.sample_id}"
-            drawn = np.random.default_rng(named_seed(self._options.seed, name)).random(len(candidates)) < 0.5
+            seed = named_seed(self._options.seed, question_key(sample))
+            drawn = np.random.default_rng(seed).random(len(candidates)) < 0.5
             chosen = [int(index) for index in np.flatnonzero(drawn)]
         return _answer(candidates, chosen, self._options.chooser, 0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.bootstrap import Bootstrap
-from eval.figures import percent
+from eval.figures import percent, points, points_between
 from eval.mask_views import View
 from eval.metrics import compare
 from eval.query_table import build_table
@@ -31,9 +31,7 @@ def other_sets(
     for name, files in others.items():
         before, after = (build_table(read_rollouts(path), [View.NATIVE]) for path in files)
         found = compare(before, after, ["gIoU"], bootstrap=bootstrap)["gIoU"]
-        limits = None if found.by_image is None else found.by_image.to_json()
-        between = "-" if limits is None else f"{100 * limits[0]:+.2f} to {100 * limits[1]:+.2f}"
-        change = "-" if found.difference is None else f"{100 * found.difference:+.2f}"
+        change, between = points(found.difference), points_between(found.by_image)
         counted = [str(len(after)), str(len(np.unique(after.images)))]
         rows.append([name, *counted, percent(found.before), percent(found.after), change, between])
     return rows if others else []
