@@ -11,7 +11,7 @@ from eval.looks.calibration import CalibrationFile
 from eval.looks.combining import COMBINED, Combination, combine_run, read_combined
 from eval.looks.confidence import DEFAULT_SOURCE, SOURCES
 from eval.looks.records import looks_files
-from eval.looks.rules import DEFAULT_RULE, RULES
+from eval.looks.rules import DEFAULT_RULE, RULES, USES_TRUTH
 from eval.looks.summary import fit_run
 from prompter.errors import UserError
 from prompter.runs.run_folder import RunFolder
@@ -44,10 +44,11 @@ def add_look_flags(parser: argparse.ArgumentParser, *, scored: bool = True) -> N
         "--top-p", type=float, metavar="P", help="share of probability drawn from (default: 1)"
     )
     flags.add_seed(group, "the draws", default=None)
+    rules = ", ".join(name for name in RULES if scored or name not in USES_TRUTH)
     group.add_argument(
         "--combine",
         metavar="RULE",
-        help=f"how they become one answer: {', '.join(RULES)}, or MODULE:FUNCTION (default: {DEFAULT_RULE})",
+        help=f"how they become one answer: {rules}, or MODULE:FUNCTION (default: {DEFAULT_RULE})",
     )
     group.add_argument(
         "--confidence",
