@@ -13,7 +13,7 @@ Images are files or folders; the question is the last word before the flags. OUT
     overlays/NAME.jpg      the image with masks and prompts
     geojson/NAME.geojson   an outline for each object, in pixels of the image, y down
     coco.json              all objects as a COCO dataset
-    config.yaml, completions.jsonl, rollouts/    the run, as `prompter eval` keeps it; with --samples looks/, too
+    config.yaml, completions.jsonl, rollouts/    the run, as `prompter eval` keeps it; looks/ of --samples
 
 A killed run is resumed by running the same command again. Files with a place on a map (GeoTIFF) are looked
 at window by window, and what is found becomes polygons on the map: see `recipes.commands.segment_rasters`.
