@@ -33,7 +33,8 @@ def rescore(
     No model is loaded. The same rollouts and settings give the same bytes. Where questions were looked at
     several times, a summary holds `looks` as well (`eval.looks.summary.summarise_looks`); where some
     questions have a false premise, `premises` (`eval.premises.PremiseTally.summary`); where masks were chosen
-    among those on offer, `choice` (`eval.choices.summarise_choices`).
+    among those on offer, `choice` (`eval.choices.summarise_choices`); where the run is not finished, `asked`,
+    the number of its questions.
 
     Args:
         folder: a run folder with files of rollouts.
@@ -48,11 +49,14 @@ def rescore(
     """
     chosen = get_protocols(protocols)
     choices = read_choices(folder)
+    asked = folder.read_config().get("samples") if folder.config_path.exists() else None
     results = {}
     for path in evaluation_files(folder):
         tally = PremiseTally()
         table = score_file(path, chosen, tally.watch)
         results[path.stem] = summarise(table, chosen, bootstrap)
+        if isinstance(asked, int) and len(table) < asked:
+            results[path.stem]["asked"] = asked
         if (premises := tally.summary(bootstrap)) is not None:
             results[path.stem]["premises"] = premises
         if choices is not None:
@@ -111,6 +115,11 @@ def results_text(results: Mapping[str, Any]) -> str:
         if summary["no_target"]:
             counts += f", {summary['no_target']} without a target"
         lines.append(f"{executor}: {counts}")
+        if "asked" in summary:
+            lines.append(
+                f"  INCOMPLETE: {summary['queries']} of {summary['asked']} questions are answered; "
+                f"the command that began this run finishes it"
+            )
         if summary["executor_failures"]:
             lines.append(f"  INCOMPLETE: the segmenter failed on {summary['executor_failures']} queries")
         if summary["parse_failures"]:

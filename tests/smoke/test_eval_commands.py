@@ -41,6 +41,14 @@ def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command(report_command, out, "--out", tmp_path / "board") == 0
     assert "baseline:oracle-box-point + box" in (tmp_path / "board" / "leaderboard.md").read_text()
 
+    assert "INCOMPLETE" not in capsys.readouterr().out
+    rollouts = out / "rollouts" / "box.jsonl"  # as one that was killed after its second chunk
+    rollouts.write_bytes(b"".join(rollouts.read_bytes().splitlines(keepends=True)[:16]))
+    assert command(eval_command, "--rescore", "--out", out) == 0
+    assert "INCOMPLETE: 16 of 24 questions are answered" in capsys.readouterr().out
+    assert command(eval_command, *words, *policy) == 0
+    assert "INCOMPLETE" not in capsys.readouterr().out and contents(out) == before
+
 
 def test_runs_are_compared_and_the_gain_is_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("centre-point", "oracle-box", "no-target"):
