@@ -121,7 +121,12 @@ SHARED: dict[str, tuple[set[str], list[str], Callable[[argparse.Namespace], Any]
         7,
     ),
     "--chunk": (EVALUATIONS | {"segment"}, ["7"], lambda arguments: arguments.chunk, 7),
-    "--seed": ({"bench", "data show", "audit", "eval", "engine"}, ["7"], lambda arguments: arguments.seed, 7),
+    "--seed": (
+        {"bench", "data show", "audit", "eval", "engine", "segment"},
+        ["7"],
+        lambda arguments: arguments.seed,
+        7,
+    ),
 }
 """Flag -> the commands that take it, a value, how commands read it, and what they read."""
 
