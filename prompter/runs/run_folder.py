@@ -29,6 +29,19 @@ from prompter.runs.values import dump_yaml, load_yaml
 _STEP_FILE = "step-{:08d}.jsonl"
 
 
+def rollouts_name(name: str) -> str:
+    """What a named rollout file is called, without its ending: what a file name should not hold is
+    replaced by `-`.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".-")
+    if not safe:
+        raise ValueError(f"a rollout file needs a name with a letter or digit, but got {name!r}")
+    return safe
+
+
 class RunFolder:
     """Paths and writers of one run. Make it with `create` (to write) or `open` (to read).
 
@@ -250,14 +263,8 @@ class RunFolder:
         return _step_files(self.windows_dir)
 
     def rollouts_path(self, name: str) -> Path:
-        """Path of a named rollout file, such as one segmenter's file of an evaluation run.
-
-        Characters that a file name should not hold are replaced by `-`.
-        """
-        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".-")
-        if not safe:
-            raise ValueError(f"a rollout file needs a name with a letter or digit, but got {name!r}")
-        return self.rollouts_dir / f"{safe}.jsonl"
+        """Path of a named rollout file, such as one segmenter's of an evaluation (see `rollouts_name`)."""
+        return self.rollouts_dir / f"{rollouts_name(name)}.jsonl"
 
     def write_report(self, html: str) -> Path:
         """Write `report.html`, whole or not at all; return its path."""

@@ -15,7 +15,7 @@ from eval.looks.calibration import CalibrationFile
 from eval.looks.combining import Combination, calibration_for, combined, fitting_calibration
 from eval.looks.rules import RULES, USES_TRUTH
 from prompter.errors import UserError, did_you_mean
-from prompter.runs.run_folder import RunFolder
+from prompter.runs.run_folder import rollouts_name
 
 _DRAWN = tuple(field.name for field in fields(LookSettings))
 _COMBINED = {"combine": "rule", "confidence": "source", "calibration": "calibration"}
@@ -47,6 +47,15 @@ class Looks:
             )
 
     @classmethod
+    def of(cls, settings: LookSettings, how: Combination) -> Looks:
+        """Looks with the calibration that the combination names, if it names one.
+
+        Raises:
+            UserError: as the class, or if the calibration is missing or was fitted for something else.
+        """
+        return cls(settings, how, fitting_calibration(how, settings.samples))
+
+    @classmethod
     def asked(cls, given: int | Mapping[str, Any]) -> Looks:
         """What a user asked for: a number of samples, or settings by name.
 
@@ -76,7 +85,7 @@ class Looks:
             field: str(named[name]) for name, field in _COMBINED.items() if named.get(name) is not None
         }
         how = Combination(samples=settings.samples, **told)
-        return cls(settings, how, fitting_calibration(how, settings.samples))
+        return cls.of(settings, how)
 
     def answer(
         self, samples: Sequence[Sample], answerer: Answerer, executor: Executor | None, name: str
@@ -94,8 +103,7 @@ class Looks:
         """
         calibration = None
         if self.calibrations is not None:
-            stem = RunFolder("").rollouts_path(name).stem
-            calibration = calibration_for(self.calibrations, self.how, stem)
+            calibration = calibration_for(self.calibrations, self.how, rollouts_name(name))
         rule = RULES.resolve(self.how.rule)
         found = []
         asked = able_to_look(answerer, "looks").look(samples, self.settings)

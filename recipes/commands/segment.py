@@ -32,7 +32,7 @@ from typing import Any
 from envs.datasets.reading.pixels.georeference import georeference_of
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
 from eval.answerers import build_answerer
-from eval.looks.combining import combine_run, fitting_calibration
+from eval.looks.combining import combine_run
 from eval.runner import Samples, evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.prompt_text import read_prompt_file
@@ -182,10 +182,7 @@ def _parts(text: str | None, known: Sequence[str]) -> list[str]:
 def _looks(arguments: argparse.Namespace) -> Looks | None:
     """How often to look at each question, and what to make of it; None for once."""
     settings = look_settings(arguments)
-    if settings is None:
-        return None
-    how = combination(arguments)
-    return Looks(settings, how, fitting_calibration(how, settings.samples))
+    return None if settings is None else Looks.of(settings, combination(arguments))
 
 
 def _answered(
