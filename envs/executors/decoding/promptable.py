@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from envs.executors.base import SERVING_ERRORS, Embedding, ExecutorFailure, Segmentation, Segmenter
+from envs.executors.decoding.heap import keep_freed_memory
 from envs.executors.decoding.memory import MemoryWatch, is_out_of_memory
 from envs.executors.decoding.threads import parallel_map
 from envs.executors.decoding.upsample import mask_upsampler
@@ -115,6 +116,8 @@ class PromptableSegmenter(Segmenter):
         self.device = decoder.device
         self.modules = nn.ModuleList([*encoder.modules, *decoder.modules]).eval()
         self._memory = MemoryWatch()
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def out_of_memory(self) -> int:
