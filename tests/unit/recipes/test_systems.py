@@ -21,7 +21,7 @@ from recipes.systems.cost import trained_weights
 from recipes.systems.run import SystemRun, executor_text, finished, planned_systems
 
 ARMS: dict[str, Any] = {
-    "grpo": {"command": "train", "base": "adapt-area"},
+    "grpo": {"command": "train", "base": "adapt-area", "set": {"trainer.max_steps": 80}},
     "seg": {"command": "seg-token", "base": "recipes/configs/seg-token.yaml"},
     "elisa": {"command": "elisa", "base": "recipes/configs/elisa.yaml"},
 }
