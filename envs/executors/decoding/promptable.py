@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from envs.executors.base import SERVING_ERRORS, Embedding, ExecutorFailure, Segmentation, Segmenter
-from envs.executors.decoding.heap import keep_freed_memory
 from envs.executors.decoding.memory import MemoryWatch, is_out_of_memory
 from envs.executors.decoding.threads import parallel_map
 from envs.executors.decoding.upsample import mask_upsampler
 from envs.masks import Mask
 from envs.sample import RGB
+from prompter.runs.memory import keep_freed_memory
 from prompter.types import Instance, PromptSet
 
 FULL_MASK_BYTES = 256_000_000

@@ -1,4 +1,4 @@
-"""Freed memory stays with a process whose segmenter computes on a CPU."""
+"""Freed memory stays with a process that asks for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from envs.executors.decoding.heap import keep_freed_memory
+from prompter.runs.memory import keep_freed_memory
 
 BLOCK = 100_000_000
 
 PROGRAM = f"""
 import ctypes, resource, sys
-from envs.executors.decoding.heap import keep_freed_memory
+from prompter.runs.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -50,4 +50,4 @@ def test_a_block_as_large_as_one_before_is_given_its_pages() -> None:
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    assert keep_freed_memory.__wrapped__() is False
+    assert keep_freed_memory() is False
