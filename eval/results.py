@@ -100,6 +100,16 @@ def read_results(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); score the run again with --rescore.") from None
 
 
+def unfinished_sentence(summary: Mapping[str, Any]) -> str:
+    """That a run has not answered all its questions, of one segmenter's results; "" if it has."""
+    if "asked" not in summary:
+        return ""
+    return (
+        f"INCOMPLETE: {summary['queries']} of {summary['asked']} questions are answered; "
+        f"the command that began this run finishes it"
+    )
+
+
 def results_text(results: Mapping[str, Any]) -> str:
     """The results as text tables: one row per executor and metric, a column per protocol."""
     lines = []
@@ -115,11 +125,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         if summary["no_target"]:
             counts += f", {summary['no_target']} without a target"
         lines.append(f"{executor}: {counts}")
-        if "asked" in summary:
-            lines.append(
-                f"  INCOMPLETE: {summary['queries']} of {summary['asked']} questions are answered; "
-                f"the command that began this run finishes it"
-            )
+        if said := unfinished_sentence(summary):
+            lines.append(f"  {said}")
         if summary["executor_failures"]:
             lines.append(f"  INCOMPLETE: the segmenter failed on {summary['executor_failures']} queries")
         if summary["parse_failures"]:

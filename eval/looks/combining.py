@@ -22,7 +22,7 @@ from eval.looks.rules import DEFAULT_RULE, RULES, Choice, CombineRule
 from prompter.errors import UserError, did_you_mean
 from prompter.runs.files import atomic_write
 from prompter.runs.jsonl import write_lines
-from prompter.runs.run_folder import RunFolder
+from prompter.runs.run_folder import RunFolder, rollouts_name
 
 COMBINED = "combined.json"
 
@@ -170,6 +170,23 @@ def calibration_for(found: CalibrationFile, how: Combination, name: str) -> Cali
         known = ", ".join(found.executors)
         raise UserError(f"The calibration {how.calibration} is for {known}, not for {name}.")
     return found.executors[name]
+
+
+def check_calibration(how: Combination, samples: int, executors: Sequence[str]) -> None:
+    """Refuse a calibration that cannot be used, before anything is asked.
+
+    Args:
+        how: the combination.
+        samples: how many looks are combined.
+        executors: names of the segmenters.
+
+    Raises:
+        UserError: as `fitting_calibration` and `calibration_for`.
+    """
+    found = fitting_calibration(how, samples)
+    if found is not None:
+        for name in executors:
+            calibration_for(found, how, rollouts_name(name))
 
 
 def read_combined(folder: RunFolder) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def coco_dataset(rollouts: Iterable[Rollout]) -> dict[str, Any]:
 
     An image's `file_name` is its `image_id`; a category is a question; an annotation is one object, its
     `segmentation` a compressed run-length encoding (pycocotools decodes it exactly), its `bbox`
-    [x, y, width, height], its `score` the segmenter's own estimate, or null.
+    [x, y, width, height], its `score` the segmenter's own estimate, or null. Where a question was looked at
+    several times, each of its objects has the answer's confidence, as `confidence_agreement` and so on.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, dict[str, Any]] = {}
@@ -67,6 +68,7 @@ def coco_dataset(rollouts: Iterable[Rollout]) -> dict[str, Any]:
                     "bbox": [left, top, right - left, bottom - top],
                     "iscrowd": 0,
                     "score": _number(scores[number]),
+                    **_confidence(rollout),
                 }
             )
     return {
@@ -82,7 +84,8 @@ def feature_collection(rollout: Rollout, more: Mapping[str, Any] | None = None) 
     The geometry is a Polygon, a MultiPolygon where the mask has several parts, or null where it is empty;
     holes are rings of their own (see `envs.polygons.mask_to_regions`; `geometry_to_mask` gives the mask
     back). The coordinates are **pixels of the image, y down**, though a reader of RFC 7946 expects degrees:
-    the member `prompter` says so, and `image_wh`, the (width, height).
+    the member `prompter` says so, and `image_wh`, the (width, height). Where a question was looked at several
+    times, each feature has the answer's confidence, as `confidence_agreement` and so on.
 
     Args:
         more: further properties of every feature.
@@ -102,6 +105,7 @@ def feature_collection(rollout: Rollout, more: Mapping[str, Any] | None = None) 
             "prompt_type": None if prompt is None else _prompt_type(prompt),
             "prompt": None if prompt is None else json.dumps(prompt.to_json()),
             "executor": rollout.executor,
+            **_confidence(rollout),
             **(more or {}),
         }
         feature = {"type": "Feature", "geometry": mask_to_geometry(mask), "properties": properties}
@@ -113,6 +117,11 @@ def feature_collection(rollout: Rollout, more: Mapping[str, Any] | None = None) 
         "prompter": {"frame": "pixels of the image, x right, y down", "image_wh": list(rollout.image_wh)},
         "features": features,
     }
+
+
+def _confidence(rollout: Rollout) -> dict[str, float | None]:
+    """The answer's confidence, a flat field for each figure: maps and tables take no nested ones."""
+    return {f"confidence_{name}": value for name, value in rollout.confidence.items()}
 
 
 def mask_to_geometry(mask: Mask) -> dict[str, Any] | None:

@@ -33,12 +33,13 @@ from envs.executors.config import SEGMENTER_FAMILIES
 from eval.answerers import build_answerer
 from eval.answerers.base import Answerer
 from eval.answerers.baselines import BASELINES
+from eval.looks.combining import check_calibration
 from eval.looks.records import looks_files
 from eval.looks.rules import RULES
 from eval.probe.run import PROBE_FILE, is_known, policy_of, probe, verdict_sentence
 from eval.protocols import PROTOCOLS, get_protocols
 from eval.report.run_page import ReportInput, write_report
-from eval.results import evaluation_files, read_results, rescore, results_text
+from eval.results import evaluation_files, read_results, rescore, results_text, unfinished_sentence
 from eval.runner import EvaluationRun, evaluate
 from eval.viewer.groups import MOST_ROLLOUTS, Shown, joined, look_groups, question_groups
 from prompter.dialects import DIALECTS
@@ -48,10 +49,17 @@ from prompter.runs.memory import peak_memory_mb
 from prompter.runs.run_folder import RunFolder
 from prompter.runs.values import read_options
 from recipes.commands import flags
-from recipes.commands.arguments import open_as_run, open_benchmark, opened, parse_segmenters, run_identity
+from recipes.commands.arguments import (
+    executor_name,
+    open_as_run,
+    open_benchmark,
+    opened,
+    parse_segmenters,
+    run_identity,
+)
 from recipes.commands.compare import by_segmenter, print_pairs
 from recipes.commands.invariance import run_invariance
-from recipes.commands.looks import add_look_flags, combine_looks, look_settings
+from recipes.commands.looks import add_look_flags, combination, combine_looks, look_settings
 from recipes.commands.output import tell
 
 
@@ -116,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chunk < 1:
         raise UserError(f"--chunk must be at least 1, but is {arguments.chunk}.")
     segmenters = parse_segmenters(arguments)
+    if looks is not None:
+        check_calibration(combination(arguments), looks.samples, list(map(executor_name, segmenters)))
     against = None if arguments.against is None else _other(arguments)
     targets = [(text, _folder(arguments, text)) for text in dict.fromkeys(arguments.benchmark)]
     sources = [(open_benchmark(arguments, text), text, folder) for text, folder in targets]
@@ -234,11 +244,13 @@ def write_evaluation_report(
     other = beside or against
     executor = next(iter(config.get("executors") or ()), None)
     rollouts = evaluation_files(folder)[0] if executor is None else folder.rollouts_path(executor)
+    said = unfinished_sentence(results.get(rollouts.stem, {}))
+    unfinished = f"{said}. " if said else ""
     return write_report(
         folder,
         ReportInput(
             title=title or f"Evaluation on {benchmark}",
-            note=f"Policy {config.get('label') or config['policy']}; "
+            note=unfinished + f"Policy {config.get('label') or config['policy']}; "
             f"first figures and pictures: {rollouts.stem}.{_probe_note(folder.path)}"
             + ("" if against is None else f" Before: {against.path}."),
             after=rollouts,

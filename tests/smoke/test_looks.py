@@ -133,6 +133,14 @@ def test_calibrated_on_one_split_and_used_on_another(
         command(eval_command, *again, "--combine", "medoid")
     assert command(eval_command, "--rescore", "--out", val, "--calibration", fitted) == 0
     assert "was fitted on synthetic-aerial:val itself" in capsys.readouterr().err
+    new = (*words("test", tmp_path / "new"), "--executor", "mobile-sam")
+    with pytest.raises(UserError, match="is for box, not for mobile-sam"):
+        command(eval_command, *new, "--calibration", fitted)
+    with pytest.raises(UserError, match="with samples = 4, not 3"):
+        command(eval_command, *words("test", tmp_path / "new", samples=3), "--calibration", fitted)
+    with pytest.raises(UserError, match=r"gone\.json cannot be read"):
+        command(eval_command, *words("test", tmp_path / "new"), "--calibration", tmp_path / "gone.json")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from envs.masks import decode_rle
+from eval.looks.calibration import CalibrationFile, fit_calibration
 from prompter.runs.jsonl import read_lines
 from recipes.api import batch
 from recipes.api.shapes import geometry_to_mask
@@ -164,6 +165,13 @@ def test_several_looks_make_one_answer_with_its_confidence(
     assert 0 <= one["confidence"]["agreement"] <= 1 and one["confidence"]["stability"] is None
     [answer] = read_rollouts(out / "rollouts" / "box.jsonl")
     assert answer.confidence == one["confidence"] and answer.prediction == one["mask"]
+    flat = {f"confidence_{name}": value for name, value in one["confidence"].items()}
+    outlines = json.loads(next((out / "geojson").glob("*.geojson")).read_text())["features"]
+    kept = [
+        *(outline["properties"] for outline in outlines),
+        *json.loads((out / "coco.json").read_text())["annotations"],
+    ]
+    assert len(kept) == 2 * len(one["objects"]) and all(flat.items() <= own.items() for own in kept)
     assert len(next(iter(read_lines(out / "looks" / "box.jsonl")))["looks"]) == 4
     whole = {name: data for name, data in contents(out).items() if name != "seconds.jsonl"}
     assert main([*words, *looks]) == 0
@@ -174,6 +182,10 @@ def test_several_looks_make_one_answer_with_its_confidence(
     assert "looks at the target" in refusal([*new, "--samples", "3", "--combine", "best"], capsys)
     assert "--shift is about several looks" in refusal([*new, "--shift", "0.1"], capsys)
     assert "windows of a map" in refusal([*new, "--samples", "3", "--overlap", "8"], capsys)
+    made = {"rule": "consensus", "samples": 3, "source": "agreement"}
+    CalibrationFile(made, {"sam": fit_calibration([0.2], [0.1])}).write(tmp_path / "sam.json")
+    others = [*new, "--samples", "3", "--calibration", str(tmp_path / "sam.json")]
+    assert "is for sam, not for box" in refusal(others, capsys)
     assert not (tmp_path / "new").exists()
 
 
