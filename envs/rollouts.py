@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from envs.executors.base import Executor, ExecutorFailure, Segmentation, SegmentRequest
+from envs.executors.base import Executor, ExecutorFailure, Segmentation
 from envs.masks import Mask, decode_rle, encode_rle, union
 from envs.rollout import Rollout
-from envs.sample import RGB, Sample
+from envs.sample import Sample
+from envs.segmenting import segment
 from prompter.chat import SamplingRequest
 from prompter.errors import UserError
 from prompter.policy import Policy
@@ -82,8 +83,11 @@ def make_rollouts(
     if executor is None:
         results = [_brought(samples[index], answers[index], name) for index in asked]
     else:
-        results = _segmented(
-            [samples[index] for index in asked], [answers[index] for index in asked], executor, keep_instances
+        results = segment(
+            [samples[index] for index in asked],
+            [reading for index in asked if isinstance(reading := answers[index].reading, PromptSet)],
+            executor,
+            keep_instances=keep_instances,
         )
     by_index = dict(zip(asked, results, strict=True))
     targets: dict[int, Mask | None] = {}
@@ -96,28 +100,6 @@ def make_rollouts(
         rollout.keep_decoded(target_mask=targets[id(sample)])
         rollouts.append(rollout)
     return rollouts
-
-
-def _segmented(
-    samples: Sequence[Sample], answers: Sequence[Answer], executor: Executor, keep_instances: bool
-) -> list[Segmentation | ExecutorFailure]:
-    """The executor's result for each answer; every answer has prompts."""
-    if not answers:
-        return []
-    keys = [image_key(sample) for sample in samples]
-    loaded: dict[str, RGB] = {}
-    for key, sample in zip(keys, samples, strict=True):
-        if key not in loaded:
-            loaded[key] = sample.image_array()
-    requests = [
-        SegmentRequest(loaded[key], answer.reading, key)
-        for key, answer in zip(keys, answers, strict=True)
-        if isinstance(answer.reading, PromptSet)
-    ]
-    results = executor.segment(requests, keep_instances=keep_instances)
-    if len(results) != len(requests):
-        raise ValueError(f"the executor returned {len(results)} results for {len(requests)} prompt sets")
-    return results
 
 
 def _brought(sample: Sample, answer: Answer, name: str) -> Segmentation:

@@ -18,6 +18,23 @@ RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Scene:
+    """The larger image that a sample's image was cut from.
+
+    A segmenter encodes it once for all that was cut from it, and sees what lies around.
+
+    Args:
+        image_id: names it within (dataset, split), as no sample's image is named.
+        load_image: as `Sample.load_image`, of the whole.
+        corner_xy: (x, y) in its pixels of the sample's upper left pixel.
+    """
+
+    image_id: str
+    load_image: Callable[[], Image.Image] = field(repr=False, compare=False)
+    corner_xy: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One query on one image.
 
@@ -36,6 +53,8 @@ class Sample:
         ignore: pixels that no metric counts, or None.
         boxes: one XYXY half-open box per target, for box-only sets; else empty.
         tags: breakdown keys such as {"granularity": "part", "multiplicity": "several"}.
+        scene: what a segmenter encodes in place of the image; None is the image itself. Prompts and masks
+            stay in the image's frame (`envs.segmenting`).
     """
 
     sample_id: str
@@ -50,6 +69,7 @@ class Sample:
     ignore: RLE | None = field(default=None, repr=False)
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    scene: Scene | None = None
 
     @property
     def mask_hw(self) -> tuple[int, int]:
@@ -58,7 +78,7 @@ class Sample:
 
     def image_array(self) -> RGB:
         """Load the image as a contiguous array [height, width, 3], uint8, RGB."""
-        return np.ascontiguousarray(np.asarray(self.load_image().convert("RGB")))
+        return as_rgb(self.load_image())
 
     def target_mask(self) -> Mask:
         """Decode the target to a bool mask [height, width].
@@ -73,6 +93,11 @@ class Sample:
     def instance_masks(self) -> list[Mask]:
         """Decode each target object to a bool mask [height, width]; empty if not told apart."""
         return [decode_rle(rle, self.mask_hw) for rle in self.instances]
+
+
+def as_rgb(image: Image.Image) -> RGB:
+    """An image as a contiguous array [height, width, 3], uint8, RGB."""
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
 @runtime_checkable

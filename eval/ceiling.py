@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from envs.executors.base import SegmentRequest
+from envs.segmenting import segment
 from prompter.runs.files import atomic_write
 from prompter.types import PromptSet
 
 if TYPE_CHECKING:
     from envs.executors.base import Executor
     from envs.masks import Mask
-    from envs.sample import RGB, Sample
+    from envs.sample import Sample
 
 IMAGES_AT_ONCE = 8
 """Images whose objects are segmented in one call."""
@@ -172,11 +172,11 @@ def measure_ceilings(
     with tqdm(total=limit, unit=unit, disable=not progress) as bar:
         for chunk in _chunks(units_of(samples, unit), limit):
             count += len(chunk)
-            keys, images = _images(chunk)
+            asked = [one.sample for one in chunk]
             for number, oracle in enumerate(oracles):
                 prompts = [oracle_prompt_set(one.parts, ORACLES[oracle]) for one in chunk]
                 for name, executor in executors.items():
-                    found = executor.segment(list(map(SegmentRequest, images, prompts, keys)))
+                    found = segment(asked, prompts, executor)
                     keep = bad[name] if number == 0 else None
                     answers = list(zip(prompts, found, strict=True))
                     _score(chunk, answers, scores[name][oracle], image_numbers, keep, worst, oracle)
@@ -209,18 +209,6 @@ def _chunks(units: Iterator[Unit], limit: int | None) -> Iterator[list[Unit]]:
         chunk.append(unit)
     if chunk:
         yield chunk
-
-
-def _images(units: Sequence[Unit]) -> tuple[list[str], list[RGB]]:
-    """Key and pixels of each unit's image; units of one image share the array."""
-    from envs.rollouts import image_key
-
-    keys = [image_key(unit.sample) for unit in units]
-    loaded: dict[str, RGB] = {}
-    for key, unit in zip(keys, units, strict=True):
-        if key not in loaded:
-            loaded[key] = unit.sample.image_array()
-    return keys, [loaded[key] for key in keys]
 
 
 def _score(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.assets import fetch_package_folder
-from envs.datasets.building_windows import Questions, kinds_by_place, window_samples
+from envs.datasets.building_windows import Encoded, Questions, kinds_by_place, window_samples
 from envs.datasets.reading.pixels.images import ImageWindow, image_wh
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, polygons_to_mask
@@ -53,6 +53,7 @@ def open_aerial_buildings(
     tiles: Sequence[int] | None = None,
     questions: Questions = "all",
     held_out_share: float = 0.25,
+    encode: Encoded = "window",
     seed: int = 0,
 ) -> RecordSource[Sample]:
     """Open one split.
@@ -73,6 +74,8 @@ def open_aerial_buildings(
             only those: other questions about the same place (see
             `envs.datasets.building_windows.kinds_by_place`).
         held_out_share: share of the kinds of questions that is held out on each tile.
+        encode: what a segmenter encodes: each "window", or the "region", a whole tile, once for all its
+            windows.
         seed: draws kinds and wordings of the questions, and which kinds are held out.
 
     Raises:
@@ -111,6 +114,7 @@ def open_aerial_buildings(
             max_targets=max_targets,
             no_target=no_target,
             seed=seed,
+            encode=encode,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 

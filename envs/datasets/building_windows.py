@@ -22,13 +22,15 @@ from envs.datasets.building_queries import (
     describe_building,
 )
 from envs.masks import Mask, encode_rle, mask_to_box, union
-from envs.sample import Sample
+from envs.sample import Sample, Scene
 from prompter.errors import UserError
 
 Box = tuple[int, int, int, int]
 """XYXY half-open, whole pixels."""
 
 Questions = Literal["all", "asked", "held-out"]
+
+Encoded = Literal["window", "region"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class BuildingWindow:
     Args:
         image_id: its name.
         load_image: loads it, as `Sample.load_image`.
+        corner_xy: (x, y) of its upper left pixel in the region that it was cut from.
         buildings: what it shows of each building.
         masks: the same as pixels, bool [side, side] each.
     """
 
     image_id: str
     load_image: Callable[[], Image.Image]
+    corner_xy: tuple[int, int]
     buildings: tuple[VisibleBuilding, ...]
     masks: tuple[Mask, ...]
 
@@ -77,8 +81,8 @@ def _cut_windows(
                     askable = visible >= min_area and visible >= min_visible * area
                     parts.append(describe_building(part, visible, askable))
                     views.append(part)
-            window = load((x, y, x + side, y + side))
-            yield BuildingWindow(f"{name}_x{right}_y{down}", window, tuple(parts), tuple(views))
+            window, corner = load((x, y, x + side, y + side)), (right, down)
+            yield BuildingWindow(f"{name}_x{right}_y{down}", window, corner, tuple(parts), tuple(views))
 
 
 def window_starts(length: int, side: int, stride: int) -> Sequence[int]:
@@ -111,6 +115,7 @@ def window_samples(
     no_target: float,
     seed: int,
     kinds: Collection[str] | None,
+    encode: Encoded,
 ) -> Iterator[Sample]:
     """Cut a region of a photograph into overlapping squares, and ask about each what its geometry answers.
 
@@ -129,6 +134,8 @@ def window_samples(
         no_target: share of the questions without a target that is kept.
         seed: draws kinds and wordings; a window's questions are independent of all other windows.
         kinds: that may be asked; None is all.
+        encode: what a segmenter encodes: each window, or the whole region once for all windows of it, which
+            shows it larger or smaller than a window would.
 
     Raises:
         UserError: if `no_target` is no share.
@@ -140,7 +147,9 @@ def window_samples(
     windows = _cut_windows(
         name, load, region, masks, side=side, stride=stride, min_visible=min_visible, min_area=min_area
     )
+    whole = load(region) if encode == "region" else None
     for view in windows:
+        scene = None if whole is None else Scene(name, whole, view.corner_xy)
         generator = random.Random(f"{seed}/{view.image_id}")
         most = len(view.masks) if max_targets is None else max_targets
         for query in building_queries(view.buildings, side, limit, generator, kinds):
@@ -149,7 +158,7 @@ def window_samples(
             # Drawn for each question by itself, so that the other questions stay what they are.
             lot = f"{seed}/{view.image_id}/{query.kind}"
             if query.targets or random.Random(lot).random() < no_target:
-                yield _sample(dataset, split, side, view, query)
+                yield _sample(dataset, split, side, view, query, scene)
 
 
 def kinds_by_place(
@@ -185,7 +194,9 @@ def kinds_by_place(
     return [one if questions == "held-out" else set(KINDS) - one for one in held]
 
 
-def _sample(dataset: str, split: str, side: int, view: BuildingWindow, query: BuildingQuery) -> Sample:
+def _sample(
+    dataset: str, split: str, side: int, view: BuildingWindow, query: BuildingQuery, scene: Scene | None
+) -> Sample:
     target = union((view.masks[i] for i in query.targets), (side, side))
     ignore = None
     if query.tags["granularity"] == "semantic":
@@ -204,4 +215,5 @@ def _sample(dataset: str, split: str, side: int, view: BuildingWindow, query: Bu
         instances=tuple(encode_rle(view.masks[i]) for i in query.targets),
         ignore=ignore,
         tags=query.tags,
+        scene=scene,
     )

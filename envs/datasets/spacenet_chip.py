@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.assets import fetch_package_files
-from envs.datasets.building_windows import Box, Questions, kinds_by_place, window_samples
+from envs.datasets.building_windows import Box, Encoded, Questions, kinds_by_place, window_samples
 from envs.datasets.reading.pixels.stretch import parse_stretch
 from envs.datasets.reading.records import RecordSource, blaming
 from envs.masks import Mask, polygons_to_mask
@@ -78,6 +78,7 @@ def open_spacenet_chip(
     no_target: float = 1.0,
     questions: Questions = "all",
     held_out_share: float = 0.25,
+    encode: Encoded = "window",
     seed: int = 0,
 ) -> RecordSource[Sample]:
     """Open one split.
@@ -95,6 +96,8 @@ def open_spacenet_chip(
         questions: "asked" leaves out the kinds of questions that are held out on a quarter, "held-out" asks
             only those (see `envs.datasets.building_windows.kinds_by_place`).
         held_out_share: share of the kinds of questions that is held out on each quarter.
+        encode: what a segmenter encodes: each "window", or the "region", a whole quarter, once for all its
+            windows.
         seed: draws kinds and wordings of the questions, and which kinds are held out.
 
     Raises:
@@ -134,6 +137,7 @@ def open_spacenet_chip(
             max_targets=max_targets,
             no_target=no_target,
             seed=seed,
+            encode=encode,
         )
     return RecordSource(NAME, split, samples, lambda sample: sample)
 

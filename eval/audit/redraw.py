@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import cv2
 import numpy as np
 
-from envs.executors.base import Executor, ExecutorFailure, SegmentRequest
+from envs.executors.base import Executor, ExecutorFailure
 from envs.masks import Mask
 from envs.oracle import oracle_prompts
 from envs.sample import Sample
+from envs.segmenting import segment
 from eval.audit.evidence import Evidence
 from eval.audit.predictors import batches
 
@@ -44,16 +45,8 @@ def redraw(
     """
     for batch in batches(iter(evidence), _AT_ONCE):
         asked = [one for one in batch if one.sample_id in samples and one.decoded(one.label).any()]
-        images = {one.image_id: samples[one.sample_id].image_array() for one in asked}
-        requests = [
-            SegmentRequest(
-                images[one.image_id],
-                oracle_prompts(label_parts(one.decoded(one.label)), box=True, points=0),
-                one.image_id,
-            )
-            for one in asked
-        ]
-        answers = executor.segment(requests) if requests else []
+        prompts = [oracle_prompts(label_parts(one.decoded(one.label)), box=True, points=0) for one in asked]
+        answers = segment([samples[one.sample_id] for one in asked], prompts, executor)
         drawn = {
             one.sample_id: answer.mask
             for one, answer in zip(asked, answers, strict=True)

@@ -17,7 +17,6 @@ from prompter.errors import UserError
 from prompter.runs.jsonl import to_line
 from prompter.types import Answer, Instance, PromptSet
 from recipes.raster.outlines import Place, projected
-from recipes.raster.views import moved
 
 _FORMATS = ((b"SQLite format 3\0", "a GeoPackage"), (b"{", "GeoJSON"), (b"\xef\xbb\xbf{", "GeoJSON"))
 
@@ -103,7 +102,7 @@ class PromptedWindows:
             self.outside += not placed
             for one in placed:
                 windows.add(one.window)
-                shifted = moved(one.prompt, -one.window.rect[0], -one.window.rect[1])
+                shifted = one.prompt.moved(-one.window.rect[0], -one.window.rect[1])
                 self._by_window.setdefault(one.window.name, []).append(shifted)
         self.windows = frozenset(windows)
 

@@ -93,23 +93,11 @@ def views_of(
                 encode_rle(crop),
                 int(crop.sum()),
                 score,
-                None if prompt is None else moved(prompt, x0, y0),
+                None if prompt is None else prompt.moved(x0, y0),
                 _is_cut(box, window.rect, file_wh),
             )
         )
     return found
-
-
-def moved(prompt: Instance, x: float, y: float) -> Instance:
-    """A prompt, so many pixels to the right and down."""
-
-    def points(given: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-        return tuple((one[0] + x, one[1] + y) for one in given)
-
-    box = None
-    if prompt.box is not None:
-        box = (prompt.box[0] + x, prompt.box[1] + y, prompt.box[2] + x, prompt.box[3] + y)
-    return Instance(box, points(prompt.positive_points), points(prompt.negative_points))
 
 
 def _is_cut(box: Rect, rect: Rect, file_wh: tuple[int, int]) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 
 from envs.executors.base import Executor, ExecutorCounters
 from envs.rollout import Rollout
-from envs.rollouts import image_key, make_rollouts
+from envs.rollouts import make_rollouts
 from envs.sample import Sample
+from envs.segmenting import encoded_images
 from prompter.policy import Policy
 from prompter.types import Completion
 from recipes.config import GroupConfig
@@ -166,8 +167,7 @@ class RolloutScorer:
         assigned = self.assign(len(samples), step)
         for name, executor in self.executors.items():
             own = [sample for sample, names in zip(samples, assigned, strict=True) if name in names]
-            distinct = {image_key(sample): sample for sample in own}
-            executor.prefetch(sample.image_array() for sample in distinct.values())
+            executor.prefetch(encoded_images(own))
 
     def take_prefetch_spans(self) -> dict[str, list[tuple[float, float]]]:
         """By segmenter, see `Executor.take_prefetch_spans`."""

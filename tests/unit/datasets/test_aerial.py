@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,25 @@ def test_targets_are_the_union_of_their_instances_and_clear_of_ignored_pixels(ro
             seen.add("ignore")
         seen.add(sample.tags["multiplicity"])
     assert seen == {"ignore", "none", "one", "several"}
+
+
+@pytest.mark.parametrize("name", ["aerial-buildings", "spacenet-chip"])
+def test_a_segmenter_can_be_shown_the_whole_that_a_window_was_cut_from(root, name, tmp_path):
+    folder = root if name == "aerial-buildings" else build_spacenet_chip(tmp_path)
+    options = {"root": folder, "window": 64, "stride": 50}
+    plain = open_dataset(name, "train", **options)
+    whole = open_dataset(name, "train", **options, encode="region")
+    assert len(plain) == len(whole) > 20
+    regions = set()
+    for alone, sample in zip(plain, whole, strict=True):
+        assert alone.scene is None and replace(sample, scene=None) == alone
+        x, y = sample.scene.corner_xy
+        region = np.asarray(sample.scene.load_image().convert("RGB"))
+        assert np.array_equal(region[y : y + 64, x : x + 64], sample.image_array())
+        regions.add((sample.scene.image_id, region.shape))
+    assert len(regions) == (8 if name == "aerial-buildings" else 3)
+    with pytest.raises(UserError, match=r"option 'encode' .* cannot be 'tile'"):
+        open_dataset(name, "train", **options, encode="tile")
 
 
 def test_target_lies_on_the_building_in_the_image(root):

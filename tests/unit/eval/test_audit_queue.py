@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from envs.boxes import pairwise_box_iou
 from envs.executors.base import Segmentation, SegmentRequest
 from envs.masks import decode_rle, encode_rle, iou, mask_to_box
+from envs.sample import Sample
 from eval.audit.consensus import Vote, find_consensus, vote_of
 from eval.audit.evidence import Evidence
 from eval.audit.kinds import KINDS, kind_of
@@ -249,7 +251,7 @@ class TestKinds:
 class _FillsThings:
     """A segmenter that knows the things of an image: it marks the one whose box is most like the prompt's."""
 
-    def segment(self, requests: list[SegmentRequest]) -> list[Segmentation]:
+    def segment(self, requests: list[SegmentRequest], *, keep_instances: bool = False) -> list[Segmentation]:
         found = []
         for request in requests:
             mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -262,11 +264,10 @@ class _FillsThings:
         return found
 
 
-class _Picture:
+def picture(sample_id: str) -> Sample:
     """A sample as far as redrawing looks at it."""
-
-    def image_array(self) -> np.ndarray:
-        return np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    blank = Image.new("RGB", (WIDTH, HEIGHT))
+    return Sample(sample_id, "things", "test", sample_id, (WIDTH, HEIGHT), lambda: blank, "", None)
 
 
 class TestRedraw:
@@ -275,7 +276,7 @@ class TestRedraw:
         evidence = evidence_of([silent, silent])
         moved = np.roll(thing(4), 6, axis=1)
         evidence[4] = evidence[4].with_label(encode_rle(moved))
-        samples = {one.sample_id: _Picture() for one in evidence}
+        samples = {one.sample_id: picture(one.sample_id) for one in evidence}
         drawn = list(redraw(evidence, samples, _FillsThings()))  # type: ignore[arg-type]
         assert [one.sample_id for one in drawn] == [one.sample_id for one in evidence]
         assert np.isnan(drawn[8].redrawn_iou)  # no target, no box
@@ -289,7 +290,7 @@ class TestRedraw:
         audited = open_runs(runs)
         evidence = read_all(audited)
         evidence[4] = evidence[4].with_label(encode_rle(np.roll(thing(4), 6, axis=1)))
-        samples = {one.sample_id: _Picture() for one in evidence}
+        samples = {one.sample_id: picture(one.sample_id) for one in evidence}
         drawn = list(redraw(evidence, samples, _FillsThings()))  # type: ignore[arg-type]
         first = {order: build_queue(audited, runs, drawn, "things", order).entries[0] for order in ORDERS}
         assert {order: entry.sample_id for order, entry in first.items()} == {
