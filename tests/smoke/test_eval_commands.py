@@ -14,6 +14,7 @@ from recipes.commands import ablate as ablation
 from recipes.commands import compare as compare_command
 from recipes.commands import eval as eval_command
 from recipes.commands import leaderboard as report_command
+from recipes.commands import report as page_command
 from tests.fixtures.runs import command, contents
 
 pytestmark = pytest.mark.smoke
@@ -46,7 +47,7 @@ def test_evaluate_rescore_and_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     rollouts.write_bytes(b"".join(rollouts.read_bytes().splitlines(keepends=True)[:16]))
     assert command(eval_command, "--rescore", "--out", out) == 0
     assert "INCOMPLETE: 16 of 24 questions are answered" in capsys.readouterr().out
-    assert command(report_command, out) == 0
+    assert command(page_command, out) == 0
     assert "INCOMPLETE: 16 of 24 questions are answered" in (out / "report.html").read_text()
     assert command(eval_command, *words, *policy) == 0
     assert "INCOMPLETE" not in capsys.readouterr().out and contents(out) == before
