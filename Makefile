@@ -1,7 +1,7 @@
 # Everything here sets itself up in .venv, from `python3 -m venv` and nothing else, and does so once:
 # a second call finds the stamp of what is installed and starts at once.
 #
-#   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (15 minutes, 2 cores)
+#   make demo      train the shipped policy by GRPO against a real frozen SAM and write a report (13 minutes, 2 cores)
 #   make test      all tests but soak make unit   the fast ones          make check   linter and type checker
 #   make soak      further faults, signals and engines of the long tests, each of them a minute
 #   make docs      write the keys of the configs into docs/configuration.md and recipes/help, build the site, strictly

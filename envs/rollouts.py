@@ -14,7 +14,7 @@ from PIL import Image
 from envs.executors.base import Executor, ExecutorFailure, Segmentation
 from envs.masks import Mask, decode_rle, encode_rle, union
 from envs.rollout import Rollout
-from envs.sample import Sample
+from envs.sample import Sample, full_name
 from envs.segmenting import segment
 from prompter.chat import SamplingRequest
 from prompter.errors import UserError
@@ -24,12 +24,12 @@ from prompter.types import Answer, PromptSet
 
 def image_key(sample: Sample | Rollout) -> str:
     """Identity of the image of a sample or rollout across datasets and splits."""
-    return f"{sample.dataset}/{sample.split}/{sample.image_id}"
+    return full_name(sample.dataset, sample.split, sample.image_id)
 
 
 def question_key(sample: Sample | Rollout) -> str:
     """Identity of the question of a sample or rollout across datasets and splits."""
-    return f"{sample.dataset}/{sample.split}/{sample.sample_id}"
+    return full_name(sample.dataset, sample.split, sample.sample_id)
 
 
 def make_requests(policy: Policy, samples: Sequence[Sample]) -> list[SamplingRequest]:
@@ -78,14 +78,18 @@ def make_rollouts(
         raise ValueError(
             f"expected equally many samples and answers, but got {len(samples)} and {len(answers)}"
         )
-    asked = [index for index, answer in enumerate(answers) if isinstance(answer.reading, PromptSet)]
+    asked = {
+        index: reading
+        for index, answer in enumerate(answers)
+        if isinstance(reading := answer.reading, PromptSet)
+    }
     results: Sequence[Segmentation | ExecutorFailure]
     if executor is None:
         results = [_brought(samples[index], answers[index], name) for index in asked]
     else:
         results = segment(
             [samples[index] for index in asked],
-            [reading for index in asked if isinstance(reading := answers[index].reading, PromptSet)],
+            list(asked.values()),
             executor,
             keep_instances=keep_instances,
         )

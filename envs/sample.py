@@ -95,6 +95,11 @@ class Sample:
         return [decode_rle(rle, self.mask_hw) for rle in self.instances]
 
 
+def full_name(dataset: str, split: str, name: str) -> str:
+    """Identity of an image, or of a question, across datasets and splits."""
+    return f"{dataset}/{split}/{name}"
+
+
 def as_rgb(image: Image.Image) -> RGB:
     """An image as a contiguous array [height, width, 3], uint8, RGB."""
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))

@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.executors.base import Executor, ExecutorFailure, Segmentation, SegmentRequest
 from envs.masks import Mask
-from envs.sample import RGB, Sample, as_rgb
+from envs.sample import RGB, Sample, as_rgb, full_name
 from prompter.types import PromptSet
 
 
@@ -23,6 +23,7 @@ def segment(
     executor: Executor,
     *,
     keep_instances: bool = False,
+    images: dict[str, RGB] | None = None,
 ) -> list[Segmentation | ExecutorFailure]:
     """What a segmenter makes of prompts, one result each, in order; each distinct image is loaded once.
 
@@ -31,6 +32,7 @@ def segment(
         prompts: one prompt set per sample, image frame.
         executor: the segmenter.
         keep_instances: return one mask per instance as well.
+        images: what earlier calls about these samples loaded, added to here; None begins with nothing.
 
     Returns:
         Masks of each sample's `mask_hw`, image frame.
@@ -41,7 +43,7 @@ def segment(
     if not samples:
         return []
     keys = [_encoded_key(sample) for sample in samples]
-    loaded: dict[str, RGB] = {}
+    loaded = {} if images is None else images
     for key, sample in zip(keys, samples, strict=True):
         if key not in loaded:
             loaded[key] = _encoded_image(sample)
@@ -63,7 +65,7 @@ def encoded_images(samples: Sequence[Sample]) -> Iterator[RGB]:
 
 def _encoded_key(sample: Sample) -> str:
     """Identity of the image across datasets and splits."""
-    return f"{sample.dataset}/{sample.split}/{(sample.scene or sample).image_id}"
+    return full_name(sample.dataset, sample.split, (sample.scene or sample).image_id)
 
 
 def _encoded_image(sample: Sample) -> RGB:

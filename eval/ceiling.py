@@ -23,7 +23,7 @@ from prompter.types import PromptSet
 if TYPE_CHECKING:
     from envs.executors.base import Executor
     from envs.masks import Mask
-    from envs.sample import Sample
+    from envs.sample import RGB, Sample
 
 IMAGES_AT_ONCE = 8
 """Images whose objects are segmented in one call."""
@@ -173,10 +173,11 @@ def measure_ceilings(
         for chunk in _chunks(units_of(samples, unit), limit):
             count += len(chunk)
             asked = [one.sample for one in chunk]
+            images: dict[str, RGB] = {}
             for number, oracle in enumerate(oracles):
                 prompts = [oracle_prompt_set(one.parts, ORACLES[oracle]) for one in chunk]
                 for name, executor in executors.items():
-                    found = segment(asked, prompts, executor)
+                    found = segment(asked, prompts, executor, images=images)
                     keep = bad[name] if number == 0 else None
                     answers = list(zip(prompts, found, strict=True))
                     _score(chunk, answers, scores[name][oracle], image_numbers, keep, worst, oracle)

@@ -11,7 +11,7 @@ from envs.rollout import Rollout
 from envs.rollouts import make_rollouts
 from envs.sample import Sample
 from eval.answerers.base import Answerer, LookSettings, able_to_look
-from eval.looks.calibration import CalibrationFile
+from eval.looks.calibration import Calibration, CalibrationFile
 from eval.looks.combining import Combination, calibration_for, combined, fitting_calibration
 from eval.looks.rules import RULES, USES_TRUTH
 from prompter.errors import UserError, did_you_mean
@@ -87,6 +87,16 @@ class Looks:
         how = Combination(samples=settings.samples, **told)
         return cls.of(settings, how)
 
+    def calibration_of(self, name: str) -> Calibration | None:
+        """The calibration of a segmenter, by its name; None leaves confidences raw.
+
+        Raises:
+            UserError: if there is one, and for other segmenters only.
+        """
+        if self.calibrations is None:
+            return None
+        return calibration_for(self.calibrations, self.how, rollouts_name(name))
+
     def answer(
         self, samples: Sequence[Sample], answerer: Answerer, executor: Executor | None, name: str
     ) -> list[Rollout]:
@@ -101,9 +111,7 @@ class Looks:
         Raises:
             UserError: if the answerer does not sample, or the calibration knows no such segmenter.
         """
-        calibration = None
-        if self.calibrations is not None:
-            calibration = calibration_for(self.calibrations, self.how, rollouts_name(name))
+        calibration = self.calibration_of(name)
         rule = RULES.resolve(self.how.rule)
         found = []
         asked = able_to_look(answerer, "looks").look(samples, self.settings)

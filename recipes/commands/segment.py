@@ -32,7 +32,7 @@ from typing import Any
 from envs.datasets.reading.pixels.georeference import georeference_of
 from envs.datasets.reading.rules import PILLOW_LIMIT, ReadingRules, applied
 from eval.answerers import build_answerer
-from eval.looks.combining import check_calibration, combine_run
+from eval.looks.combining import combine_run
 from eval.runner import Samples, evaluate
 from prompter.errors import UserError, did_you_mean
 from prompter.prompt_text import read_prompt_file
@@ -197,7 +197,7 @@ def _answered(
     arguments.executor = [arguments.executor]
     (config,) = parse_segmenters(arguments)
     if looks is not None:
-        check_calibration(looks.how, looks.settings.samples, [executor_name(config)])
+        looks.calibration_of(executor_name(config))  # refused here, before anything is asked
     given = read_prompt_file(read_options(arguments.policy_option, "--policy-option"))
     options = checkpoint_options(arguments.policy, given)
     identity = {

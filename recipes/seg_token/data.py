@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from envs.masks import Mask, decode_rle
 from envs.oracle import reading_order, target_masks
 from envs.premise import FalsePremise
 from envs.rollouts import image_key
-from envs.sample import RGB, Sample, SampleSource
+from envs.sample import RGB, Sample, SampleSource, as_rgb
 from prompter.chat_batch import AnsweredChat, chat_batch
 from prompter.checkpoint import Checkpoint
 from prompter.errors import UserError
@@ -74,7 +73,7 @@ def make_example(
     return SegExample(
         image_key(sample),
         policy.model_image(loaded),
-        np.ascontiguousarray(np.asarray(loaded.convert("RGB"))),
+        as_rgb(loaded),
         sample.query,
         answer,
         masks,
