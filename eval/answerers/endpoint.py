@@ -198,7 +198,7 @@ class EndpointSampler(Sampler):
             if attempt < self._settings.retries:
                 time.sleep(wait)
         raise UserError(
-            f"The endpoint {self._url} did not answer ({problem}); mend it and run again to resume."
+            f"The endpoint {self._url} did not answer ({problem}); mend it and give the command again."
         )
 
 
