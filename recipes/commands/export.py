@@ -2,6 +2,9 @@
 
     prompter export runs/ours-3b -o exports/ours-3b
     prompter export runs/ours-3b/checkpoints/checkpoint-1200 -o exports/step-1200 --dtype bfloat16
+    prompter export runs/seed-0 runs/seed-1 runs/seed-2 -o exports/mean
+
+Of several, which began as one policy and differ by their seed, it writes the mean of their weights.
 
 The folder loads in transformers (AutoModelForImageTextToText, AutoProcessor), in vLLM, and in
 `prompter eval --policy FOLDER`.
@@ -21,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from recipes.exporting.export import SHARD_SIZE, Dtype
 
     parser.add_argument(
-        "source", metavar="RUN_OR_CHECKPOINT", help="a run's folder, a checkpoint in it, or shipped:NAME"
+        "sources",
+        nargs="+",
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run's folder, a checkpoint in it, or shipped:NAME; of several, the mean of their weights",
     )
     flags.add_out(parser, "the new folder", required=True)
     parser.add_argument(
@@ -44,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from recipes.training.quiet import quiet
 
     quiet()
-    folder = export(arguments.source, arguments.out, dtype=arguments.dtype, shard_size=arguments.shard_size)
+    folder = export(arguments.sources, arguments.out, dtype=arguments.dtype, shard_size=arguments.shard_size)
     files = sorted(folder.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
     tell(out=folder, weights=files, bytes=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from envs.datasets.registry import dataset_info
@@ -19,13 +20,14 @@ _FIGURES = ("gIoU", "cIoU", "P@0.5", "N-acc", "T-acc", "parse-failures")
 """Of a held-out evaluation, those that a card shows where they were logged."""
 
 
-def model_card(found: Exported, name: str, dtype: str) -> str:
+def model_card(found: Exported, name: str, dtype: str, others: Sequence[Exported] = ()) -> str:
     """The text of README.md.
 
     Args:
         found: what is exported.
         name: of the new folder, the card's heading.
         dtype: of the weights.
+        others: where the weights are a mean, whose they are beside those of `found`.
     """
     is_hub_id = found.base.count("/") == 1 and not found.base.startswith((".", "/"))
     head = {
@@ -40,7 +42,8 @@ def model_card(found: Exported, name: str, dtype: str) -> str:
         f"A vision-language model that answers a question about an image with boxes and points for a frozen "
         f"Segment Anything Model. Exported by Prompter {__version__}.",
         _made_from(found, dtype),
-        *_training(found),
+        *([_mean_of([found, *others])] if others else []),
+        *_training(found, figures=not others),
         _asking(found),
         _licence(found),
     ]
@@ -57,6 +60,16 @@ def _made_from(found: Exported, dtype: str) -> str:
     return "\n".join(lines)
 
 
+def _mean_of(found: Sequence[Exported]) -> str:
+    """Whose weights the mean is of; no name of a folder, which says nothing elsewhere."""
+    lines = [f"The weights are the mean of those of {len(found)} policies that began as one:", ""]
+    for one in found:
+        seed = "a run that is not known here" if one.config is None else f"seed {one.config.seed}"
+        step = _step(one)
+        lines.append(f"- {seed}" + ("" if step is None else f", {step} optimiser steps"))
+    return "\n".join([*lines, "", "What follows is told of the first of them."])
+
+
 def _step(found: Exported) -> int | None:
     """Optimiser steps behind the weights, if a run tells."""
     if found.run is None:
@@ -67,8 +80,8 @@ def _step(found: Exported) -> int | None:
     return int(trained[-1]["step"]) if trained else None
 
 
-def _training(found: Exported) -> list[str]:
-    """What the run tells: data, reward, recipe, figures."""
+def _training(found: Exported, *, figures: bool) -> list[str]:
+    """What the run tells: data, reward, recipe and, where they are of these weights, figures."""
     run, config = found.run, found.config
     if run is None or config is None:
         return ["## Training\n\nThe checkpoint lay in no run folder: what made it is not known here."]
@@ -86,7 +99,7 @@ def _training(found: Exported) -> list[str]:
         dump_yaml(_recipe(config)).rstrip(),
         "```",
     ]
-    return ["\n".join(lines), *_figures(run, config, _step(found))]
+    return ["\n".join(lines), *(_figures(run, config, _step(found)) if figures else [])]
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from prompter.checkpoint import load_weights
 from prompter.errors import UserError
 from prompter.runs.files import atomic_folder, atomic_write
+from recipes.exporting.adapters import merged
 from recipes.exporting.card import model_card
-from recipes.exporting.source import find_export
+from recipes.exporting.source import Exported, find_export
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -17,57 +19,54 @@ SHARD_SIZE = "5GB"
 """Largest file of weights, as the hub likes them."""
 
 
-def export(given: str, target: Path, *, dtype: Dtype = "auto", shard_size: str = SHARD_SIZE) -> Path:
-    """Export a run's or a checkpoint's policy; return the new folder.
+def export(
+    given: str | Sequence[str], target: Path, *, dtype: Dtype = "auto", shard_size: str = SHARD_SIZE
+) -> Path:
+    """Export a run's or a checkpoint's policy, or the mean of several; return the new folder.
 
     It holds safetensors, the processor, `prompter.json` and README.md, and loads in transformers
     (`AutoModelForImageTextToText`, `AutoProcessor`), in vLLM and in `prompter eval --policy FOLDER`.
 
     Args:
-        given: see `recipes.exporting.source.find_export`.
+        given: see `recipes.exporting.source.find_export`; several: the mean of their weights, see
+            `recipes.exporting.mean.mean_weights`, asked as each of them is.
         target: the new folder; appears whole or not at all.
-        dtype: of the weights; "auto" is that in which they were saved.
+        dtype: of the weights; "auto" is that in which they were saved (of several, the first).
         shard_size: largest file of weights, such as "5GB" or "500MB".
 
     Raises:
-        UserError: if the folder exists, there is nothing to export, or a shard size is not one.
+        UserError: if the folder exists, there is nothing to export, or a shard size is not one; and as
+            `mean_weights`.
     """
     if target.exists():
         raise UserError(f"{target} exists already: name a new folder")
     _check_shard_size(shard_size)
-    found = find_export(given)
-    model: Any = load_weights(found.policy, dtype="auto" if found.adapter else dtype)
-    if found.adapter is not None:
-        model = _merged(model, found.adapter)
-        if dtype != "auto":
-            import torch
-
-            model = model.to(getattr(torch, dtype))
+    found, *others = [find_export(one) for one in ([given] if isinstance(given, str) else given)]
+    model = _model([found, *others], dtype)
     model.config.name_or_path = ""  # else the folder of this machine would be written into config.json
     with atomic_folder(target) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=shard_size)
         found.policy.save_protocol(unfinished)
         with atomic_write(unfinished / "README.md") as handle:
-            handle.write(model_card(found, target.name, str(model.dtype).removeprefix("torch.")))
+            handle.write(model_card(found, target.name, str(model.dtype).removeprefix("torch."), others))
         for path in unfinished.iterdir():  # safetensors makes its files private
             path.chmod((unfinished.stat().st_mode & 0o666) | 0o600)
     return target
 
 
-def _merged(model: Any, adapter: Path) -> Any:
-    """A model with an adapter's update added to its weights.
+def _model(found: Sequence[Exported], dtype: Dtype) -> Any:
+    """The weights that are written, in the type that is asked for."""
+    import torch
 
-    Raises:
-        UserError: if the adapter cannot be read or belongs to another model.
-    """
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    from recipes.exporting.mean import mean_weights
 
-    try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the adapter in {adapter} does not go onto its model: {first}") from None
+    first = found[0]
+    if len(found) > 1:
+        return mean_weights(found, None if dtype == "auto" else getattr(torch, dtype))
+    if first.adapter is None:
+        return load_weights(first.policy, dtype=dtype)
+    model = merged(load_weights(first.policy, dtype="auto"), first.adapter)
+    return model if dtype == "auto" else model.to(getattr(torch, dtype))
 
 
 def _check_shard_size(text: str) -> None:

@@ -38,6 +38,11 @@ class Exported:
     run: RunFolder | None
     config: TrainConfig | None
 
+    @property
+    def base_is_known(self) -> bool:
+        """Whether `base` is what training began with, and not the checkpoint itself."""
+        return self.config is not None or self.adapter is not None
+
 
 def find_export(given: str) -> Exported:
     """Find the weights, the base and the run that a run folder or a checkpoint means.

@@ -185,7 +185,7 @@ def test_overload_is_waited_out(serve: Callable[..., Server], no_key_no_waiting:
 
 def test_patience_ends(serve: Callable[..., Server]) -> None:
     server = serve(lambda number, body: (500, {}, {"error": "out of memory"}))
-    with pytest.raises(UserError, match=r"status 500.*out of memory.*again to resume"):
+    with pytest.raises(UserError, match=r"status 500.*out of memory.*give the command again"):
         build_answerer(f"openai:{server.url}#m", {"retries": 2}).answer([sample(1)])
     assert len(server.seen) == 3
 
