@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prompter.checkpoint import load_weights
 from prompter.errors import UserError
 from prompter.runs.files import atomic_folder, atomic_write
-from recipes.exporting.adapters import merged
 from recipes.exporting.card import model_card
-from recipes.exporting.source import Exported, find_export
+from recipes.exporting.mean import mean_weights
+from recipes.exporting.source import find_export
+from recipes.exporting.weights import loaded
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,7 +42,7 @@ def export(
         raise UserError(f"{target} exists already: name a new folder")
     _check_shard_size(shard_size)
     found, *others = [find_export(one) for one in ([given] if isinstance(given, str) else given)]
-    model = _model([found, *others], dtype)
+    model: Any = mean_weights([found, *others], dtype) if others else loaded(found, dtype)
     model.config.name_or_path = ""  # else the folder of this machine would be written into config.json
     with atomic_folder(target) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=shard_size)
@@ -52,21 +52,6 @@ def export(
         for path in unfinished.iterdir():  # safetensors makes its files private
             path.chmod((unfinished.stat().st_mode & 0o666) | 0o600)
     return target
-
-
-def _model(found: Sequence[Exported], dtype: Dtype) -> Any:
-    """The weights that are written, in the type that is asked for."""
-    import torch
-
-    from recipes.exporting.mean import mean_weights
-
-    first = found[0]
-    if len(found) > 1:
-        return mean_weights(found, None if dtype == "auto" else getattr(torch, dtype))
-    if first.adapter is None:
-        return load_weights(first.policy, dtype=dtype)
-    model = merged(load_weights(first.policy, dtype="auto"), first.adapter)
-    return model if dtype == "auto" else model.to(getattr(torch, dtype))
 
 
 def _check_shard_size(text: str) -> None:

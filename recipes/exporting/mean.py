@@ -8,33 +8,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from prompter.checkpoint import load_weights
 from prompter.errors import UserError
 from prompter.sampling.weights import named_weights
-from recipes.exporting.adapters import merged
 from recipes.exporting.source import Exported
+from recipes.exporting.weights import loaded
 
 
-def mean_weights(found: Sequence[Exported], dtype: torch.dtype | None = None) -> Any:
+def mean_weights(found: Sequence[Exported], dtype: str = "auto") -> Any:
     """A model whose weights are the mean of those of `found`, summed in float32; in memory are two at a time.
 
     Args:
         found: whose, at least one.
-        dtype: of the mean; None is that in which the first are saved.
+        dtype: of the mean; "auto" is that in which the first are saved.
 
     Raises:
         UserError: if they did not begin as one policy, are not asked alike, or have other weights by name or
             shape; or one of them is there twice.
     """
+    import torch
+
     _check_alike(found)
-    first = _loaded(found[0])
+    first = loaded(found[0])
     saved = first.dtype
     model = first.float()
     mean = dict(named_weights(model))
     for count, one in enumerate(found[1:], start=2):
-        given = dict(named_weights(_loaded(one).float()))
+        given = dict(named_weights(loaded(one).float()))
         for name in sorted(mean.keys() | given.keys()):
             if name not in mean or name not in given or mean[name].shape != given[name].shape:
                 raise UserError(
@@ -44,12 +43,7 @@ def mean_weights(found: Sequence[Exported], dtype: torch.dtype | None = None) ->
         with torch.no_grad():
             for name, value in given.items():
                 mean[name].lerp_(value, 1 / count)
-    return model.to(saved if dtype is None else dtype)
-
-
-def _loaded(found: Exported) -> Any:
-    model = load_weights(found.policy)
-    return model if found.adapter is None else merged(model, found.adapter)
+    return model.to(saved if dtype == "auto" else getattr(torch, dtype))
 
 
 def _check_alike(found: Sequence[Exported]) -> None:

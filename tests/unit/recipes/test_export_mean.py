@@ -28,14 +28,8 @@ def weights_of(folder: Path | str) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three adapters of the shipped policy."""
-    folders = []
-    for seed in range(3):
-        folder = tmp_path_factory.mktemp("adapters") / f"seed-{seed}"
-        save_random_adapter(load_policy(POLICY), folder, seed=seed)
-        config = json.loads((folder / "adapter_config.json").read_text())
-        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": POLICY}))
-        folders.append(folder)
-    return folders
+    parent, policy = tmp_path_factory.mktemp("adapters"), load_policy(POLICY)
+    return [save_random_adapter(policy, parent / f"seed-{seed}", seed=seed, base=POLICY) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
