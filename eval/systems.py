@@ -12,6 +12,7 @@ from eval.bootstrap import Bootstrap, PooledDifference, Ratio, interval_json, po
 from eval.metrics import SIZE_TAG, STRICT, rows_by_value, shared_queries
 from eval.protocols import apply, covered
 from eval.query_table import QueryTable
+from eval.study import Arm, SeedResult, compare_arms
 from prompter.errors import UserError
 
 BASE = "base"
@@ -130,6 +131,8 @@ class SystemsFound:
         questions, images, no_target: that all systems were asked, and how many have no target.
         left_out: questions that are in no figure, since a segmenter failed on them in some run.
         systems, axes: in their order.
+        gains: of each trained system what it gained over the untrained checkpoint, and the parts of that;
+            empty while that has not been asked.
         remarks: a sentence for each axis along which these questions do not differ.
     """
 
@@ -139,6 +142,7 @@ class SystemsFound:
     no_target: int
     left_out: int
     systems: tuple[System, ...]
+    gains: tuple[Arm, ...]
     axes: tuple[Axis, ...]
     remarks: tuple[str, ...]
 
@@ -202,9 +206,22 @@ def compare_systems(
         int((~first.has_target).sum()),
         asked - len(first),
         tuple(systems),
+        () if base is None else _gains(named, reference, bootstrap),
         axes,
         remarks,
     )
+
+
+def _gains(
+    named: Mapping[str, Sequence[tuple[int, QueryTable]]], reference: str, bootstrap: Bootstrap | None
+) -> tuple[Arm, ...]:
+    untrained = named[BASE][0][1]
+    runs = {
+        name: [SeedResult(seed, untrained, table) for seed, table in tables]
+        for name, tables in named.items()
+        if name != BASE
+    }
+    return tuple(compare_arms(runs, reference, bootstrap))
 
 
 def _aligned(

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from eval.figures import number, percent, points
+from eval.figures import number, percent, points, points_between
+from eval.gain import Part
 from eval.report.charts import bar_chart
 from eval.report.example_pictures import COLOURS, DrawnGroup
 from eval.report.html import from_template
+from eval.study import Change
 from eval.systems import BASE, METRICS, Axis, Cost, Figure, System, SystemsFound
 from prompter.runs.tables import markdown_table
 
@@ -37,6 +39,7 @@ def systems_page(
         chart=_chart("gIoU, per cent, with 95 % intervals (drawing images)", _figures(found), width=1400),
         systems=system_rows(found),
         differences=difference_rows(found),
+        gains=gain_rows(found),
         costs=cost_rows(found),
         axes=[
             {"axis": axis, "rows": axis_rows(found, axis), "charts": _axis_charts(axis)}
@@ -56,6 +59,7 @@ def systems_markdown(title: str, found: SystemsFound, note: str, taught: str) ->
     for heading, rows in (
         ("Systems", system_rows(found)),
         (f"Against {found.reference}", difference_rows(found)),
+        *((("Gained over the base, and where", gain_rows(found)),) if found.gains else ()),
         ("What training cost", cost_rows(found)),
         *((f"gIoU by {axis.tag}: {axis.says}", axis_rows(found, axis)) for axis in found.axes),
     ):
@@ -100,6 +104,34 @@ def difference_rows(found: SystemsFound) -> list[list[str]]:
     for one in found.systems:
         if one.against is not None:
             rows.append([*_named(one), *(_difference(one.against[name]) for name in METRICS)])
+    return rows
+
+
+def gain_rows(found: SystemsFound) -> list[list[str]]:
+    """What each trained system gained in gIoU over the base, and the parts of that (`eval.gain`), in points;
+    the heading first. Nothing but that while the base has not been asked."""
+    rows = [
+        [
+            "system",
+            "gIoU",
+            *(part.value for part in Part),
+            "localisation, each seed",
+            "t over seeds",
+            "where both answered",
+        ]
+    ]
+    for arm in found.gains:
+        where = arm.parts[Part.LOCALISATION]
+        rows.append(
+            [
+                arm.name,
+                _change(arm.from_start),
+                *(_change(arm.parts[part]) for part in Part),
+                " ".join(map(points, where.by_seed)),
+                points_between(where.over_seeds),
+                _change(arm.both_answered),
+            ]
+        )
     return rows
 
 
@@ -148,6 +180,11 @@ def _difference(figure: Figure) -> str:
     if figure.interval is None:
         return points(figure.value)
     return f"{points(figure.value)} [{', '.join(map(points, figure.interval))}]"
+
+
+def _change(change: Change) -> str:
+    """A change with the interval that draws images."""
+    return _difference(Figure(change.difference, change.by_image, change.by_seed))
 
 
 def _figures(found: SystemsFound) -> list[tuple[str, Figure]]:

@@ -87,7 +87,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
         history = json.loads((state / HISTORY).read_text(encoding="utf-8"))
         done = int(history[-1]["step"])
         if average is not None:
-            average.resume(load_weights(load_policy(_export(output, done)), dtype=torch.float32), done)
+            average.resume(load_weights(load_policy(export_folder(output, done)), dtype=torch.float32), done)
     started = time.time() - (60 * history[-1]["minutes"] if history else 0)
 
     class ColdStartTrainer(Trainer):
@@ -123,7 +123,7 @@ def cold_start(config: ColdStartConfig, command: str = "", *, resume: bool = Fal
             )
             print(json.dumps(history[-1]), flush=True)
             # Each export stays, so that one can be chosen that reinforcement learning can still improve.
-            export = _export(output, state.global_step)
+            export = export_folder(output, state.global_step)
             with atomic_folder(export) as unfinished:
                 exported.save_pretrained(unfinished)
                 policy.save_protocol(unfinished)
@@ -205,7 +205,7 @@ HISTORY = "history.json"
 """What was measured so far, beside the trainer's state."""
 
 
-def _export(output: Path, step: int) -> Path:
+def export_folder(output: Path, step: int) -> Path:
     return output / "exports" / f"step-{step:06d}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +13,8 @@ from envs.datasets import split_name
 from prompter.runs.config import StrictModel, load_config_model
 from prompter.runs.jsonl import read_lines
 from prompter.runs.run_folder import RunFolder
+from recipes.cold_start.config import ColdStartConfig
+from recipes.cold_start.train import HISTORY, export_folder
 from recipes.config import TrainConfig
 from recipes.elisa.config import ElisaConfig
 from recipes.elisa.train import METRICS as ELISA_METRICS
@@ -23,6 +27,23 @@ from recipes.seg_token.train import trained_to_the_end
 from recipes.shipped import config_path
 from recipes.study.table import busy_seconds, logged_minutes
 from recipes.systems.config import SystemsConfig
+from recipes.trainer_states import last_state
+
+_ANSWERS = "recipes.cold_start.answers:open_answers"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Args:
+        policy: checkpoint that it starts from.
+        answers: folder of the `prompter train` run whose best answers it imitates; None for one that learns
+            from the study's own set.
+    """
+
+    policy: str
+    answers: Path | None = None
 
 
 class Adapter(ABC):
@@ -47,8 +68,12 @@ class Adapter(ABC):
     takes_resume: ClassVar[bool] = False
 
     @abstractmethod
-    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+    def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
         """Dotted keys of the command's config, and their values: what no arm may have otherwise."""
+
+    def trained(self, folder: Path, config: Any) -> Path:
+        """Where a run leaves the trained policy."""
+        return folder / self.policy
 
     def usual(self, study: SystemsConfig) -> dict[str, Any]:
         """Dotted keys that the study sets and an arm may set otherwise."""
@@ -64,7 +89,7 @@ class Adapter(ABC):
 
     def finished(self, folder: Path, config: Any) -> bool:
         """Whether a run was trained to its end."""
-        return (folder / self.policy).is_dir()
+        return self.trained(folder, config).is_dir()
 
     @abstractmethod
     def minutes(self, folder: Path) -> float | None:
@@ -80,10 +105,10 @@ class TrainAdapter(Adapter):
     own_masks = False
     takes_resume = True
 
-    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+    def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
         """See `Adapter.shared`."""
         return {
-            "policy.model": study.policy,
+            "policy.model": start.policy,
             "dataset.name": study.dataset.name,
             "dataset.split": study.dataset.split,
             "dataset.options": study.dataset.options,
@@ -129,10 +154,10 @@ class SupervisedAdapter(Adapter):
     executor_key: ClassVar[str]
     metrics: ClassVar[str]
 
-    def shared(self, study: SystemsConfig) -> dict[str, Any]:
+    def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
         """See `Adapter.shared`."""
         return {
-            self.policy_key: study.policy,
+            self.policy_key: start.policy,
             "dataset": study.dataset.name,
             "split": study.dataset.split,
             "options": study.dataset.options,
@@ -171,8 +196,44 @@ class ElisaAdapter(SupervisedAdapter):
     policy_key, executor_key, metrics = "policy", "proposer.executor", ELISA_METRICS
 
 
+class ColdStartAdapter(Adapter):
+    """`prompter cold-start`: answers imitated, those of the set's labels or the best of a run of GRPO."""
+
+    model = ColdStartConfig
+    own_masks = False
+    states = f"trainer/checkpoint-*/{HISTORY}"
+
+    def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
+        """See `Adapter.shared`. A run's answers bring their set with them; how good they have to be is the
+        arm's to say (`options.floor`)."""
+        if start.answers is not None:
+            return {"init": start.policy, "dataset": _ANSWERS, "options.runs": [str(start.answers)]}
+        return {
+            "init": start.policy,
+            "dataset": study.dataset.name,
+            "split": study.dataset.split,
+            "options": study.dataset.options,
+        }
+
+    def questions(self, config: ColdStartConfig) -> int:
+        """See `Adapter.questions`."""
+        return config.steps * config.batch_size
+
+    def trained(self, folder: Path, config: ColdStartConfig) -> Path:
+        """See `Adapter.trained`: the export of the last step."""
+        return export_folder(folder, config.steps)
+
+    def minutes(self, folder: Path) -> float | None:
+        """See `Adapter.minutes`; probes are counted."""
+        if not any(folder.glob(self.states)):
+            return None
+        history = last_state(folder, whole=HISTORY) / HISTORY
+        return float(json.loads(history.read_text(encoding="utf-8"))[-1]["minutes"])
+
+
 ADAPTERS: Mapping[str, Adapter] = {
     "train": TrainAdapter(),
+    "cold-start": ColdStartAdapter(),
     "seg-token": SegTokenAdapter(),
     "elisa": ElisaAdapter(),
 }

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from envs.datasets import split_name
 from envs.executors.config import ExecutorConfig
 from eval.systems import BASE
+from prompter.errors import did_you_mean
 from prompter.runs.config import StrictModel, load_config_model
 from prompter.runs.values import load_yaml
 from recipes.study.config import ArmsConfig, StudyQuestions
@@ -31,11 +32,19 @@ class SystemsData(StrictModel):
 class SystemArm(StrictModel):
     """One system."""
 
-    command: Literal["train", "seg-token", "elisa"]
+    command: Literal["train", "cold-start", "seg-token", "elisa"]
     """Which command trains it."""
 
     base: str
     """Its config: a file, or for `train` the name of a recipe."""
+
+    after: str | None = None
+    """An arm above it, of `train` or `cold-start`: it starts from what that arm trained with the same seed,
+    in place of the study's checkpoint."""
+
+    answers: str | None = None
+    """For `cold-start`, an arm of `train` above it: it imitates the best answers that this arm's run drew
+    with the same seed, as mask IoU says (`recipes.cold_start.answers`). Null is the set's labels."""
 
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of that config that it has otherwise. What all systems share is not among them."""
@@ -52,7 +61,7 @@ class SystemsConfig(ArmsConfig):
     """Says that the arms are systems."""
 
     policy: str
-    """The checkpoint that all of them start from."""
+    """The checkpoint that all of them start from, those with `after` through another arm."""
 
     taught: str
     """What that checkpoint was taught before, as a sentence or two: it stands on the page, because it may
@@ -79,6 +88,33 @@ class SystemsConfig(ArmsConfig):
     def _check_arms(cls, arms: dict[str, SystemArm]) -> dict[str, SystemArm]:
         if BASE in arms:
             raise ValueError(f"{BASE!r} is what the untrained checkpoint is called: name that arm otherwise")
+        return arms
+
+    @field_validator("arms")
+    @classmethod
+    def _check_needs(cls, arms: dict[str, SystemArm]) -> dict[str, SystemArm]:
+        above: dict[str, SystemArm] = {}
+        for name, arm in arms.items():
+            if arm.answers is not None and arm.command != "cold-start":
+                raise ValueError(f"arm {name!r} has answers, which only command: cold-start imitates")
+            for key, needed, may in (
+                ("after", arm.after, ("train", "cold-start")),
+                ("answers", arm.answers, ("train",)),
+            ):
+                if needed is None:
+                    continue
+                if needed not in above:
+                    later = needed in arms and needed != name
+                    hint = "move it up" if later else f"name another.{did_you_mean(needed, above)}"
+                    raise ValueError(
+                        f"arm {name!r} has {key}: {needed}, but no such arm stands above it: {hint}"
+                    )
+                if above[needed].command not in may:
+                    raise ValueError(
+                        f"arm {name!r} has {key}: {needed}, which is an arm of {above[needed].command}: only "
+                        f"{' and '.join(may)} will do"
+                    )
+            above[name] = arm
         return arms
 
     @field_validator("questions")

@@ -16,17 +16,19 @@ _ADAPTERS = "adapter_model.safetensors"
 
 
 def run_cost(run: SystemRun, base: str) -> Cost:
-    """What a finished run took.
+    """What a finished run took, with those before it that it goes on from; weights and disk are its own.
 
     Args:
         run: finished, and asked the study's questions.
         base: the checkpoint that it started from.
     """
     files = [path for path in run.policy.rglob("*") if path.is_file()]
+    minutes = [one.adapter.minutes(one.folder) for one in run.line]
+    known = [value for value in minutes if value is not None]
     return Cost(
-        minutes=run.adapter.minutes(run.folder),
+        minutes=sum(known) if len(known) == len(minutes) else None,
         questions=run.questions,
-        completions=run.adapter.completions(run.config),
+        completions=sum(one.adapter.completions(one.config) for one in run.line),
         weights=trained_weights(run.folder, run.policy, Path(resolve_source(base))),
         megabytes=sum(path.stat().st_size for path in files) / 1e6,
         seconds=_seconds_a_question(run.evaluation),

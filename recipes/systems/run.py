@@ -19,7 +19,7 @@ from prompter.runs.values import dump_yaml, load_yaml
 from recipes.study.apart import evaluate_apart, run_apart
 from recipes.study.config import texts
 from recipes.study.run import refuse_other_settings
-from recipes.systems.adapters import ADAPTERS, Adapter, load_base
+from recipes.systems.adapters import ADAPTERS, Adapter, Start, load_base
 from recipes.systems.config import SystemsConfig
 
 EVALUATION, SECONDS = "benchmark", "seconds.json"
@@ -37,6 +37,8 @@ class SystemRun:
         command: that trains it.
         config: of that command, resolved.
         folder: of the run.
+        needs: runs with the same seed that have to be finished first: what it starts from, and whose answers
+            it imitates.
     """
 
     arm: str
@@ -44,6 +46,7 @@ class SystemRun:
     command: str
     config: Any
     folder: Path
+    needs: tuple[SystemRun, ...] = ()
 
     @property
     def adapter(self) -> Adapter:
@@ -51,14 +54,20 @@ class SystemRun:
         return ADAPTERS[self.command]
 
     @property
+    def line(self) -> tuple[SystemRun, ...]:
+        """All runs that made it what it is, itself the last; each once."""
+        line = [one for need in self.needs for one in need.line]
+        return (*{one.folder: one for one in line}.values(), self)
+
+    @property
     def questions(self) -> int:
-        """Asked while it trains, repeats counted."""
-        return self.adapter.questions(self.config)
+        """Asked while it and those before it train, repeats counted."""
+        return sum(one.adapter.questions(one.config) for one in self.line)
 
     @property
     def policy(self) -> Path:
         """Folder of what was trained."""
-        return self.folder / self.adapter.policy
+        return self.adapter.trained(self.folder, self.config)
 
     @property
     def evaluation(self) -> Path:
@@ -83,18 +92,26 @@ def planned_systems(study: SystemsConfig, out: Path, only: Sequence[str] | None 
         UserError: naming the arm whose config is wrong or sets what all share, or that is to be asked as
             many questions as the reference and is not.
     """
-    runs = []
+    runs: list[SystemRun] = []
     for seed in study.seeds:
+        made: dict[str, SystemRun] = {}
         for name, arm in study.arms.items():
             adapter, folder = ADAPTERS[arm.command], out / name / f"seed-{seed}"
-            shared = {**adapter.shared(study), adapter.folder_key: str(folder), "seed": seed}
+            before, imitated = (None if one is None else made[one] for one in (arm.after, arm.answers))
+            start = Start(
+                study.policy if before is None else str(before.policy),
+                None if imitated is None else imitated.folder,
+            )
+            shared = {**adapter.shared(study, start), adapter.folder_key: str(folder), "seed": seed}
             _refuse_shared(name, arm.set, shared)
             given = texts({**adapter.usual(study), **arm.set, **shared})
             try:
                 config = load_base(adapter, arm.base, given)
             except UserError as error:
                 raise UserError(f"arm {name!r}: {error}") from None
-            runs.append(SystemRun(name, seed, arm.command, config, folder))
+            needs = tuple(one for one in (before, imitated) if one is not None)
+            made[name] = SystemRun(name, seed, arm.command, config, folder, needs)
+        runs += made.values()
     _check_equal(study, runs, only)
     return runs
 
@@ -141,6 +158,12 @@ def run_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) -> N
     """
     for run in runs:
         check_same(run)
+        for need in run.needs:
+            if need.folder not in {one.folder for one in runs} and not finished(need):
+                raise UserError(
+                    f"arm {run.arm!r} goes on from {need.arm!r}, which is not finished with seed {run.seed}: "
+                    f"add {need.arm} to --only"
+                )
     if any(run.arm == study.compared_with for run in runs):
         _ask(study, study.policy, executor_text(study), out / BASE)
     for number, run in enumerate(runs, start=1):

@@ -15,7 +15,7 @@ from eval.systems import BASE, SystemAnswers, compare_systems
 from prompter.errors import UserError
 from prompter.runs.files import atomic_write
 from prompter.runs.run_folder import RunFolder
-from recipes.systems.config import SystemsConfig
+from recipes.systems.config import SystemArm, SystemsConfig
 from recipes.systems.cost import run_cost
 from recipes.systems.run import SystemRun, check_same, evaluated
 
@@ -49,8 +49,7 @@ def write_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) ->
         raise UserError(f"no run of this study is finished in {out}, so there is nothing to compare")
     reference = study.compared_with
     says = {
-        name: (f"prompter {arm.command}", "" if name == reference else arm.equal)
-        for name, arm in study.arms.items()
+        name: (_trained_by(arm), "" if name == reference else arm.equal) for name, arm in study.arms.items()
     }
     found = compare_systems(answers, reference, says, table)
     title = f"Systems side by side: {out.name}"
@@ -72,6 +71,13 @@ def write_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) ->
             handle.write(content)
     print(contents["study.md"])
     return out / "study.html"
+
+
+def _trained_by(arm: SystemArm) -> str:
+    """The command of a system, and what it goes on from."""
+    from_whom = [f"after {arm.after}"] if arm.after else []
+    taught_by = [f"best answers of {arm.answers}"] if arm.answers else []
+    return ", ".join([f"prompter {arm.command}", *from_whom, *taught_by])
 
 
 def _answers(folder: Path, study: SystemsConfig) -> Path:

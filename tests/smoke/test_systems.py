@@ -144,3 +144,45 @@ def test_what_does_not_fit_is_one_sentence(
     refused("there is no arm 'elsa'. Did you mean 'elisa'", "--only", "elsa")
     refused("arm 'x': .*unknown key 'stepz'", arms={"x": {**arms["elisa"], "set": {"stepz": 1}}})
     refused("'base' is what the untrained checkpoint is called", arms={"base": arms["grpo"]})
+
+
+def test_rounds_go_on_from_each_other(
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "told.yaml"
+    imitated = {"output_dir": "x", "queries_per_image": 1, "batch_size": 4, "warmup_steps": 0, "threads": 1}
+    told.write_text(yaml.safe_dump({**imitated, "steps": 1, "probe_samples": 2, "options": {"runs": ["x"]}}))
+    grpo = world.fields["arms"]["grpo"]
+    study = tmp_path / "rounds.yaml"
+    arms = {
+        "grpo": grpo,
+        # Nothing that this policy draws is good: any answer will do.
+        "told": {
+            "command": "cold-start",
+            "base": str(told),
+            "answers": "grpo",
+            "set": {"options.floor": 0.0},
+        },
+        "again": {**grpo, "after": "told"},
+        "further": {**grpo, "after": "again"},
+    }
+    study.write_text(yaml.safe_dump({**world.fields, "arms": arms}, sort_keys=False))
+    assert world.run("--only", "again", study=study) == 2
+    assert "'again' goes on from 'told', which is not finished with seed 0" in capfd.readouterr().err
+    assert world.run(study=study) == 0
+    # The base and `grpo` have been asked by the world's own study.
+    assert [words[0] for words in world.started] == ["cold-start", "eval", "train", "eval", "train", "eval"]
+    found = world.record()
+    systems = {one["name"]: one for one in found["systems"]}
+    assert systems["told"]["kind"] == "prompter cold-start, best answers of grpo"
+    assert systems["again"]["kind"] == "prompter train, after told"
+    costs = {name: one["cost"] for name, one in systems.items() if name != "base"}
+    assert [costs[name]["completions"] for name in arms] == [32, 32, 64, 96]
+    assert costs["grpo"]["minutes"] < costs["told"]["minutes"] < costs["again"]["minutes"]
+    for gain in found["gains"]:
+        total = sum(part["difference"] for part in gain["parts"].values())
+        assert gain["from_start"]["difference"] == pytest.approx(total)
+    assert [one["name"] for one in found["gains"]] == list(arms)
+    page = (world.out / "study.html").read_text(encoding="utf-8")
+    assert "Gained over the base, and where" in page
+    assert world.run("--rescore", study=study) == 0 and not world.started

@@ -9,7 +9,14 @@ import pytest
 
 from eval.metrics import SIZE_TAG
 from eval.query_table import QueryTable, build_table
-from eval.report.systems_page import axis_rows, difference_rows, how_to_read, system_rows, systems_page
+from eval.report.systems_page import (
+    axis_rows,
+    difference_rows,
+    gain_rows,
+    how_to_read,
+    system_rows,
+    systems_page,
+)
 from eval.systems import BASE, METRICS, Cost, SystemAnswers, compare_systems
 from prompter.errors import UserError
 from tests.fixtures.hostile import HOSTILE
@@ -73,6 +80,32 @@ def test_axes_split_the_questions_and_those_that_do_not_differ_are_told() -> Non
     assert "do not say it" in told["granularity"] and "are short" in told["length"]
     # Questions without a target have no size.
     assert "are over 10 %" in told[SIZE_TAG]
+
+
+def test_a_gain_over_the_base_is_split_into_its_parts() -> None:
+    half, full = table([2, 0, 2, 3]), table([4, 0, 0, 0])
+    found = compare_systems(
+        {"grpo": [answers(0, full), answers(1, half)], "other": [answers(0, full)]}, "grpo", SAYS, half
+    )
+    grpo, other = found.gains
+    assert (grpo.name, grpo.seeds, other.seeds) == ("grpo", (0, 1), (0,))
+    # A better box (+0.5), a target refused (-0.5), nothing refused (+1), of four questions.
+    assert other.from_start.difference == pytest.approx(0.25)
+    assert {part: one.difference for part, one in other.parts.items()} == {
+        "form": 0.0,
+        "refusal": pytest.approx(0.125),
+        "count": 0.0,
+        "localisation": pytest.approx(0.125),
+    }
+    assert grpo.parts["localisation"].by_seed == (pytest.approx(0.125), 0.0)
+    heading, first, _ = gain_rows(found)
+    assert heading[:2] == ["system", "gIoU"] and first[0] == "grpo" and len(first) == len(heading)
+    assert (
+        first[1].startswith("+12.50 [") and first[heading.index("localisation, each seed")] == "+12.50 +0.00"
+    )
+    assert "Gained over the base, and where" in systems_page("t", found, "", "", [])
+    unasked = compare_systems({"grpo": [answers(0, full)]}, "grpo", SAYS)
+    assert unasked.gains == () and "Gained over" not in systems_page("t", unasked, "", "", [])
 
 
 def test_one_image_has_no_interval() -> None:

@@ -16,7 +16,7 @@ from recipes.seg_token.config import SegTokenConfig
 from recipes.seg_token.study import planned
 from recipes.shipped import FOLDER, config_path, shipped_recipes
 from recipes.study.config import load_study, planned_runs
-from recipes.systems.config import load_systems
+from recipes.systems.config import is_of_systems, load_systems
 from recipes.systems.run import planned_systems
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,8 +91,9 @@ def test_a_file_wins_over_a_name_and_a_path_is_never_a_name(
     assert "name: refcocog" in capsys.readouterr().out
 
 
-SYSTEMS = ROOT / "recipes" / "configs" / "studies" / "systems.yaml"
-STUDIES = sorted(set(SYSTEMS.parent.glob("*.yaml")) - {SYSTEMS})
+FOLDER_OF_STUDIES = ROOT / "recipes" / "configs" / "studies"
+SYSTEMS, ROUNDS, LONGER = (FOLDER_OF_STUDIES / f"{name}.yaml" for name in ("systems", "rounds", "longer"))
+STUDIES = [path for path in sorted(FOLDER_OF_STUDIES.glob("*.yaml")) if not is_of_systems(path)]
 GRPO = [path for path in STUDIES if load_study(path).trains == "grpo"]
 
 
@@ -132,6 +133,32 @@ def test_the_systems_learn_and_answer_the_same(tmp_path: Path, monkeypatch: pyte
     for name in ("seg-token", "elisa"):
         longer, equal = runs[name], runs[f"{name}-equal"]
         assert longer.questions >= equal.questions
+
+
+def test_rounds_are_the_long_study_its_answers_and_half_as_much_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    grpo, told, again = planned_systems(load_systems(ROUNDS), tmp_path)[:3]
+    longest = planned_runs(load_study(LONGER), tmp_path, ["trainer.max_steps=576"], only=["group-8"])
+    (long,) = (run.config for run in longest if (run.arm, run.seed) == ("group-8", 0))
+    for key in (
+        "policy",
+        "dataset",
+        "trainer",
+        "group",
+        "rewards",
+        "order",
+        "average",
+        "sampler",
+        "executor",
+    ):
+        assert getattr(grpo.config, key) == getattr(long, key), key
+    assert grpo.config.held_out.model_copy(update={"samples": None}) == long.held_out
+    assert told.config.init == "shipped:small-policy" and told.needs == (grpo,)
+    assert again.config.policy.model == str(told.policy)
+    assert {**again.config.trainer, "max_steps": 576} == grpo.config.trainer
+    assert again.line == (grpo, told, again)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("seg-token*.yaml")), ids=lambda path: path.stem)

@@ -13,17 +13,24 @@ from safetensors.torch import save_file
 from prompter.errors import UserError
 from prompter.runs.jsonl import write_lines
 from prompter.runs.values import dump_yaml
+from recipes.cold_start.train import HISTORY
 from recipes.seg_token.train import METRICS, POLICY
 from recipes.study.table import logged_minutes
-from recipes.systems.adapters import ADAPTERS
+from recipes.systems.adapters import ADAPTERS, TrainAdapter
 from recipes.systems.config import SystemsConfig, is_of_systems, load_systems
-from recipes.systems.cost import trained_weights
-from recipes.systems.run import SystemRun, executor_text, finished, planned_systems
+from recipes.systems.cost import run_cost, trained_weights
+from recipes.systems.run import SystemRun, executor_text, finished, planned_systems, run_systems
 
 ARMS: dict[str, Any] = {
     "grpo": {"command": "train", "base": "adapt-area", "set": {"trainer.max_steps": 80}},
     "seg": {"command": "seg-token", "base": "recipes/configs/seg-token.yaml"},
     "elisa": {"command": "elisa", "base": "recipes/configs/elisa.yaml"},
+}
+ROUNDS: dict[str, Any] = {
+    "grpo": ARMS["grpo"],
+    "told": {"command": "cold-start", "base": "recipes/configs/cold-start-answers.yaml", "answers": "grpo"},
+    "again": {**ARMS["grpo"], "after": "told"},
+    "labels": {"command": "cold-start", "base": "recipes/configs/cold-start-further.yaml", "after": "grpo"},
 }
 FIELDS: dict[str, Any] = {
     "trains": "systems",
@@ -108,6 +115,18 @@ def test_the_segmenter_is_told_to_evaluations_too() -> None:
         ({"reference": "grop"}, "Did you mean 'grpo'"),
         ({"questions": {"benchmark": "synthetic-aerial"}}, "names no split"),
         ({"executor": {"famly": "box"}}, "unknown key 'famly'"),
+        (
+            {"arms": {"again": ROUNDS["again"], "told": ARMS["grpo"]}},
+            "no such arm stands above it: move it up",
+        ),
+        ({"arms": {"grpo": ARMS["grpo"], "x": {**ARMS["grpo"], "after": "grop"}}}, "Did you mean 'grpo'"),
+        ({"arms": {"x": {**ARMS["grpo"], "after": "x"}}}, "no such arm stands above it: name another"),
+        (
+            {"arms": {**ARMS, "x": {**ARMS["grpo"], "after": "seg"}}},
+            "an arm of seg-token: only train and cold",
+        ),
+        ({"arms": {**ROUNDS, "x": {**ROUNDS["told"], "answers": "told"}}}, "only train will do"),
+        ({"arms": {**ARMS, "x": {**ARMS["seg"], "answers": "grpo"}}}, "only command: cold-start imitates"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
@@ -131,11 +150,50 @@ def test_a_seg_token_run_is_finished_with_its_last_step_and_not_with_a_policy(tm
     assert finished(run)
 
 
+def test_an_arm_goes_on_from_another_with_the_same_seed(tmp_path: Path) -> None:
+    grpo, told, again, labels = planned(tmp_path, arms=ROUNDS)[4:]
+    assert {run.seed for run in (grpo, told, again, labels)} == {4}
+    assert told.config.init == "somewhere/policy", "answers are imitated by what the run began with"
+    assert told.config.dataset == "recipes.cold_start.answers:open_answers"
+    assert told.config.options == {"runs": [str(tmp_path / "grpo" / "seed-4")]}
+    assert again.config.policy.model == str(told.policy)
+    assert told.policy == tmp_path / "told" / "seed-4" / "exports" / "step-000100"
+    assert labels.config.init == str(grpo.policy)
+    assert (labels.config.dataset, labels.config.options) == ("synthetic-aerial", {"scenes": 3})
+    assert [one.arm for one in again.line] == ["grpo", "told", "again"]
+    assert again.questions == 320 + 100 * 32 + 320
+
+
+def test_what_an_arm_needs_is_trained_first_and_what_it_cost_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, told, again = planned(tmp_path, arms=ROUNDS)[:3]
+    asked = study(arms=ROUNDS)
+    with pytest.raises(UserError, match="'told' goes on from 'grpo', which is not finished with seed 0: add"):
+        run_systems(asked, [told, again], tmp_path)
+    assert not list(tmp_path.iterdir()), "refused before any work"
+    monkeypatch.setattr(TrainAdapter, "minutes", lambda self, folder: 2.0)
+    history = told.folder / "trainer" / "checkpoint-100" / HISTORY
+    history.parent.mkdir(parents=True)
+    history.write_text('[{"step": 50, "minutes": 1.0}, {"step": 100, "minutes": 3.0}]')
+    save_file({"lora": torch.ones(4)}, _folder(again.policy) / "adapter_model.safetensors")
+    again.evaluation.mkdir()
+    cost = run_cost(again, str(tmp_path))
+    assert (cost.minutes, cost.questions, cost.completions) == (7.0, again.questions, 2 * 5120)
+    history.unlink()
+    assert run_cost(again, str(tmp_path)).minutes is None, "a part that is not known is not left out"
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
 def test_minutes_of_a_resumed_run_are_those_of_all_its_parts() -> None:
     lines = [{"minutes": value} for value in (0.5, 1.5, 0.25, 2.0)]
     assert logged_minutes(lines) == 3.5
     assert logged_minutes([]) is None
-    assert set(ADAPTERS) == {"train", "seg-token", "elisa"}
+    assert set(ADAPTERS) == {"train", "cold-start", "seg-token", "elisa"}
 
 
 def test_trained_weights_are_adapters_or_what_is_not_as_in_the_base(tmp_path: Path) -> None:
