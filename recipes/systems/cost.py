@@ -27,7 +27,7 @@ def run_cost(run: SystemRun, base: str) -> Cost:
     known = [value for value in minutes if value is not None]
     return Cost(
         minutes=sum(known) if len(known) == len(minutes) else None,
-        questions=run.questions,
+        questions=run.questions_in_line,
         completions=sum(one.adapter.completions(one.config) for one in run.line),
         weights=trained_weights(run.folder, run.policy, Path(resolve_source(base))),
         megabytes=sum(path.stat().st_size for path in files) / 1e6,

@@ -61,8 +61,13 @@ class SystemRun:
 
     @property
     def questions(self) -> int:
-        """Asked while it and those before it train, repeats counted."""
-        return sum(one.adapter.questions(one.config) for one in self.line)
+        """Asked while it trains, repeats counted."""
+        return self.adapter.questions(self.config)
+
+    @property
+    def questions_in_line(self) -> int:
+        """Asked while it and those before it train."""
+        return sum(one.questions for one in self.line)
 
     @property
     def policy(self) -> Path:
@@ -126,7 +131,7 @@ def _refuse_shared(arm: str, own: Iterable[str], shared: Iterable[str]) -> None:
 
 
 def _check_equal(study: SystemsConfig, runs: Sequence[SystemRun], only: Sequence[str] | None) -> None:
-    asked = {run.arm: run.questions for run in runs}
+    asked = {run.arm: run.questions_in_line for run in runs}
     wanted = asked[study.compared_with]
     for name, arm in study.arms.items():
         if arm.equal == "questions" and asked[name] != wanted and (only is None or name in only):

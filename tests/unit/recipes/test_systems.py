@@ -161,7 +161,8 @@ def test_an_arm_goes_on_from_another_with_the_same_seed(tmp_path: Path) -> None:
     assert labels.config.init == str(grpo.policy)
     assert (labels.config.dataset, labels.config.options) == ("synthetic-aerial", {"scenes": 3})
     assert [one.arm for one in again.line] == ["grpo", "told", "again"]
-    assert again.questions == 320 + 100 * 32 + 320
+    assert (told.questions, again.questions) == (100 * 32, 320)
+    assert again.questions_in_line == 320 + 100 * 32 + 320
 
 
 def test_what_an_arm_needs_is_trained_first_and_what_it_cost_counts(
@@ -179,7 +180,7 @@ def test_what_an_arm_needs_is_trained_first_and_what_it_cost_counts(
     save_file({"lora": torch.ones(4)}, _folder(again.policy) / "adapter_model.safetensors")
     again.evaluation.mkdir()
     cost = run_cost(again, str(tmp_path))
-    assert (cost.minutes, cost.questions, cost.completions) == (7.0, again.questions, 2 * 5120)
+    assert (cost.minutes, cost.questions, cost.completions) == (7.0, again.questions_in_line, 2 * 5120)
     history.unlink()
     assert run_cost(again, str(tmp_path)).minutes is None, "a part that is not known is not left out"
 
