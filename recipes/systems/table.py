@@ -49,7 +49,7 @@ def write_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) ->
         raise UserError(f"no run of this study is finished in {out}, so there is nothing to compare")
     reference = study.compared_with
     says = {
-        name: (_trained_by(arm), "" if name == reference else arm.equal) for name, arm in study.arms.items()
+        name: (_trained_by(arm), "" if name == reference else _equal(arm)) for name, arm in study.arms.items()
     }
     found = compare_systems(answers, reference, says, table)
     title = f"Systems side by side: {out.name}"
@@ -78,6 +78,12 @@ def _trained_by(arm: SystemArm) -> str:
     from_whom = [f"after {arm.after}"] if arm.after else []
     taught_by = [f"best answers of {arm.answers}"] if arm.answers else []
     return ", ".join([f"prompter {arm.command}", *from_whom, *taught_by])
+
+
+def _equal(arm: SystemArm) -> str:
+    """What a system has as much of as the reference; one that goes on from another has more time."""
+    goes_on = arm.after is not None or arm.answers is not None
+    return "" if goes_on and arm.equal == "time" else arm.equal
 
 
 def _answers(folder: Path, study: SystemsConfig) -> Path:

@@ -176,6 +176,7 @@ def test_rounds_go_on_from_each_other(
     systems = {one["name"]: one for one in found["systems"]}
     assert systems["told"]["kind"] == "prompter cold-start, best answers of grpo"
     assert systems["again"]["kind"] == "prompter train, after told"
+    assert systems["again"]["equal"] == "", "it takes longer than what it goes on from"
     costs = {name: one["cost"] for name, one in systems.items() if name != "base"}
     assert [costs[name]["completions"] for name in arms] == [32, 32, 64, 96]
     assert costs["grpo"]["minutes"] < costs["told"]["minutes"] < costs["again"]["minutes"]
