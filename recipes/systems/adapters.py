@@ -146,12 +146,13 @@ class SupervisedAdapter(Adapter):
     """A command that learns from labels: `steps` of `batch_size` questions, minutes in its log.
 
     Class attributes:
-        policy_key, executor_key: keys of the checkpoint that it starts from, and of its frozen segmenter.
+        policy_key, executor_key: keys of the checkpoint that it starts from, and of its frozen segmenter;
+            None where it has none.
         metrics: file of its log.
     """
 
     policy_key: ClassVar[str]
-    executor_key: ClassVar[str]
+    executor_key: ClassVar[str | None] = None
     metrics: ClassVar[str]
 
     def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class SupervisedAdapter(Adapter):
             "dataset": study.dataset.name,
             "split": study.dataset.split,
             "options": study.dataset.options,
-            **_under(self.executor_key, study.executor),
+            **({} if self.executor_key is None else _under(self.executor_key, study.executor)),
         }
 
     def questions(self, config: Any) -> int:
@@ -196,28 +197,20 @@ class ElisaAdapter(SupervisedAdapter):
     policy_key, executor_key, metrics = "policy", "proposer.executor", ELISA_METRICS
 
 
-class ColdStartAdapter(Adapter):
+class ColdStartAdapter(SupervisedAdapter):
     """`prompter cold-start`: answers imitated, those of the set's labels or the best of a run of GRPO."""
 
     model = ColdStartConfig
     own_masks = False
     states = f"trainer/checkpoint-*/{HISTORY}"
+    policy_key = "init"
 
     def shared(self, study: SystemsConfig, start: Start) -> dict[str, Any]:
         """See `Adapter.shared`. A run's answers bring their set with them; how good they have to be is the
         arm's to say (`options.floor`)."""
-        if start.answers is not None:
-            return {"init": start.policy, "dataset": _ANSWERS, "options.runs": [str(start.answers)]}
-        return {
-            "init": start.policy,
-            "dataset": study.dataset.name,
-            "split": study.dataset.split,
-            "options": study.dataset.options,
-        }
-
-    def questions(self, config: ColdStartConfig) -> int:
-        """See `Adapter.questions`."""
-        return config.steps * config.batch_size
+        if start.answers is None:
+            return super().shared(study, start)
+        return {self.policy_key: start.policy, "dataset": _ANSWERS, "options.runs": [str(start.answers)]}
 
     def trained(self, folder: Path, config: ColdStartConfig) -> Path:
         """See `Adapter.trained`: the export of the last step."""

@@ -161,10 +161,11 @@ def run_systems(study: SystemsConfig, runs: Sequence[SystemRun], out: Path) -> N
         RunStopped: after a signal; the same call goes on from there.
         InfrastructureError: if a run's machines failed.
     """
+    folders = {run.folder for run in runs}
     for run in runs:
         check_same(run)
         for need in run.needs:
-            if need.folder not in {one.folder for one in runs} and not finished(need):
+            if need.folder not in folders and not finished(need):
                 raise UserError(
                     f"arm {run.arm!r} goes on from {need.arm!r}, which is not finished with seed {run.seed}: "
                     f"add {need.arm} to --only"
